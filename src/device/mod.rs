@@ -1,0 +1,84 @@
+//! Where bytes rest: a [`Disk`] is a byte-addressed file, a [`Dir`] a folder
+//! of them.
+//!
+//! Everything that the daemon stores goes through these two traits (locks
+//! aside), so that a simulation can stand in for the host and pull its power.
+//! A write is in the host's cache when it returns and on stable storage only
+//! after a `sync` that started later; names are stable only after the
+//! folder's `sync`.
+
+use std::io;
+use std::sync::Arc;
+
+pub mod host;
+pub mod memory;
+pub mod volatile;
+
+/// A byte-addressed file.
+pub trait Disk: Send + Sync {
+    /// Length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Fills `buf` from `offset`; `UnexpectedEof` past the end.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Writes all of `buf` at `offset`, growing the file where needed.
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
+    /// Writes several buffers one behind the other.
+    fn write_vectored_at(&self, bufs: &[&[u8]], offset: u64) -> io::Result<()> {
+        let mut at = offset;
+        for buf in bufs {
+            self.write_at(buf, at)?;
+            at += buf.len() as u64;
+        }
+        Ok(())
+    }
+    /// Cuts or extends (with zeros) to `len` bytes.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Makes the host set space aside for `offset .. offset + len`, so that a
+    /// later write there can't find the disk full.
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Gives space back; the range reads as zeros. May do nothing.
+    fn discard(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Starts write-back of a range without waiting for it. A hint.
+    fn write_back(&self, offset: u64, len: u64) -> io::Result<()> {
+        let _ = (offset, len);
+        Ok(())
+    }
+    /// Every write that returned before the call is on stable storage
+    /// (fdatasync). An error is final: what was dirty may be lost although
+    /// later reads still show it.
+    fn sync(&self) -> io::Result<()>;
+    /// Maps the first `len` bytes, which must be allocated: a disposable
+    /// view whose stores are never durable by promise.
+    fn map(&self, len: u64) -> io::Result<Box<dyn Map>>;
+}
+
+/// A memory-mapped file. Loads and stores copy, so that nobody holds a
+/// reference into memory that another process may change.
+pub trait Map: Send + Sync {
+    /// Mapped bytes.
+    fn len(&self) -> usize;
+    /// Whether nothing is mapped.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Copies out; panics outside the map (the caller knows its length).
+    fn load(&self, offset: usize, buf: &mut [u8]);
+    /// Copies in; panics outside the map.
+    fn store(&self, offset: usize, bytes: &[u8]);
+}
+
+/// A folder of disks, flat, names without `/`.
+pub trait Dir: Send + Sync {
+    /// The names in it, sorted.
+    fn list(&self) -> io::Result<Vec<String>>;
+    /// Opens an existing file for reading and writing.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn Disk>>;
+    /// Creates an empty file (`AlreadyExists` if there is one).
+    fn create(&self, name: &str) -> io::Result<Arc<dyn Disk>>;
+    /// Renames over what may stand there.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Names created, renamed and removed before the call are stable.
+    fn sync(&self) -> io::Result<()>;
+}

@@ -1,0 +1,150 @@
+//! The file system: POSIX meaning over the journal's transactions.
+//!
+//! [`Fs`] has a method for each request that a transport may bring. Each
+//! changing method is one transaction and answers [`Done`]: the value, and
+//! the record's Lsn. Nothing here blocks on a sync, on journal space
+//! ([`Error::Full`]: park the request) or on a checkpoint.
+
+use crate::units::{InodeNo, Lsn, Time};
+
+/// Who asks: what permission checks need.
+#[derive(Clone, Debug, Default)]
+pub struct Caller {
+    /// File-system user id.
+    pub uid: u32,
+    /// File-system group id.
+    pub gid: u32,
+    /// Process id; 0 inside journalfs.
+    pub pid: u32,
+    /// Supplementary groups, where known.
+    pub groups: Vec<u32>,
+}
+
+/// What a changing operation answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done<T> {
+    /// The value for the caller.
+    pub value: T,
+    /// The record that made it so; `None` if nothing had to change.
+    pub lsn: Option<Lsn>,
+}
+
+/// What an inode is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Kind {
+    Regular,
+    Directory,
+    Symlink,
+    CharDevice,
+    BlockDevice,
+    Fifo,
+    Socket,
+}
+
+/// An inode's attributes, as stat(2) has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Attr {
+    pub inode: InodeNo,
+    pub generation: u32,
+    pub kind: Kind,
+    /// Permission bits with suid, sgid and sticky: 0 ..= 0o7777.
+    pub perm: u16,
+    pub links: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// As makedev(3) on Linux gives it; 0 unless a device.
+    pub rdev: u32,
+    /// Bytes.
+    pub size: u64,
+    /// Units of 512 bytes.
+    pub blocks: u64,
+    pub atime: Time,
+    pub mtime: Time,
+    pub ctime: Time,
+    /// Creation.
+    pub crtime: Time,
+    /// `FS_*_FL` flags as FS_IOC_GETFLAGS shows them.
+    pub flags: u32,
+}
+
+/// What setattr changes; `None` stays as it is.
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs)]
+pub struct SetAttr {
+    pub mode: Option<u16>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub size: Option<u64>,
+    pub atime: Option<SetTime>,
+    pub mtime: Option<SetTime>,
+}
+
+/// A time to set.
+#[derive(Clone, Copy, Debug)]
+pub enum SetTime {
+    /// UTIME_NOW: write permission suffices.
+    Now,
+    /// An explicit time: only the owner may.
+    At(Time),
+}
+
+/// Why an operation was refused. (errno appears in one place, `fuse/reply.rs`.)
+#[derive(Debug, thiserror::Error, Clone)]
+#[allow(missing_docs)] // named after the errno that each becomes
+#[non_exhaustive]
+pub enum Error {
+    #[error("no such file or directory")]
+    NotFound,
+    #[error("file exists")]
+    Exists,
+    #[error("not a directory")]
+    NotDirectory,
+    #[error("is a directory")]
+    IsDirectory,
+    #[error("directory not empty")]
+    NotEmpty,
+    #[error("permission denied")]
+    Access,
+    #[error("operation not permitted")]
+    NotPermitted,
+    #[error("no space left in the image")]
+    NoSpace,
+    #[error("file too large")]
+    TooBig,
+    #[error("name too long")]
+    NameTooLong,
+    #[error("too many links")]
+    TooManyLinks,
+    #[error("invalid argument")]
+    Invalid,
+    #[error("no such attribute")]
+    NoAttribute,
+    #[error("result does not fit")]
+    Range,
+    #[error("not supported")]
+    Unsupported,
+    #[error("no such device or address")]
+    NoDevice,
+    #[error("stale inode")]
+    Stale,
+    /// EBUSY
+    #[error("busy")]
+    Busy,
+    /// EROFS
+    #[error("read-only: {0}")]
+    ReadOnly(std::sync::Arc<str>),
+    /// Not an error for the caller of the mount: park the request until a
+    /// checkpoint has made room, then do it again.
+    #[error("the journal is full until a checkpoint has been made")]
+    Full,
+    /// The image's bytes are wrong: what and where. EIO (EUCLEAN has no better name in FUSE).
+    #[error("the image is corrupt: {0}")]
+    Corrupt(crate::ext4::Corrupt),
+    #[error(transparent)]
+    Journal(crate::journal::Error),
+}
+
+/// A file system operation's result.
+pub type Result<T> = std::result::Result<T, Error>;

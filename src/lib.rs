@@ -1,0 +1,24 @@
+//! journalfs: an ext4-format image, mounted through FUSE, with every change
+//! journaled before it is written home.
+//!
+//! Imports only go down:
+//!
+//! ```text
+//! cli ──► fuse, sim ──► fs ──► journal ──► log ──► device
+//!         check ─────────────► journal        (never fs: an independent witness)
+//!         ext4: the format as pure bytes ↔ values, no I/O; used by fs, check, sim
+//!         units: BlockNo, InodeNo, Lsn, …; anyone may use it
+//! ```
+//!
+//! `tests/layers.rs` reads the `use crate::` lines and fails on one that goes up.
+
+pub mod check;
+pub mod cli;
+pub mod device;
+pub mod ext4;
+pub mod fs;
+pub mod fuse;
+pub mod journal;
+pub mod log;
+pub mod sim;
+pub mod units;
