@@ -1,0 +1,67 @@
+//! The first foreign judge: `e2fsck -fn`.
+
+use std::path::Path;
+use std::process::Command;
+
+/// What e2fsck said about an image; it changed nothing.
+#[derive(Debug)]
+pub struct Judgement {
+    /// Its exit code.
+    pub code: i32,
+    /// All that it printed.
+    pub output: String,
+}
+
+impl Judgement {
+    /// Exit code 0, or nothing but hints: e2fsck calls a directory or extent
+    /// tree that "could be narrower" (or "shorter") a finding, although the
+    /// kernel leaves such trees behind all the time.
+    pub fn is_clean(&self) -> bool {
+        self.code == 0 || (self.code == 4 && self.only_hints())
+    }
+
+    fn only_hints(&self) -> bool {
+        let findings = self.output.lines().filter(|line| line.contains('?'));
+        let mut hints = 0;
+        for line in findings {
+            if !(line.contains("could be narrower")
+                || line.contains("could be shorter")
+                || line.starts_with("Optimize"))
+            {
+                return false;
+            }
+            hints += 1;
+        }
+        hints > 0
+    }
+}
+
+/// Runs `e2fsck -fn`.
+pub fn judge(image: &Path) -> Judgement {
+    let done = Command::new("e2fsck")
+        .args(["-f", "-n"])
+        .arg(image)
+        .env("PATH", super::images::path_with_sbin())
+        .env("LC_ALL", "C")
+        .output()
+        .expect("e2fsck is installed (scripts/setup)");
+    let mut output = String::from_utf8_lossy(&done.stdout).into_owned();
+    output.push_str(&String::from_utf8_lossy(&done.stderr));
+    Judgement {
+        code: done.status.code().unwrap_or(-1),
+        output,
+    }
+}
+
+/// Fails with e2fsck's words unless it finds the image in order.
+#[track_caller]
+pub fn assert_clean(image: &Path) {
+    let judgement = judge(image);
+    assert!(
+        judgement.is_clean(),
+        "e2fsck -fn {} exits {}:\n{}",
+        image.display(),
+        judgement.code,
+        judgement.output
+    );
+}
