@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use crate::units::BlockNo;
 
+mod codec;
 pub mod record;
+pub mod redo;
 mod txn;
 
-pub use record::Op;
+pub use record::{Op, Record};
 pub use txn::{Journal, Txn, View};
 
 /// A block's bytes, shared with the cache: never changed in place while

@@ -1,6 +1,15 @@
-//! What a record says: the operation, in terms that suffice to do it again.
+//! What a record says.
+//!
+//! Most records are an operation: a logical header ([`Op`], enough to do it
+//! again), the paths of directories that it is the first to name in its
+//! segment, and a physical [`Redo`], by which recovery repeats it without
+//! understanding it. The others are the journal's own: a session begins, a
+//! checkpoint is home, a session ended well.
+//!
+//! The bytes are specified in `FORMAT.md`; `codec.rs` writes and reads them.
 
-use crate::units::{InodeNo, Lsn, Time};
+use super::redo::Redo;
+use crate::units::{BlockNo, InodeNo, Lsn, Time};
 
 /// Who asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,6 +67,104 @@ pub enum Op {
     Orphan { inode: InodeNo },
     /// A named point in the log.
     Mark { name: Vec<u8>, time: Time },
-    /// What lies at or below `through` is home. (`anchors`: checksums of a few blocks.)
-    Checkpoint { through: Lsn },
+}
+
+impl Op {
+    /// Its name in logs and `--op`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Op::Create { .. } => "create",
+            Op::Link { .. } => "link",
+            Op::Unlink { .. } => "unlink",
+            Op::Rmdir { .. } => "rmdir",
+            Op::Rename { .. } => "rename",
+            Op::Write { .. } => "write",
+            Op::SetAttr { .. } => "setattr",
+            Op::Fallocate { .. } => "fallocate",
+            Op::SetXattr { .. } => "setxattr",
+            Op::RemoveXattr { .. } => "removexattr",
+            Op::Atime { .. } => "atime",
+            Op::Orphan { .. } => "orphan",
+            Op::Mark { .. } => "mark",
+        }
+    }
+
+    /// Whether it changes the tree as the law compares it.
+    pub fn is_operation(&self) -> bool {
+        !matches!(self, Op::Atime { .. } | Op::Orphan { .. } | Op::Mark { .. })
+    }
+
+    /// The directories that it names, whose paths its segment must tell.
+    pub fn directories(&self) -> impl Iterator<Item = InodeNo> {
+        let (first, second) = match self {
+            Op::Create { at, .. } | Op::Link { at, .. } | Op::Unlink { at, .. } | Op::Rmdir { at, .. } => {
+                (Some(at.parent), None)
+            }
+            Op::Rename { from, to, .. } => (Some(from.parent), (to.parent != from.parent).then_some(to.parent)),
+            _ => (None, None),
+        };
+        first.into_iter().chain(second)
+    }
+}
+
+/// One frame's meaning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// Something happened to the tree.
+    Operation(Operation),
+    /// A read-write session begins.
+    Session(Session),
+    /// Everything up to some record is home.
+    Checkpoint(Checkpoint),
+    /// The session ended well.
+    Clean(Clean),
+}
+
+/// An operation with its redo.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// What happened.
+    pub op: Op,
+    /// Full paths of directories that `op` names, where this is the first
+    /// record of its segment to name them: paths resolve without the image.
+    pub paths: Vec<(InodeNo, Vec<u8>)>,
+    /// Which bytes of which blocks changed, in this order.
+    pub redo: Vec<Redo>,
+}
+
+/// A session's opening. To the journal the anchors are opaque bytes (`fs`
+/// puts superblocks there); both are durable here before either is written
+/// home, so that a torn one can be repaired.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// What the image carries while it lags behind this session.
+    pub guard: [u8; 16],
+    /// All records up to here are home.
+    pub through: Lsn,
+    /// The anchor as found.
+    pub prior: Vec<u8>,
+    /// The anchor with the guard.
+    pub guarded: Vec<u8>,
+    /// The pinned block as the session starts.
+    pub pinned: Vec<u8>,
+}
+
+/// A checkpoint's end: durable only after the image was synced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// All records up to here are home.
+    pub through: Lsn,
+    /// The pinned block as of `through`; it is the one block not written home.
+    pub pinned: Vec<u8>,
+    /// CRC-32 of a few blocks that were written, to recognise a stale copy of the image.
+    pub samples: Vec<(BlockNo, u32)>,
+}
+
+/// A session's end: durable before the guard is taken off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Clean {
+    /// By which the next session recognises the image (opaque here).
+    pub fingerprint: Vec<u8>,
+    /// The anchor without the guard.
+    pub restored: Vec<u8>,
 }

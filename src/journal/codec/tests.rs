@@ -1,0 +1,164 @@
+use super::*;
+use proptest::collection::vec;
+use proptest::option::of;
+use proptest::prelude::*;
+
+fn time() -> impl Strategy<Value = Time> {
+    (any::<i64>(), 0u32..1_000_000_000).prop_map(|(secs, nanos)| Time { secs, nanos })
+}
+
+fn by() -> impl Strategy<Value = By> {
+    any::<(u32, u32, u32)>().prop_map(|(uid, gid, pid)| By { uid, gid, pid })
+}
+
+fn inode() -> impl Strategy<Value = InodeNo> {
+    any::<u32>().prop_map(InodeNo)
+}
+
+fn name() -> impl Strategy<Value = Name> {
+    (inode(), vec(any::<u8>(), 0..40)).prop_map(|(parent, name)| Name { parent, name })
+}
+
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    vec(any::<u8>(), 0..100)
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let named = || (by(), name(), inode(), time());
+    prop_oneof![
+        (named(), any::<(u16, u32, u32, u32)>(), bytes()).prop_map(
+            |((by, at, inode, time), (mode, uid, gid, rdev), target)| Op::Create {
+                by,
+                at,
+                inode,
+                mode,
+                uid,
+                gid,
+                rdev,
+                target,
+                time
+            }
+        ),
+        named().prop_map(|(by, at, inode, time)| Op::Link { by, at, inode, time }),
+        named().prop_map(|(by, at, inode, time)| Op::Unlink { by, at, inode, time }),
+        named().prop_map(|(by, at, inode, time)| Op::Rmdir { by, at, inode, time }),
+        (named(), name(), any::<u32>(), inode()).prop_map(|((by, from, inode, time), to, flags, replaced)| {
+            Op::Rename { by, from, to, flags, inode, replaced, time }
+        }),
+        (by(), inode(), any::<(u64, u64)>(), time())
+            .prop_map(|(by, inode, (offset, len), time)| Op::Write { by, inode, offset, len, time }),
+        (by(), inode(), any::<(Option<u16>, Option<u32>, Option<u32>, Option<u64>)>(), of(time()), of(time()), time())
+            .prop_map(|(by, inode, (mode, uid, gid, size), atime, mtime, ctime)| Op::SetAttr {
+                by,
+                inode,
+                mode,
+                uid,
+                gid,
+                size,
+                atime,
+                mtime,
+                ctime
+            }),
+        (by(), inode(), any::<(u32, u64, u64)>(), time()).prop_map(|(by, inode, (mode, offset, len), time)| {
+            Op::Fallocate { by, inode, mode, offset, len, time }
+        }),
+        (by(), inode(), bytes(), bytes(), any::<u32>(), time()).prop_map(|(by, inode, name, value, flags, time)| {
+            Op::SetXattr { by, inode, name, value, flags, time }
+        }),
+        (by(), inode(), bytes(), time())
+            .prop_map(|(by, inode, name, time)| Op::RemoveXattr { by, inode, name, time }),
+        (inode(), time()).prop_map(|(inode, time)| Op::Atime { inode, time }),
+        inode().prop_map(|inode| Op::Orphan { inode }),
+        (bytes(), time()).prop_map(|(name, time)| Op::Mark { name, time }),
+    ]
+}
+
+fn block() -> impl Strategy<Value = BlockNo> {
+    any::<u64>().prop_map(BlockNo)
+}
+
+fn redo() -> impl Strategy<Value = Redo> {
+    prop_oneof![
+        block().prop_map(|block| Redo::Zeros { block }),
+        (block(), bytes()).prop_map(|(block, bytes)| Redo::Image { block, bytes }),
+        (block(), vec((any::<u16>(), bytes()), 0..5)).prop_map(|(block, ranges)| Redo::Edit { block, ranges }),
+        (block(), any::<(u32, u32)>()).prop_map(|(first, (count, from))| Redo::Put { first, count, from }),
+        (block(), any::<(u16, u32, u32)>())
+            .prop_map(|(block, (offset, from, len))| Redo::Patch { block, offset, from, len }),
+        (block(), any::<u64>()).prop_map(|(first, count)| Redo::Free { first, count }),
+    ]
+}
+
+fn record() -> impl Strategy<Value = Record> {
+    prop_oneof![
+        4 => (op(), vec((inode(), bytes()), 0..3), vec(redo(), 0..6))
+            .prop_map(|(op, paths, redo)| Record::Operation(Operation { op, paths, redo })),
+        1 => (any::<[u8; 16]>(), any::<u64>(), bytes(), bytes(), bytes()).prop_map(
+            |(guard, through, prior, guarded, pinned)| Record::Session(Session {
+                guard,
+                through: Lsn(through),
+                prior,
+                guarded,
+                pinned
+            })
+        ),
+        1 => (any::<u64>(), bytes(), vec((block(), any::<u32>()), 0..4)).prop_map(|(through, pinned, samples)| {
+            Record::Checkpoint(Checkpoint { through: Lsn(through), pinned, samples })
+        }),
+        1 => (bytes(), bytes()).prop_map(|(fingerprint, restored)| Record::Clean(Clean { fingerprint, restored })),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_record_reads_back_as_it_was_written(record in record()) {
+        prop_assert_eq!(Record::decode(&record.encode()), Ok(record));
+    }
+
+    #[test]
+    fn decoding_never_panics(bytes in vec(any::<u8>(), 0..300)) {
+        let _ = Record::decode(&bytes);
+    }
+
+    #[test]
+    fn decoding_a_damaged_record_never_panics(record in record(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let mut bytes = record.encode();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        let _ = Record::decode(&bytes);
+    }
+
+    #[test]
+    fn a_shortened_record_is_refused(record in record(), at in any::<prop::sample::Index>()) {
+        let bytes = record.encode();
+        prop_assert!(Record::decode(&bytes[..at.index(bytes.len())]).is_err());
+    }
+}
+
+/// A change of this test's bytes is a change of the format.
+#[test]
+fn the_bytes_of_an_operation_stand_as_specified() {
+    let op = Op::Unlink {
+        by: By { uid: 1, gid: 2, pid: 3 },
+        at: Name { parent: InodeNo(2), name: b"ab".to_vec() },
+        inode: InodeNo(12),
+        time: Time { secs: 5, nanos: 6 },
+    };
+    let redo = vec![
+        Redo::Edit { block: BlockNo(7), ranges: vec![(9, vec![0xEE])] },
+        Redo::Free { first: BlockNo(8), count: 1 },
+    ];
+    let record = Record::Operation(Operation { op, paths: vec![(InodeNo(2), b"/".to_vec())], redo });
+    #[rustfmt::skip]
+    let expected: &[u8] = &[
+        0, 1,                                           // version, kind
+        3, 1,0,0,0, 2,0,0,0, 3,0,0,0,                   // unlink by
+        2,0,0,0, 2,0,0,0, b'a', b'b', 12,0,0,0,         // at, inode
+        5,0,0,0,0,0,0,0, 6,0,0,0,                       // time
+        1,0, 2,0,0,0, 1,0,0,0, b'/',                    // paths
+        2,0,0,0,                                        // redo
+        3, 7,0,0,0,0,0,0,0, 1,0, 9,0, 1,0, 0xEE,
+        6, 8,0,0,0,0,0,0,0, 1,0,0,0,0,0,0,0,
+    ];
+    assert_eq!(record.encode(), expected);
+}
