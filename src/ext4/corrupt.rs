@@ -47,3 +47,14 @@ pub enum Corrupt {
         value: u64,
     },
 }
+
+/// Why an image can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// Its bytes are wrong.
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
+    /// It uses what we don't know, by name.
+    #[error("the image uses {0}, which journalfs does not support")]
+    Unsupported(String),
+}

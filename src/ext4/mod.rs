@@ -4,5 +4,14 @@
 //! panic. Field names and offsets are the format's own (kernel documentation,
 //! `Documentation/filesystems/ext4/`).
 
+pub mod bitmap;
+pub(crate) mod bytes;
+pub mod checksum;
 mod corrupt;
-pub use corrupt::Corrupt;
+pub mod features;
+pub mod group;
+pub mod inode;
+pub mod superblock;
+
+pub use corrupt::{Corrupt, Unusable};
+pub use superblock::Superblock;
