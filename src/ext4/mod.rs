@@ -4,14 +4,19 @@
 //! panic. Field names and offsets are the format's own (kernel documentation,
 //! `Documentation/filesystems/ext4/`).
 
+pub mod acl;
 pub mod bitmap;
 pub(crate) mod bytes;
 pub mod checksum;
 mod corrupt;
+pub mod dirent;
 pub mod features;
 pub mod group;
+pub mod hash;
+pub mod htree;
 pub mod inode;
 pub mod superblock;
+pub mod xattr;
 
 pub use corrupt::{Corrupt, Unusable};
 pub use superblock::Superblock;
