@@ -123,6 +123,9 @@ pub enum Error {
     NoAttribute,
     #[error("result does not fit")]
     Range,
+    /// E2BIG
+    #[error("attribute value too big")]
+    ValueTooBig,
     #[error("not supported")]
     Unsupported,
     #[error("no such device or address")]
