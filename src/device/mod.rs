@@ -10,6 +10,7 @@
 use std::io;
 use std::sync::Arc;
 
+pub mod crash;
 pub mod host;
 pub mod memory;
 pub mod volatile;

@@ -1,0 +1,488 @@
+//! What a power cut leaves.
+//!
+//! A [`Frontier`] follows a host's trace and knows at each point what is
+//! stable and what is [`Pending`]. A [`Plan`] gives each pending change its
+//! fate, and [`Frontier::crash`] builds the disks that stand afterwards.
+//!
+//! The model: pending writes, lengths and names persist in any combination;
+//! a sector (512 bytes) of a torn write ends old, new or garbage; sectors of
+//! no pending write never change. Within one sector the order of writes is
+//! kept, since it is one page of the host's cache that goes to the disk: a
+//! sector shows the state after some prefix of its writes.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::memory::Pages;
+use super::volatile::{Event, FileId, Snapshot};
+
+const SECTOR: u64 = 512;
+
+/// A change that is not stable yet: a write, a length or a name.
+pub type Pending = Event;
+
+/// What becomes of one pending change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fate {
+    /// It is as if it had not been.
+    Lost,
+    /// It is on the disk.
+    Kept,
+    /// Each sector of it is old, new or garbage as the seed decides (what is
+    /// not a write is lost).
+    Torn(u32),
+}
+
+/// The fate of each pending change, in their order; those past its end are lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Plan(pub Vec<Fate>);
+
+/// What is stable at one point of a trace, and what is pending.
+#[derive(Clone)]
+pub struct Frontier {
+    names: BTreeMap<String, FileId>,
+    files: Vec<Pages>,
+    pending: Vec<Pending>,
+    /// Sum of the hashes of all stable sectors.
+    sectors: u64,
+}
+
+/// How a sector ends.
+#[derive(Clone, Copy)]
+enum Outcome {
+    /// As after this pending change and all before it.
+    Through(usize),
+    Garbage(u64),
+}
+
+impl Frontier {
+    /// At the start: everything is stable.
+    pub fn new(start: &Snapshot) -> Self {
+        let files: Vec<Pages> = std::iter::once(start.image.clone())
+            .chain(start.files.values().cloned())
+            .collect();
+        let names = start.files.keys().cloned().zip((1..).map(FileId)).collect();
+        let all = (files.iter().zip((0..).map(FileId))).flat_map(|(pages, file)| {
+            (0..pages.len().div_ceil(SECTOR)).map(move |at| (pages, file, at))
+        });
+        let sectors = all.fold(0u64, |sum, (pages, file, at)| {
+            sum.wrapping_add(hash_sector(file, at, &sector(pages, at)))
+        });
+        Frontier {
+            names,
+            files,
+            pending: Vec::new(),
+            sectors,
+        }
+    }
+
+    /// The changes that may be lost, oldest first.
+    pub fn pending(&self) -> &[Pending] {
+        &self.pending
+    }
+
+    /// Goes past one event.
+    pub fn pass(&mut self, event: &Event) {
+        match event {
+            Event::Sync { file } => {
+                self.settle(|pending| pending.file() == Some(*file) && !pending.is_name())
+            }
+            Event::SyncNames => self.settle(Pending::is_name),
+            other => self.pending.push(other.clone()),
+        }
+        if let Event::Name { file, .. } = event {
+            self.files
+                .resize(self.files.len().max(file.0 as usize + 1), Pages::default());
+        }
+    }
+
+    /// Makes stable what is chosen.
+    fn settle(&mut self, chosen: impl Fn(&Pending) -> bool) {
+        let (now, later): (Vec<Pending>, Vec<Pending>) = std::mem::take(&mut self.pending)
+            .into_iter()
+            .partition(chosen);
+        self.pending = now;
+        let (stable, sectors) = self.apply(&Plan(vec![Fate::Kept; self.pending.len()]));
+        *self = Frontier {
+            pending: later,
+            sectors,
+            ..stable
+        };
+    }
+
+    /// The disks after a cut here, and a hash of them.
+    pub fn crash(&self, plan: &Plan) -> (Snapshot, u64) {
+        let (left, sectors) = self.apply(plan);
+        let named = left.names.iter().fold(sectors, |sum, (name, file)| {
+            let len = left.files[file.0 as usize].len();
+            sum.wrapping_add(hash(name.as_bytes(), u64::from(file.0) << 40 ^ len))
+        });
+        let files = left
+            .names
+            .iter()
+            .map(|(name, file)| (name.clone(), left.files[file.0 as usize].clone()));
+        (
+            Snapshot {
+                image: left.files[0].clone(),
+                files: files.collect(),
+            },
+            named,
+        )
+    }
+
+    /// The state in which each pending change has met its fate, and the sum
+    /// of its sectors' hashes.
+    fn apply(&self, plan: &Plan) -> (Frontier, u64) {
+        let (names, files) = (self.names.clone(), self.files.clone());
+        let mut left = Frontier {
+            names,
+            files,
+            pending: Vec::new(),
+            sectors: 0,
+        };
+        let mut outcomes = HashMap::new();
+        let mut lens: BTreeMap<FileId, u64> = BTreeMap::new();
+        for (n, (pending, fate)) in self.pending.iter().zip(&plan.0).enumerate() {
+            match (pending, fate) {
+                (_, Fate::Lost) => {}
+                (
+                    Event::Write {
+                        file,
+                        offset,
+                        bytes,
+                        ..
+                    },
+                    fate,
+                ) => {
+                    let touched = sectors(*offset, bytes.len());
+                    outcomes.extend(
+                        touched.filter_map(|at| Some(((*file, at), fate.of_sector(at, n)?))),
+                    );
+                }
+                (_, Fate::Torn(_)) => {}
+                (Event::Len { file, len }, _) => drop(lens.insert(*file, *len)),
+                (Event::Name { file, name }, _) => {
+                    left.names.retain(|_, named| named != file);
+                    left.names.insert(name.clone(), *file);
+                }
+                (Event::Unname { file, name }, _) => {
+                    if left.names.get(name) == Some(file) {
+                        left.names.remove(name);
+                    }
+                }
+                (Event::Sync { .. } | Event::SyncNames, _) => {}
+            }
+        }
+        let hashes = self.write_sectors(&outcomes, &mut left.files);
+        for ((file, before), number) in left
+            .files
+            .iter_mut()
+            .zip(&self.files)
+            .zip((0..).map(FileId))
+        {
+            // Sectors may have been written past the end: they are not seen.
+            file.set_len(lens.get(&number).copied().unwrap_or(before.len()));
+        }
+        (left, hashes)
+    }
+
+    /// Gives every touched sector its outcome; answers the new sum of hashes.
+    fn write_sectors(
+        &self,
+        outcomes: &HashMap<(FileId, u64), Outcome>,
+        files: &mut [Pages],
+    ) -> u64 {
+        let stable = |file: FileId, at| sector(&self.files[file.0 as usize], at);
+        let mut fresh: HashMap<(FileId, u64), Sector> = outcomes
+            .keys()
+            .map(|&(file, at)| ((file, at), stable(file, at)))
+            .collect();
+        for (n, pending) in self.pending.iter().enumerate() {
+            let Event::Write {
+                file,
+                offset,
+                bytes,
+                ..
+            } = pending
+            else {
+                continue;
+            };
+            for at in sectors(*offset, bytes.len()) {
+                let (Some(Outcome::Through(last)), Some(sector)) =
+                    (outcomes.get(&(*file, at)), fresh.get_mut(&(*file, at)))
+                else {
+                    continue;
+                };
+                if n <= *last {
+                    overlay(sector, at * SECTOR, bytes, *offset);
+                }
+            }
+        }
+        let mut sum = self.sectors;
+        for ((file, at), mut new) in fresh {
+            if let Some(Outcome::Garbage(seed)) = outcomes.get(&(file, at)) {
+                garbage(&mut new, *seed);
+            }
+            let old = stable(file, at);
+            if new != old {
+                sum = sum
+                    .wrapping_sub(hash_sector(file, at, &old))
+                    .wrapping_add(hash_sector(file, at, &new));
+                files[file.0 as usize].write(&new, at * SECTOR);
+            }
+        }
+        sum
+    }
+}
+
+impl Event {
+    /// Whether this is a write that a process asked for in a system call.
+    pub fn is_write(&self) -> bool {
+        matches!(self, Event::Write { mapped: false, .. })
+    }
+
+    fn is_name(&self) -> bool {
+        matches!(self, Event::Name { .. } | Event::Unname { .. })
+    }
+
+    /// The file whose bytes or length change.
+    fn file(&self) -> Option<FileId> {
+        match self {
+            Event::Write { file, .. } | Event::Len { file, .. } => Some(*file),
+            _ => None,
+        }
+    }
+}
+
+impl Fate {
+    /// What becomes of one sector of the write that is pending number `n`.
+    fn of_sector(self, at: u64, n: usize) -> Option<Outcome> {
+        match self {
+            Fate::Lost => None,
+            Fate::Kept => Some(Outcome::Through(n)),
+            Fate::Torn(seed) => {
+                let drawn = mix(u64::from(seed) << 32 ^ at);
+                match drawn % 3 {
+                    0 => None,
+                    1 => Some(Outcome::Through(n)),
+                    _ => Some(Outcome::Garbage(drawn)),
+                }
+            }
+        }
+    }
+}
+
+impl Plan {
+    /// Everything gets to the disk.
+    pub fn all(pending: &[Pending]) -> Self {
+        Plan(vec![Fate::Kept; pending.len()])
+    }
+
+    /// A seeded choice for each change; the seed also decides how much is
+    /// kept, and whether anything is torn.
+    pub fn random(pending: &[Pending], seed: u64) -> Self {
+        let (kept, torn) = (
+            mix(seed) % 101,
+            if mix(!seed) % 2 == 0 {
+                0
+            } else {
+                mix(!seed) % 40
+            },
+        );
+        let fate = |n: u64| {
+            let drawn = mix(seed ^ mix(n));
+            match ((drawn >> 8) % 100 < torn, drawn % 100 < kept) {
+                (true, _) => Fate::Torn(drawn as u32),
+                (false, true) => Fate::Kept,
+                (false, false) => Fate::Lost,
+            }
+        };
+        Plan((0..pending.len() as u64).map(fate).collect())
+    }
+}
+
+type Sector = [u8; SECTOR as usize];
+
+/// The sectors that a write touches.
+fn sectors(offset: u64, len: usize) -> std::ops::Range<u64> {
+    offset / SECTOR..(offset + len as u64).div_ceil(SECTOR)
+}
+
+/// A sector's bytes; zeros past the end.
+fn sector(pages: &Pages, at: u64) -> Sector {
+    let mut bytes = [0; SECTOR as usize];
+    let there = pages.len().saturating_sub(at * SECTOR).min(SECTOR) as usize;
+    pages.read(&mut bytes[..there], at * SECTOR);
+    bytes
+}
+
+/// The part of `bytes` (which begin at `offset`) that falls into the sector at `start`.
+fn overlay(sector: &mut Sector, start: u64, bytes: &[u8], offset: u64) {
+    let from = offset.max(start);
+    let to = (offset + bytes.len() as u64).min(start + SECTOR);
+    sector[(from - start) as usize..(to - start) as usize]
+        .copy_from_slice(&bytes[(from - offset) as usize..(to - offset) as usize]);
+}
+
+fn garbage(sector: &mut Sector, seed: u64) {
+    for (word, n) in sector.chunks_exact_mut(8).zip(0..) {
+        word.copy_from_slice(&mix(seed ^ n).to_le_bytes());
+    }
+}
+
+/// splitmix64's finish: every bit of the answer depends on every bit of `z`.
+fn mix(z: u64) -> u64 {
+    let z = z.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+fn hash(bytes: &[u8], seed: u64) -> u64 {
+    let mut words = bytes.chunks_exact(8);
+    let mut sum = mix(seed);
+    for word in &mut words {
+        let word = u64::from_le_bytes([
+            word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7],
+        ]);
+        sum = (sum ^ word)
+            .wrapping_mul(0x9FB2_1C65_1E98_DF25)
+            .rotate_left(29);
+    }
+    for byte in words.remainder() {
+        sum = mix(sum ^ u64::from(*byte));
+    }
+    mix(sum)
+}
+
+/// A sector of zeros counts nothing, so that lengths needn't be looked at.
+fn hash_sector(file: FileId, at: u64, bytes: &Sector) -> u64 {
+    if bytes.iter().all(|&b| b == 0) {
+        0
+    } else {
+        hash(bytes, u64::from(file.0) << 40 ^ at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::volatile::Host;
+    use super::super::{Dir, Disk};
+    use super::*;
+
+    fn host() -> (
+        std::sync::Arc<Host>,
+        std::sync::Arc<dyn Disk>,
+        std::sync::Arc<dyn Dir>,
+    ) {
+        let host = Host::new(Snapshot {
+            image: Pages::from_bytes(&[1; 4096]),
+            files: BTreeMap::new(),
+        });
+        let (image, folder) = (host.image(), host.folder());
+        (host, image, folder)
+    }
+
+    fn frontier(host: &Host) -> Frontier {
+        let mut frontier = Frontier::new(&host.start());
+        host.trace().iter().for_each(|event| frontier.pass(event));
+        frontier
+    }
+
+    #[test]
+    fn what_was_synced_survives_and_what_was_not_may_be_lost() {
+        let (host, image, _) = host();
+        image.write_at(&[2; 512], 0).unwrap();
+        image.sync().unwrap();
+        image.write_at(&[3; 1024], 512).unwrap();
+        let left = frontier(&host).crash(&Plan::default()).0.image.to_vec();
+        assert_eq!((left[0], left[512], left[1024]), (2, 1, 1));
+        let kept = frontier(&host)
+            .crash(&Plan(vec![Fate::Kept]))
+            .0
+            .image
+            .to_vec();
+        assert_eq!(kept, host.kill().image.to_vec());
+    }
+
+    #[test]
+    fn writes_persist_in_any_order_but_a_sector_keeps_its_own() {
+        let (host, image, _) = host();
+        image.write_at(&[2; 100], 0).unwrap();
+        image.write_at(&[3; 512], 512).unwrap();
+        image.write_at(&[4; 100], 100).unwrap();
+        let left = frontier(&host)
+            .crash(&Plan(vec![Fate::Lost, Fate::Lost, Fate::Kept]))
+            .0
+            .image
+            .to_vec();
+        assert_eq!((left[0], left[100], left[200], left[512]), (2, 4, 1, 1));
+    }
+
+    #[test]
+    fn a_torn_write_leaves_each_sector_old_new_or_garbage() {
+        let (host, image, _) = host();
+        image.write_at(&[2; 2048], 1024).unwrap();
+        let mut seen = std::collections::BTreeSet::new();
+        for seed in 0..20 {
+            let left = frontier(&host)
+                .crash(&Plan(vec![Fate::Torn(seed)]))
+                .0
+                .image
+                .to_vec();
+            assert!(left[..1024].iter().chain(&left[3072..]).all(|&b| b == 1));
+            seen.extend(left[1024..3072].chunks(512).map(|sector| match sector {
+                old if old.iter().all(|&b| b == 1) => "old",
+                new if new.iter().all(|&b| b == 2) => "new",
+                _ => "garbage",
+            }));
+        }
+        assert_eq!(seen.len(), 3);
+    }
+
+    #[test]
+    fn lengths_and_names_wait_for_their_syncs() {
+        let (host, _, folder) = host();
+        let file = folder.create("a").unwrap();
+        file.write_at(&[7; 600], 0).unwrap();
+        file.sync().unwrap();
+        assert!(frontier(&host).crash(&Plan::default()).0.files.is_empty());
+        folder.sync().unwrap();
+        folder.rename("a", "b").unwrap();
+        file.write_at(&[8; 600], 600).unwrap();
+        let left = frontier(&host).crash(&Plan::default()).0;
+        assert_eq!(left.files["a"].to_vec(), [7; 600]);
+        // The length without the bytes, and the other way round.
+        let left = frontier(&host)
+            .crash(&Plan(vec![Fate::Kept, Fate::Lost, Fate::Kept]))
+            .0;
+        assert_eq!(
+            (left.files["b"].len(), left.files["b"].to_vec()[1199]),
+            (1200, 0)
+        );
+        let left = frontier(&host)
+            .crash(&Plan(vec![Fate::Lost, Fate::Kept, Fate::Lost]))
+            .0;
+        assert_eq!(left.files["a"].to_vec(), [7; 600]);
+    }
+
+    #[test]
+    fn equal_states_have_equal_hashes() {
+        let (host, image, _) = host();
+        image.write_at(&[2; 1024], 0).unwrap();
+        let before = frontier(&host);
+        image.sync().unwrap();
+        let after = frontier(&host);
+        assert_eq!(
+            before.crash(&Plan(vec![Fate::Kept])).1,
+            after.crash(&Plan::default()).1
+        );
+        assert_ne!(
+            before.crash(&Plan::default()).1,
+            after.crash(&Plan::default()).1
+        );
+        assert_eq!(
+            host.cut(5).image.to_vec(),
+            after.crash(&Plan::default()).0.image.to_vec()
+        );
+    }
+}
