@@ -12,11 +12,39 @@
 //! ```
 //! Always: installed <= durable <= written <= appended. (Installed: what the
 //! user of the log has put where it belongs and no longer needs from here.)
+//!
+//! A log is read by a [`Survey`], which never writes, and becomes a [`Log`]
+//! by [`Survey::open`]. FORMAT.md has every byte.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use crate::device::{Dir, Disk};
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use crate::device::Dir;
 use crate::units::{Clock, Epoch, Lsn, Time};
+
+mod clean;
+mod folder;
+mod frame;
+mod index;
+mod open;
+mod segment;
+mod slot;
+mod store;
+mod survey;
+mod tail;
+#[cfg(test)]
+mod tests;
+
+pub use frame::Kind;
+pub use segment::{Frame, Place, SegmentInfo, SegmentState};
+pub use slot::Slot;
+pub use survey::{Bad, Survey, Verdict};
+
+use segment::Segment;
+use tail::Tail;
 
 /// What went wrong in the log.
 #[derive(Debug, thiserror::Error, Clone)]
@@ -59,9 +87,32 @@ pub enum Error {
         /// The largest that fits.
         max: u64,
     },
+    /// A log can't be kept like that.
+    #[error(
+        "{segments} segments of {segment_size} bytes: at least 4, of 64 KiB to 1 GiB in whole pages"
+    )]
+    Options {
+        /// Bytes of a segment.
+        segment_size: u64,
+        /// How many.
+        segments: u32,
+    },
     /// An earlier write or sync failed; that is final.
     #[error("the journal has stopped after an earlier error: {0}")]
     Dead(Arc<str>),
+}
+
+impl Error {
+    fn io(what: String, source: std::io::Error) -> Error {
+        Error::Io {
+            what,
+            source: Arc::new(source),
+        }
+    }
+    fn io_on(what: &str, name: &str) -> impl FnOnce(std::io::Error) -> Error + use<> {
+        let what = format!("{what} of {name}");
+        move |source| Error::io(what, source)
+    }
 }
 
 /// A log's result.
@@ -89,6 +140,243 @@ pub struct Options {
     /// The time given to records.
     pub clock: Arc<dyn Clock>,
     /// Seed of salts: 0 draws them from the host's randomness; simulation
-    /// passes its own, so that runs repeat.
+    /// passes its own, another at every opening, so that runs repeat.
     pub seed: u64,
+}
+
+/// How far the log has come; see the module's picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watermarks {
+    /// The user of the log needs nothing up to here any more.
+    pub installed: Lsn,
+    /// On stable storage.
+    pub durable: Lsn,
+    /// In the host's page cache, without a gap.
+    pub written: Lsn,
+    /// Numbered.
+    pub appended: Lsn,
+}
+
+/// A log that is open for appending. Clones are handles to the same log.
+#[derive(Clone)]
+pub struct Log(Arc<Inner>);
+
+struct Inner {
+    dir: Arc<dyn Dir>,
+    options: Options,
+    epoch: Epoch,
+    tail: Mutex<Tail>,
+    /// Segments by base, the active one last. Lock order: syncing, cleaning,
+    /// tail, chain.
+    chain: RwLock<BTreeMap<Lsn, Arc<Segment>>>,
+    progress: Mutex<Progress>,
+    advanced: Condvar,
+    written: AtomicU64,
+    durable: AtomicU64,
+    installed: AtomicU64,
+    /// `Tail::placed` as of the last sync.
+    synced: AtomicU64,
+    syncing: Mutex<()>,
+    cleaning: Mutex<clean::Installs>,
+    dead: OnceLock<Arc<str>>,
+}
+
+/// Which frames are written.
+struct Progress {
+    /// Up to here without a gap.
+    written: Lsn,
+    /// Those beyond a gap.
+    ahead: BTreeSet<Lsn>,
+    waiters: usize,
+}
+
+impl Log {
+    fn new(
+        dir: Arc<dyn Dir>,
+        options: Options,
+        epoch: Epoch,
+        tail: Tail,
+        chain: BTreeMap<Lsn, Arc<Segment>>,
+        installed: Lsn,
+    ) -> Log {
+        let last = tail.appended;
+        Log(Arc::new(Inner {
+            dir,
+            options,
+            epoch,
+            tail: Mutex::new(tail),
+            chain: RwLock::new(chain),
+            progress: Mutex::new(Progress {
+                written: last,
+                ahead: BTreeSet::new(),
+                waiters: 0,
+            }),
+            advanced: Condvar::new(),
+            written: AtomicU64::new(last.0),
+            durable: AtomicU64::new(last.0),
+            installed: AtomicU64::new(installed.0),
+            synced: AtomicU64::new(0),
+            syncing: Mutex::new(()),
+            cleaning: Mutex::new(clean::Installs::default()),
+            dead: OnceLock::new(),
+        }))
+    }
+
+    /// This opening's epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.0.epoch
+    }
+
+    /// Where the log stands.
+    pub fn watermarks(&self) -> Watermarks {
+        // Lowest first: each is read before it can be overtaken.
+        let installed = self.0.installed();
+        let durable = self.0.durable();
+        let written = self.0.written();
+        let appended = self.0.tail.lock().appended;
+        Watermarks {
+            installed,
+            durable,
+            written,
+            appended,
+        }
+    }
+
+    /// Why the log has stopped, if it has.
+    pub fn dead(&self) -> Option<Arc<str>> {
+        self.0.dead.get().cloned()
+    }
+
+    /// Reads a record that has been written.
+    pub fn read(&self, lsn: Lsn) -> Result<Frame> {
+        if lsn > self.0.written() {
+            return Err(Error::Missing(lsn));
+        }
+        self.0.segment_of(lsn)?.read(lsn)
+    }
+
+    /// The oldest record that still can be read (or will be the first).
+    pub fn first(&self) -> Lsn {
+        self.0.chain.read().keys().next().copied().unwrap_or(Lsn(1))
+    }
+
+    /// Records from `from` (or the first that still exists) up to those
+    /// written now.
+    pub fn frames(&self, from: Lsn) -> Frames<'_> {
+        Frames::new(from.max(self.first()), self.0.written(), |lsn| {
+            self.read(lsn)
+        })
+    }
+
+    /// The first written record made at or after `time`.
+    pub fn find_time(&self, time: Time) -> Option<Lsn> {
+        let written = self.0.written();
+        let chain = self.0.chain.read();
+        find_time(chain.values(), time, written)
+    }
+
+    /// The segments in use, oldest first.
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        let installed = self.0.installed();
+        let chain = self.0.chain.read();
+        let newest = chain.keys().next_back().copied();
+        let state = |segment: &Segment| match segment.header.base {
+            base if Some(base) == newest => SegmentState::Active,
+            _ if segment.last() <= installed => SegmentState::Installed,
+            _ => SegmentState::Sealed,
+        };
+        chain
+            .values()
+            .map(|segment| segment.info(segment.last(), state(segment)))
+            .collect()
+    }
+}
+
+impl Inner {
+    fn written(&self) -> Lsn {
+        Lsn(self.written.load(Ordering::Acquire))
+    }
+    fn durable(&self) -> Lsn {
+        Lsn(self.durable.load(Ordering::Acquire))
+    }
+    fn installed(&self) -> Lsn {
+        Lsn(self.installed.load(Ordering::Acquire))
+    }
+
+    fn segment_of(&self, lsn: Lsn) -> Result<Arc<Segment>> {
+        let chain = self.chain.read();
+        match chain.range(..=lsn).next_back() {
+            Some((_, segment)) => Ok(segment.clone()),
+            None => Err(Error::Recycled(lsn)),
+        }
+    }
+
+    /// Stops the log for good. The first reason stays.
+    fn die(&self, why: &Error) {
+        let why: Arc<str> = why.to_string().into();
+        let _ = self.dead.set(why);
+        // Under the lock, or a waiter could miss it between look and wait.
+        let _progress = self.progress.lock();
+        self.advanced.notify_all();
+    }
+
+    fn alive(&self) -> Result<()> {
+        match self.dead.get() {
+            None => Ok(()),
+            Some(why) => Err(Error::Dead(why.clone())),
+        }
+    }
+}
+
+/// The first record up to `last` made at or after `time`: the segment by its
+/// first record, then a binary search in its index.
+fn find_time<'s>(
+    segments: impl Iterator<Item = &'s Arc<Segment>>,
+    time: Time,
+    last: Lsn,
+) -> Option<Lsn> {
+    let time = time.as_nanos();
+    let mut holding = None;
+    for segment in segments.filter(|segment| segment.index.len() > 0) {
+        let begins_before = segment.index.get(0).is_some_and(|first| first.time < time);
+        if begins_before || holding.is_none() {
+            holding = Some(segment);
+        }
+        if !begins_before {
+            break;
+        }
+    }
+    let segment = holding?;
+    // Past this segment's end it is the next one's first.
+    let found = Lsn(segment.header.base.0 + segment.index.find_time(time));
+    (found <= last).then_some(found)
+}
+
+/// Reads records in order.
+pub struct Frames<'a> {
+    next: Lsn,
+    last: Lsn,
+    read: Box<dyn Fn(Lsn) -> Result<Frame> + 'a>,
+}
+
+impl<'a> Frames<'a> {
+    fn new(from: Lsn, last: Lsn, read: impl Fn(Lsn) -> Result<Frame> + 'a) -> Self {
+        Frames {
+            next: from.max(Lsn(1)),
+            last,
+            read: Box::new(read),
+        }
+    }
+}
+
+impl Iterator for Frames<'_> {
+    type Item = Result<Frame>;
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.next > self.last {
+            return None;
+        }
+        let lsn = self.next;
+        self.next = lsn.next();
+        Some((self.read)(lsn))
+    }
 }

@@ -1,0 +1,171 @@
+//! Cleaning: segments that nobody needs become spares, beside everything
+//! else that goes on.
+//!
+//! A segment may be overwritten when all its records are installed, when no
+//! [`Place`](super::Place) in it lives, and when a *durable* frame says that
+//! they are installed: without that, a recovery would look for them and call
+//! their absence corruption.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::folder::Spare;
+use super::segment::Segment;
+use super::{Durable, Error, Inner, Log, Result};
+use crate::units::Lsn;
+
+/// `installed` marks on their way to stable storage.
+#[derive(Default)]
+pub(super) struct Installs {
+    /// (appended when it was set, installed): every later frame carries it.
+    pending: VecDeque<(Lsn, Lsn)>,
+    /// The highest installed mark that a durable frame carries.
+    recorded: Lsn,
+}
+
+impl Installs {
+    fn settle(&mut self, durable: Lsn) {
+        while let Some((appended, installed)) = self.pending.front().copied() {
+            if durable <= appended {
+                break;
+            }
+            self.recorded = installed;
+            self.pending.pop_front();
+        }
+    }
+}
+
+impl Log {
+    /// Records up to `lsn` need not be kept. `proof` covers the record that
+    /// says so (a checkpoint's), hence all up to `lsn` too.
+    pub fn set_installed(&self, lsn: Lsn, proof: Durable) {
+        assert!(
+            lsn <= proof.lsn(),
+            "installed {lsn} without proof: durable is {}",
+            proof.lsn()
+        );
+        let mut installs = self.0.cleaning.lock();
+        if lsn <= self.0.installed() {
+            return;
+        }
+        self.0.installed.store(lsn.0, Ordering::Release);
+        // Frames numbered from now on read the new mark when they are written.
+        let appended = self.0.tail.lock().appended;
+        installs.pending.push_back((appended, lsn));
+    }
+
+    /// Makes spares of segments that nobody needs. May append a mark and sync
+    /// it. To be called now and then, in the background.
+    pub fn clean(&self) -> Result<()> {
+        self.0.alive()?;
+        if self.0.idle_through(self.0.installed()).is_empty() {
+            return Ok(());
+        }
+        if self.recorded() < self.0.installed() {
+            self.mark()?;
+            self.sync()?;
+        }
+        let recorded = self.recorded();
+        for base in self.0.idle_through(recorded) {
+            self.0.retire(base, recorded)?;
+        }
+        Ok(())
+    }
+
+    fn recorded(&self) -> Lsn {
+        let mut installs = self.0.cleaning.lock();
+        installs.settle(self.0.durable());
+        installs.recorded
+    }
+
+    /// Writes a spare file through, if one more may be wanted: so that going
+    /// on in the next segment, and the next recovery, find one ready.
+    pub fn prepare(&self) -> Result<()> {
+        self.0.alive()?;
+        let size = self.0.options.segment_size;
+        let number = {
+            let mut tail = self.0.tail.lock();
+            let total = tail.live + tail.spares.ready.len();
+            if tail.spares.ready.len() >= 2 || total >= self.0.options.segments as usize {
+                return Ok(());
+            }
+            tail.spares.number()
+        };
+        let spare = Spare::allocate(&*self.0.dir, number, size)?;
+        let filled = spare
+            .fill(size)
+            .and_then(|()| spare.with_index(&*self.0.dir, size));
+        match filled {
+            Ok(spare) => self.0.tail.lock().spares.ready.insert(0, spare),
+            Err(e) => {
+                // No sync of the log depended on it: the file is given up, not the log.
+                let _ = self.0.dir.remove(&Spare::store_name(number));
+                return Err(e);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// Bases of sealed segments wholly at or below `through`, not in use.
+    fn idle_through(&self, through: Lsn) -> Vec<Lsn> {
+        let chain = self.chain.read();
+        let nexts = chain.keys().skip(1);
+        let sealed = chain.iter().zip(nexts);
+        // The chain's own handle is the only one: no reader, no Place.
+        let idle = sealed.filter(|((_, segment), next)| {
+            next.prev() <= through && Arc::strong_count(segment) == 1
+        });
+        idle.map(|((base, _), _)| *base).collect()
+    }
+
+    /// Takes a segment out of the chain and makes its file a spare.
+    fn retire(&self, base: Lsn, through: Lsn) -> Result<()> {
+        let mut tail = self.tail.lock();
+        let segment = {
+            let mut chain = self.chain.write();
+            // Only the oldest may go, or the log would have a gap for readers.
+            let oldest = chain.keys().next() == Some(&base);
+            let free = chain
+                .get(&base)
+                .is_some_and(|segment| Arc::strong_count(segment) == 1);
+            match chain.remove(&base) {
+                Some(segment) if oldest && free && segment.last() <= through => segment,
+                Some(segment) => {
+                    chain.insert(base, segment);
+                    return Ok(());
+                }
+                None => return Ok(()),
+            }
+        };
+        tail.live -= 1;
+        let (store, index) = (Segment::store_name(base), Segment::index_name(base));
+        let total = tail.live + tail.spares.ready.len();
+        let fits = segment.header.size == self.options.segment_size
+            && total < self.options.segments as usize;
+        if fits {
+            let number = tail.spares.number();
+            let rename = |from: &str, to: &str| {
+                self.dir
+                    .rename(from, to)
+                    .map_err(Error::io_on("renaming", from))
+            };
+            rename(&store, &Spare::store_name(number))?;
+            // The index file comes along if there is one.
+            let _ = self.dir.rename(&index, &Spare::index_name(number));
+            tail.spares.ready.push(Spare {
+                number,
+                disk: segment.disk.clone(),
+                index: None,
+            });
+        } else {
+            self.dir
+                .remove(&store)
+                .map_err(Error::io_on("removal", &store))?;
+            let _ = self.dir.remove(&index);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,238 @@
+//! The folder: which files it holds, and spare ones for segments to come.
+//!
+//! A store file is written through once when it is made, because overwriting
+//! allocated, written blocks is what a host syncs fastest; afterwards it is
+//! renamed and overwritten at every new use. Spares are called
+//! `spare-N.store`; but a file is what its first page says, not its name.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+use super::frame::{PAGE, le32};
+use super::index::{self, Mapped};
+use super::segment::Header;
+use super::{Error, Result};
+use crate::device::{Dir, Disk};
+
+const SPARE: [u8; 8] = *b"jfspare0";
+/// What a new store file is filled with: not zeros, which a host might keep
+/// as a hole.
+const FILL: u8 = 0xE5;
+
+/// A store file of the folder, as it was found.
+pub(super) struct File {
+    pub name: String,
+    pub disk: Arc<dyn Disk>,
+    pub len: u64,
+    pub content: Content,
+}
+
+/// What a store file's first page says.
+pub(super) enum Content {
+    Segment(Header),
+    Spare,
+    Unknown,
+}
+
+impl File {
+    pub fn header(&self) -> Option<&Header> {
+        match &self.content {
+            Content::Segment(header) => Some(header),
+            _ => None,
+        }
+    }
+}
+
+/// All store files, by name. Reads their first pages.
+pub(super) fn files(dir: &dyn Dir) -> Result<Vec<File>> {
+    let names = dir
+        .list()
+        .map_err(|e| Error::io("list of the journal's folder".into(), e))?;
+    let stores = names.into_iter().filter(|name| name.ends_with(".store"));
+    stores
+        .filter_map(|name| open(dir, &name).transpose())
+        .collect()
+}
+
+/// A file, or `None` if it has gone meanwhile (a live log cleans itself).
+fn open(dir: &dyn Dir, name: &str) -> Result<Option<File>> {
+    let read = || {
+        let disk = dir.open(name)?;
+        let len = disk.len()?;
+        let mut page = vec![0; PAGE.min(len) as usize];
+        disk.read_at(&mut page, 0)?;
+        let content = match Header::decode(&page) {
+            Some(header) => Content::Segment(header),
+            None if is_spare(&page) => Content::Spare,
+            None => Content::Unknown,
+        };
+        Ok(File {
+            name: name.to_owned(),
+            disk,
+            len,
+            content,
+        })
+    };
+    match read() {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if io::Error::kind(&e) == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(format!("segment {name}"), e)),
+    }
+}
+
+fn is_spare(page: &[u8]) -> bool {
+    page.len() >= 16 && page[..8] == SPARE && le32(page, 8) == crc32fast::hash(&SPARE)
+}
+
+fn spare_page() -> Vec<u8> {
+    let mut page = vec![FILL; PAGE as usize];
+    page[..8].copy_from_slice(&SPARE);
+    page[8..12].copy_from_slice(&crc32fast::hash(&SPARE).to_le_bytes());
+    page
+}
+
+/// A store file that waits for its next use.
+pub(super) struct Spare {
+    pub number: u64,
+    pub disk: Arc<dyn Disk>,
+    /// The mapped index file that goes with it, once there is one.
+    pub index: Option<Mapped>,
+}
+
+impl Spare {
+    pub fn store_name(number: u64) -> String {
+        format!("spare-{number}.store")
+    }
+    pub fn index_name(number: u64) -> String {
+        format!("spare-{number}.index")
+    }
+
+    fn number_in(name: &str) -> Option<u64> {
+        name.strip_prefix("spare-")?.split('.').next()?.parse().ok()
+    }
+
+    /// A new file with space set aside but not yet written through.
+    pub fn allocate(dir: &dyn Dir, number: u64, size: u64) -> Result<Spare> {
+        let name = Self::store_name(number);
+        let make = || {
+            let disk = dir.create(&name)?;
+            disk.allocate(0, size)?;
+            Ok(disk)
+        };
+        match make() {
+            Ok(disk) => Ok(Spare {
+                number,
+                disk,
+                index: None,
+            }),
+            Err(e) => {
+                // What could be made is of no use; a full host wants it back.
+                let _ = dir.remove(&name);
+                Err(Error::io(format!("new segment {name}"), e))
+            }
+        }
+    }
+
+    /// Writes the file through, a piece at a time, and marks it as spare.
+    pub fn fill(&self, size: u64) -> Result<()> {
+        let write = || {
+            let piece = vec![FILL; 1 << 20];
+            let mut at = PAGE;
+            while at < size {
+                let len = (size - at).min(piece.len() as u64);
+                self.disk.write_at(&piece[..len as usize], at)?;
+                self.disk.write_back(at, len)?;
+                at += len;
+            }
+            self.disk.write_at(&spare_page(), 0)?;
+            self.disk.sync()
+        };
+        write().map_err(|e| Error::io(format!("new segment {}", Self::store_name(self.number)), e))
+    }
+
+    /// Makes and maps the index file, if there is none yet.
+    pub fn with_index(mut self, dir: &dyn Dir, size: u64) -> Result<Spare> {
+        if self.index.is_none() {
+            let name = Self::index_name(self.number);
+            let make = || {
+                let disk = open_or_create(dir, &name)?;
+                Mapped::create(&disk, size)
+            };
+            self.index = Some(make().map_err(|e| Error::io(format!("new index {name}"), e))?);
+        }
+        Ok(self)
+    }
+}
+
+fn open_or_create(dir: &dyn Dir, name: &str) -> io::Result<Arc<dyn Disk>> {
+    match dir.open(name) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => dir.create(name),
+        other => other,
+    }
+}
+
+/// Spares at hand, and numbers for new ones.
+#[derive(Default)]
+pub(super) struct Spares {
+    pub ready: Vec<Spare>,
+    next: u64,
+}
+
+impl Spares {
+    /// Numbers go on above every name in use.
+    pub fn numbered_above(dir: &dyn Dir) -> Result<Spares> {
+        let names = dir
+            .list()
+            .map_err(|e| Error::io("list of the journal's folder".into(), e))?;
+        let used: BTreeSet<u64> = names
+            .iter()
+            .filter_map(|name| Spare::number_in(name))
+            .collect();
+        Ok(Spares {
+            ready: Vec::new(),
+            next: used.last().map_or(0, |n| n + 1),
+        })
+    }
+    pub fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
+    }
+    /// A spare to use now: one at hand or, in need, one that is only allocated.
+    pub fn take(&mut self, dir: &dyn Dir, size: u64) -> Result<Spare> {
+        let spare = match self.ready.pop() {
+            Some(spare) => spare,
+            None => Spare::allocate(dir, self.number(), size)?,
+        };
+        spare.with_index(dir, size)
+    }
+}
+
+/// Removes index files that belong to no store file any more, and what else
+/// an interrupted preparation left.
+pub(super) fn sweep(dir: &dyn Dir, keep: &BTreeSet<String>) -> Result<()> {
+    let names = dir
+        .list()
+        .map_err(|e| Error::io("list of the journal's folder".into(), e))?;
+    for name in names {
+        let ours = name.ends_with(".store") || name.ends_with(".index");
+        if ours && !keep.contains(&name) {
+            match dir.remove(&name) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::io(format!("removal of {name}"), e));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The entries of a segment's index file, if it is sealed.
+pub(super) fn sealed_index(
+    dir: &dyn Dir,
+    name: &str,
+    header: &Header,
+) -> Option<Vec<index::Entry>> {
+    index::load_sealed(&*dir.open(name).ok()?, header.salt, header.base.0)
+}

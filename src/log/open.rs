@@ -1,0 +1,463 @@
+//! Opening: no process appends to a segment of an earlier one.
+//!
+//! After a failed sync Linux marks pages clean, so frames that can be read
+//! need not be on disk; and a stale tail must never line up with new frames.
+//! So every opening starts a fresh segment, with a new salt and the next
+//! epoch, that goes on right behind the last record *proven* durable. What is
+//! kept above that is copied into it. The order makes any crash harmless:
+//!
+//! 1. frames into files that belong to nothing, synced
+//! 2. their headers, the last one last, each synced
+//! 3. names, then the folder is synced
+//!
+//! Before the last header is on disk the old chain is the log, afterwards
+//! the new one. Only then are left-overs put aside for recycling.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::folder::{self, Content, Spare, Spares};
+use super::frame::{self, FrameHeader, PAGE};
+use super::index::{self, Entry, Index, Seal};
+use super::segment::{ANEW, Header, OPENING, Segment};
+use super::survey::{Piece, Survey};
+use super::tail::{Tail, salt};
+use super::{Error, Log, Options, Result};
+use crate::units::{Epoch, Lsn};
+
+pub(super) fn open(survey: Survey, options: Options) -> Result<Log> {
+    let from = survey.proven.max(survey.installed).min(survey.last).next();
+    let installed = survey.installed;
+    Opening::new(survey, options, from, installed, 0)?.run()
+}
+
+pub(super) fn open_anew(mut survey: Survey, options: Options) -> Result<Log> {
+    survey.last = survey.highest;
+    let from = survey.last.next();
+    let installed = survey.last;
+    Opening::new(survey, options, from, installed, ANEW)?.run()
+}
+
+struct Opening {
+    survey: Survey,
+    options: Options,
+    epoch: Epoch,
+    /// The first record of the fresh segment.
+    from: Lsn,
+    installed: Lsn,
+    flags: u32,
+    spares: Spares,
+    time: i64,
+    fresh: Vec<Fresh>,
+}
+
+/// A fresh segment in the making.
+struct Fresh {
+    spare: Spare,
+    header: Header,
+    end: u64,
+    seal: Seal,
+}
+
+impl Opening {
+    fn new(
+        survey: Survey,
+        options: Options,
+        from: Lsn,
+        installed: Lsn,
+        flags: u32,
+    ) -> Result<Opening> {
+        options.check()?;
+        let mut spares = Spares::numbered_above(&*survey.dir)?;
+        adopt_spares(&survey, &options, &mut spares)?;
+        let times = survey.pieces.iter().map(|piece| {
+            let last = piece
+                .segment
+                .index
+                .len()
+                .checked_sub(1)
+                .and_then(|at| piece.segment.index.get(at));
+            last.map_or(piece.segment.header.time, |entry| {
+                entry.time.max(piece.segment.header.time)
+            })
+        });
+        let time = times.max().unwrap_or(i64::MIN);
+        let epoch = Epoch(survey.epoch.0.checked_add(1).expect("epochs exhausted"));
+        Ok(Opening {
+            survey,
+            options,
+            epoch,
+            from,
+            installed,
+            flags,
+            spares,
+            time,
+            fresh: Vec::new(),
+        })
+    }
+
+    fn run(mut self) -> Result<Log> {
+        self.begin_segment(0)?;
+        self.copy_frames()?;
+        self.sync_frames()?;
+        self.write_headers()?;
+        self.name_files()?;
+        self.finish()
+    }
+
+    /// Old segments that stay part of the log: those before `from`.
+    fn kept_pieces(&self) -> impl Iterator<Item = &Piece> {
+        let anew = self.flags & ANEW != 0;
+        self.survey
+            .pieces
+            .iter()
+            .filter(move |piece| !anew && piece.segment.header.base < self.from)
+    }
+
+    fn begin_segment(&mut self, needed: u64) -> Result<()> {
+        let size = self
+            .options
+            .segment_size
+            .max(PAGE + needed.next_multiple_of(PAGE));
+        let spare = match size == self.options.segment_size {
+            true => self.spares.take(&*self.survey.dir, size)?,
+            false => {
+                let number = self.spares.number();
+                Spare::allocate(&*self.survey.dir, number, size)?
+                    .with_index(&*self.survey.dir, size)?
+            }
+        };
+        let base = self.fresh.last().map_or(self.from, |fresh| {
+            let taken = fresh.spare.index.as_ref().map_or(0, index::Mapped::count);
+            Lsn(fresh.header.base.0 + taken)
+        });
+        let wall = self.options.clock.wall().as_nanos();
+        self.time = self.time.saturating_add(1).max(wall);
+        let (before, before_end) = match self.fresh.last() {
+            Some(fresh) => (fresh.header.salt, fresh.end),
+            None => self.predecessor()?,
+        };
+        let header = Header {
+            epoch: self.epoch,
+            salt: salt(&self.options, self.epoch, base, wall),
+            base,
+            before,
+            before_end,
+            kept: self.survey.last,
+            // The truth of this moment, not of the one after: a header that
+            // is read back from the page cache after a kill must not vouch
+            // for itself.
+            durable: self.from.prev(),
+            installed: self.installed,
+            time: self.time,
+            wall,
+            size,
+            flags: self.flags,
+        };
+        self.fresh.push(Fresh {
+            spare,
+            header,
+            end: PAGE,
+            seal: Seal::default(),
+        });
+        Ok(())
+    }
+
+    /// Salt of the segment that holds the record before `from`, and where
+    /// that record ends.
+    fn predecessor(&self) -> Result<(u64, u64)> {
+        let Some(piece) = self.kept_pieces().last() else {
+            return Ok((0, 0));
+        };
+        let before = self.from.prev();
+        let end = match before >= piece.segment.header.base && before > self.installed {
+            true => piece.segment.front(before)?.0.end(),
+            false => 0,
+        };
+        Ok((piece.segment.header.salt, end))
+    }
+
+    fn copy_frames(&mut self) -> Result<()> {
+        let mut lsn = self.from;
+        while lsn <= self.survey.last {
+            self.copy_frame(lsn)?;
+            lsn = lsn.next();
+        }
+        Ok(())
+    }
+
+    /// Writes one kept frame into the fresh segment: same record, same epoch
+    /// and time; new salt and place.
+    fn copy_frame(&mut self, lsn: Lsn) -> Result<()> {
+        let at = self
+            .survey
+            .pieces
+            .partition_point(|piece| piece.segment.header.base <= lsn);
+        let Some(piece) = at.checked_sub(1).and_then(|at| self.survey.pieces.get(at)) else {
+            return Err(Error::Missing(lsn));
+        };
+        let old = piece.segment.clone();
+        let (header, mut bytes) = old.front(lsn)?;
+        let front = bytes.len();
+        bytes.resize(header.len() as usize, 0);
+        let data_end = front + header.data_len as usize;
+        let read = old
+            .disk
+            .read_at(&mut bytes[front..data_end], header.data_at());
+        read.map_err(|e| old.io("read", e))?;
+
+        let fits = self.fresh.last().is_some_and(|fresh| {
+            let full = fresh
+                .spare
+                .index
+                .as_ref()
+                .is_none_or(index::Mapped::is_full);
+            fresh.end + header.len() <= fresh.header.size && !full
+        });
+        if !fits {
+            self.begin_segment(header.len())?;
+        }
+        let Some(fresh) = self.fresh.last_mut() else {
+            return Err(Error::Missing(lsn));
+        };
+        let copy = FrameHeader {
+            salt: fresh.header.salt,
+            at: fresh.end,
+            durable: header.durable.max(fresh.header.durable),
+            installed: header.installed.max(self.installed),
+            ..header
+        };
+        let raw = copy.encode(&bytes[frame::HEADER..front], &[]);
+        bytes[..raw.len()].copy_from_slice(&raw);
+        let name = Spare::store_name(fresh.spare.number);
+        fresh
+            .spare
+            .disk
+            .write_at(&bytes, copy.at)
+            .map_err(Error::io_on("write", &name))?;
+        let entry = Entry {
+            offset: copy.at,
+            time: copy.time,
+        };
+        if let Some(index) = &fresh.spare.index {
+            index.push(entry);
+        }
+        fresh.seal.push(entry);
+        fresh.end = copy.end();
+        Ok(())
+    }
+
+    fn sync_frames(&mut self) -> Result<()> {
+        for fresh in self.fresh.iter().filter(|fresh| fresh.end > PAGE) {
+            fresh
+                .spare
+                .disk
+                .sync()
+                .map_err(Error::io_on("sync", &Spare::store_name(fresh.spare.number)))?;
+        }
+        Ok(())
+    }
+
+    /// The headers, each synced before the next: the log is the new one when
+    /// the last is there, and then all before it must be.
+    fn write_headers(&mut self) -> Result<()> {
+        let last = self.fresh.len() - 1;
+        for (at, fresh) in self.fresh.iter_mut().enumerate() {
+            if at < last {
+                fresh.header.flags |= OPENING;
+            }
+            let name = Spare::store_name(fresh.spare.number);
+            fresh
+                .spare
+                .disk
+                .write_at(&fresh.header.encode(), 0)
+                .map_err(Error::io_on("write", &name))?;
+            fresh
+                .spare
+                .disk
+                .sync()
+                .map_err(Error::io_on("sync", &name))?;
+        }
+        Ok(())
+    }
+
+    /// Gives every file the name of what it holds, left-overs first, and
+    /// syncs the folder.
+    fn name_files(&mut self) -> Result<()> {
+        let kept: BTreeMap<usize, Lsn> = self
+            .kept_pieces()
+            .map(|piece| (piece.file, piece.segment.header.base))
+            .collect();
+        let taken: BTreeSet<String> = self
+            .spares
+            .ready
+            .iter()
+            .map(|s| Spare::store_name(s.number))
+            .collect();
+        let mine: BTreeSet<String> = self
+            .fresh
+            .iter()
+            .map(|f| Spare::store_name(f.spare.number))
+            .collect();
+        let dir = self.survey.dir.clone();
+        let rename = |from: &str, to: &str| match from == to {
+            true => Ok(()),
+            false => dir.rename(from, to).map_err(Error::io_on("renaming", from)),
+        };
+        // Two kept segments can't have each other's name, but a left-over can
+        // stand in the way of any of them.
+        let mut aside = Vec::new();
+        for (at, file) in self.survey.files.iter().enumerate() {
+            let gone =
+                kept.contains_key(&at) || taken.contains(&file.name) || mine.contains(&file.name);
+            if !gone {
+                let number = self.spares.number();
+                rename(&file.name, &Spare::store_name(number))?;
+                aside.push((number, at));
+            }
+        }
+        for (at, base) in &kept {
+            rename(&self.survey.files[*at].name, &Segment::store_name(*base))?;
+        }
+        for fresh in &self.fresh {
+            let base = fresh.header.base;
+            rename(
+                &Spare::store_name(fresh.spare.number),
+                &Segment::store_name(base),
+            )?;
+            rename(
+                &Spare::index_name(fresh.spare.number),
+                &Segment::index_name(base),
+            )?;
+        }
+        // Without this the fresh segment's name could be lost, and with it
+        // every record in it.
+        dir.sync()
+            .map_err(Error::io_on("sync", "the journal's folder"))?;
+        for (number, at) in aside {
+            let file = &self.survey.files[at];
+            if self.spares.ready.len() < self.options.segments as usize
+                && file.len == self.options.segment_size
+            {
+                self.spares.ready.push(Spare {
+                    number,
+                    disk: file.disk.clone(),
+                    index: None,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Log> {
+        let mut chain = BTreeMap::new();
+        let mut keep = BTreeSet::new();
+        for piece in self.kept_pieces() {
+            let header = piece.segment.header;
+            let name = Segment::index_name(header.base);
+            let most = self
+                .from
+                .since(header.base)
+                .unwrap_or(0)
+                .min(piece.segment.index.len());
+            let entries: Vec<Entry> = (0..most)
+                .filter_map(|at| piece.segment.index.get(at))
+                .collect();
+            let index = match folder::sealed_index(&*self.survey.dir, &name, &header) {
+                Some(sealed) if sealed == entries => Index::Built(entries),
+                _ => index::build(
+                    &*self.survey.dir,
+                    &name,
+                    header.salt,
+                    header.base.0,
+                    &entries,
+                )?,
+            };
+            keep.extend([Segment::store_name(header.base), name]);
+            let disk = piece.segment.disk.clone();
+            chain.insert(
+                header.base,
+                Arc::new(Segment {
+                    header,
+                    disk,
+                    index,
+                }),
+            );
+        }
+        let last = self.fresh.len() - 1;
+        let mut active = None;
+        for (at, fresh) in std::mem::take(&mut self.fresh).into_iter().enumerate() {
+            let Some(mapped) = fresh.spare.index else {
+                continue;
+            };
+            if at < last {
+                mapped.seal(fresh.header.salt, fresh.header.base.0, fresh.seal.crc());
+            }
+            let base = fresh.header.base;
+            keep.extend([Segment::store_name(base), Segment::index_name(base)]);
+            let segment = Arc::new(Segment {
+                header: fresh.header,
+                disk: fresh.spare.disk,
+                index: Index::Mapped(mapped),
+            });
+            chain.insert(base, segment.clone());
+            active = Some((segment, fresh.end, fresh.seal));
+        }
+        for spare in &self.spares.ready {
+            keep.extend([
+                Spare::store_name(spare.number),
+                Spare::index_name(spare.number),
+            ]);
+        }
+        folder::sweep(&*self.survey.dir, &keep)?;
+        let Some((segment, end, seal)) = active else {
+            return Err(Error::Missing(self.from));
+        };
+        let tail = Tail::new(
+            segment,
+            end,
+            seal,
+            self.survey.last,
+            self.time,
+            self.spares,
+            chain.len(),
+        );
+        Ok(Log::new(
+            self.survey.dir,
+            self.options,
+            self.epoch,
+            tail,
+            chain,
+            self.installed,
+        ))
+    }
+}
+
+/// Files that may be overwritten before the new chain is durable: those that
+/// call themselves spare and hold nothing of the log that was surveyed.
+fn adopt_spares(survey: &Survey, options: &Options, spares: &mut Spares) -> Result<()> {
+    let used: BTreeSet<usize> = survey.pieces.iter().map(|piece| piece.file).collect();
+    for (at, file) in survey.files.iter().enumerate() {
+        let idle = match &file.content {
+            Content::Spare => true,
+            Content::Segment(header) => header.epoch < survey.epoch && !used.contains(&at),
+            Content::Unknown => false,
+        };
+        let number = file
+            .name
+            .strip_prefix("spare-")
+            .and_then(|rest| rest.strip_suffix(".store"));
+        if let (true, true, Some(number)) = (
+            idle,
+            file.len == options.segment_size,
+            number.and_then(|n| n.parse().ok()),
+        ) {
+            spares.ready.push(Spare {
+                number,
+                disk: file.disk.clone(),
+                index: None,
+            });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,510 @@
+//! The survey: what a folder of segments holds, read without changing
+//! anything, and the verdict on it.
+//!
+//! Which segments belong together is told by their headers alone: all of one
+//! epoch, by base; the first of them names, by salt, the segment of an
+//! earlier epoch that it goes on from. Whatever else lies in the folder is
+//! left over from before.
+//!
+//! Then two numbers decide. D, the highest durable mark found: up to here a
+//! sync once succeeded. X, the first record above `installed` that is bad or
+//! missing. A power failure can only explain X > D.
+
+use std::sync::Arc;
+
+use super::folder::{self, Content, File};
+use super::index::Index;
+use super::segment::{ANEW, Frame, Header, OPENING, Segment, SegmentInfo, SegmentState};
+use super::store::{self, Scan, Witness};
+use super::{Durable, Error, Frames, Log, Options, Result};
+use crate::device::Dir;
+use crate::units::{Epoch, Lsn, Time};
+
+/// A record that can't be had, and where it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bad {
+    /// The first bad or missing record.
+    pub lsn: Lsn,
+    /// When the record before it was made, if that one can be read.
+    pub after: Option<Time>,
+    /// The segment's file name.
+    pub segment: String,
+    /// Byte offset in the store file.
+    pub offset: u64,
+    /// What does not hold.
+    pub why: &'static str,
+}
+
+/// What a survey concludes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The log ends where its last record ends.
+    Clean,
+    /// Power failed before a sync: the log is cut before this record.
+    Torn {
+        /// The first record cut off.
+        first: Bad,
+        /// Whole frames behind it, dropped too.
+        dropped: u64,
+    },
+    /// A record that was durable once is damaged or missing.
+    Corrupt(Bad),
+}
+
+/// What a folder of segments holds.
+pub struct Survey {
+    pub(super) dir: Arc<dyn Dir>,
+    pub(super) files: Vec<File>,
+    /// The log's segments, oldest first.
+    pub(super) pieces: Vec<Piece>,
+    pub(super) epoch: Epoch,
+    /// D: what the verdict goes by.
+    durable: Lsn,
+    /// What an earlier process had synced *in segments that it had safely
+    /// opened*: these records need not be written again.
+    pub(super) proven: Lsn,
+    pub(super) installed: Lsn,
+    pub(super) last: Lsn,
+    /// The highest Lsn seen anywhere, kept or not.
+    pub(super) highest: Lsn,
+    verdict: Verdict,
+    infos: Vec<SegmentInfo>,
+}
+
+/// A segment and the part of it that counts.
+pub(super) struct Piece {
+    /// Its place in `Survey::files`.
+    pub file: usize,
+    pub segment: Arc<Segment>,
+    /// Records above this are the next segment's.
+    pub through: Lsn,
+}
+
+impl Survey {
+    /// Reads a folder; an empty one is a valid empty log.
+    pub fn read(dir: Arc<dyn Dir>) -> Result<Survey> {
+        let files = folder::files(&*dir)?;
+        let chain = lineage(&files);
+        let known = chain
+            .iter()
+            .map(|link| link.header.installed_by_itself())
+            .max()
+            .unwrap_or_default();
+        let mut scans = Vec::new();
+        for link in &chain {
+            scans.push(read_segment(&*dir, &files[link.file], link, known)?);
+        }
+        let witness = hear_witnesses(&files, &chain)?;
+        Ok(judge(dir, files, chain, scans, witness))
+    }
+
+    /// The log's segments, oldest first.
+    pub fn segments(&self) -> &[SegmentInfo] {
+        &self.infos
+    }
+    /// The newest epoch seen (0: the folder is empty).
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+    /// The highest Lsn known to have been durable.
+    pub fn durable(&self) -> Lsn {
+        self.durable
+    }
+    /// The highest Lsn that a frame or header says is installed.
+    pub fn installed(&self) -> Lsn {
+        self.installed
+    }
+    /// The last record that is kept.
+    pub fn last(&self) -> Lsn {
+        self.last
+    }
+    /// Whether the log is whole.
+    pub fn verdict(&self) -> &Verdict {
+        &self.verdict
+    }
+    /// The oldest record that still can be read, if there is any.
+    pub fn first(&self) -> Option<Lsn> {
+        let first = self
+            .pieces
+            .iter()
+            .find(|piece| piece.segment.index.len() > 0)?;
+        Some(first.segment.header.base)
+    }
+    /// The kept records from `from` (or the first that still exists) on, in
+    /// order. Below `installed` some may be damaged: an error for each.
+    pub fn frames(&self, from: Lsn) -> Frames<'_> {
+        let first = self.first().unwrap_or(self.last.next());
+        Frames::new(from.max(first), self.last, move |lsn| self.frame(lsn))
+    }
+    /// One record.
+    pub fn frame(&self, lsn: Lsn) -> Result<Frame> {
+        if lsn > self.last {
+            return Err(Error::Missing(lsn));
+        }
+        let at = self
+            .pieces
+            .partition_point(|piece| piece.segment.header.base <= lsn);
+        match at.checked_sub(1).map(|at| &self.pieces[at]) {
+            Some(piece) if lsn <= piece.through => piece.segment.read(lsn),
+            _ => Err(Error::Recycled(lsn)),
+        }
+    }
+    /// The first kept record made at or after `time`.
+    pub fn find_time(&self, time: Time) -> Option<Lsn> {
+        super::find_time(
+            self.pieces.iter().map(|piece| &piece.segment),
+            time,
+            self.last,
+        )
+    }
+
+    /// Opens the log for appending: a fresh segment of a new epoch, to which
+    /// what is kept but not proven durable is copied. Afterwards everything
+    /// kept is durable. Refuses a corrupt log.
+    pub fn open(self, options: Options) -> Result<Log> {
+        match &self.verdict {
+            Verdict::Corrupt(bad) => Err(Error::Corrupt {
+                lsn: bad.lsn,
+                segment: bad.segment.clone(),
+                offset: bad.offset,
+                why: bad.why,
+            }),
+            _ => super::open::open(self, options),
+        }
+    }
+
+    /// Opens a new timeline: nothing earlier is kept, and everything up to
+    /// `last` counts as installed. Lsns go on, above all that were ever seen.
+    pub fn open_anew(self, options: Options) -> Result<Log> {
+        super::open::open_anew(self, options)
+    }
+
+    /// What the survey proves durable without any further write.
+    pub fn proof(&self) -> Durable {
+        Durable(self.proven.min(self.last))
+    }
+}
+
+impl Header {
+    /// Up to where the header alone says that records are installed.
+    fn installed_by_itself(&self) -> Lsn {
+        match self.has(ANEW) {
+            true => self.installed.max(self.base.prev()),
+            false => self.installed,
+        }
+    }
+}
+
+/// A segment of the log, in its order.
+struct Link {
+    file: usize,
+    header: Header,
+    through: Lsn,
+}
+
+/// The segments that belong together, oldest first.
+fn lineage(files: &[File]) -> Vec<Link> {
+    let mut headers: Vec<(usize, Header)> = files
+        .iter()
+        .enumerate()
+        .filter_map(|(at, file)| Some((at, *file.header()?)))
+        .collect();
+    headers.sort_by_key(|(_, header)| (header.epoch, header.base));
+    headers.dedup_by_key(|(_, header)| (header.epoch, header.base));
+    // An opening that wrote several segments counts once its last is there.
+    let complete = headers.iter().filter(|(_, header)| !header.has(OPENING));
+    let Some((_, newest)) = complete.max_by_key(|(_, header)| header.epoch) else {
+        return Vec::new();
+    };
+
+    let mut links: Vec<Link> = Vec::new();
+    let (mut epoch, mut through) = (newest.epoch, Lsn(u64::MAX));
+    loop {
+        // Of one epoch, newest first, up to the one that the epoch after goes on from.
+        let end = through;
+        for (file, header) in headers
+            .iter()
+            .rev()
+            .filter(|(_, h)| h.epoch == epoch && h.base <= end)
+        {
+            links.push(Link {
+                file: *file,
+                header: *header,
+                through,
+            });
+            through = header.base.prev();
+        }
+        let Some(oldest) = links.last().map(|link| link.header) else {
+            break;
+        };
+        let before = headers
+            .iter()
+            .find(|(_, h)| h.salt == oldest.before && h.epoch < epoch);
+        match before {
+            Some((_, before)) if !oldest.has(ANEW) => epoch = before.epoch,
+            _ => break,
+        }
+    }
+    links.reverse();
+    links
+}
+
+/// The frames of one segment. A segment wholly installed is not judged, and
+/// its sealed index will do.
+fn read_segment(dir: &dyn Dir, file: &File, link: &Link, installed: Lsn) -> Result<Scan> {
+    if link.through <= installed {
+        let name = Segment::index_name(link.header.base);
+        if let Some(mut entries) = folder::sealed_index(dir, &name, &link.header) {
+            let most = link.through.0.saturating_sub(link.header.base.prev().0);
+            entries.truncate(usize::try_from(most).unwrap_or(usize::MAX));
+            return Ok(Scan {
+                entries,
+                ..Scan::default()
+            });
+        }
+    }
+    store::scan(&*file.disk, &link.header, link.through, installed)
+        .map_err(|e| Error::io(format!("read of segment {}", file.name), e))
+}
+
+/// Listens to frames in files whose own header is lost.
+fn hear_witnesses(files: &[File], chain: &[Link]) -> Result<Witness> {
+    let epoch = chain.last().map_or(Epoch(0), |link| link.header.epoch);
+    let mut all = Witness::default();
+    for file in files
+        .iter()
+        .filter(|file| matches!(file.content, Content::Unknown))
+    {
+        let heard = store::witness(&*file.disk, epoch)
+            .map_err(|e| Error::io(format!("read of segment {}", file.name), e))?;
+        all.durable = all.durable.max(heard.durable);
+        all.last = all.last.max(heard.last);
+        all.epoch = all.epoch.max(heard.epoch);
+    }
+    Ok(all)
+}
+
+fn judge(
+    dir: Arc<dyn Dir>,
+    files: Vec<File>,
+    chain: Vec<Link>,
+    mut scans: Vec<Scan>,
+    witness: Witness,
+) -> Survey {
+    let epochs = files.iter().filter_map(|file| Some(file.header()?.epoch));
+    let epoch = epochs.max().unwrap_or_default().max(witness.epoch);
+    let headers = || chain.iter().map(|link| &link.header);
+    let marks = scans
+        .iter()
+        .map(|scan| scan.durable)
+        .chain(headers().map(|h| h.durable));
+    let proven = marks.max().unwrap_or_default().max(witness.durable);
+    let durable = headers()
+        .map(|h| h.kept)
+        .max()
+        .unwrap_or_default()
+        .max(proven);
+    let marks = scans
+        .iter()
+        .map(|scan| scan.installed)
+        .chain(headers().map(Header::installed_by_itself));
+    let installed = marks.max().unwrap_or_default();
+    let seen = chain
+        .iter()
+        .zip(&scans)
+        .map(|(link, scan)| scan.next(link.header.base).prev());
+    let seen = seen.max().unwrap_or_default().max(installed);
+    let highest = seen.max(witness.last).max(durable);
+
+    let bad = first_bad(&chain, &scans, installed, &files);
+    let bad =
+        bad.or_else(|| unexplained_end(&chain, &scans, durable.max(witness.last), seen, &files));
+    let last = bad.as_ref().map_or(seen, |bad| bad.lsn.prev());
+
+    let mut dropped = 0;
+    for (link, scan) in chain.iter().zip(&mut scans) {
+        let keep = last.next().since(link.header.base).unwrap_or(0) as usize;
+        if keep < scan.entries.len() {
+            dropped += scan
+                .entries
+                .drain(keep..)
+                .filter(|entry| entry.offset != 0)
+                .count() as u64;
+        }
+    }
+    let headless = chain.is_empty();
+    let verdict = match bad {
+        None => Verdict::Clean,
+        Some(bad) if headless || bad.lsn <= durable => Verdict::Corrupt(bad), // synced once: not the power's doing
+        Some(first) => Verdict::Torn { first, dropped }, // power failed before the sync: cut here
+    };
+
+    let mut pieces = Vec::new();
+    for (link, scan) in chain.into_iter().zip(scans) {
+        if link.header.base <= last.next() {
+            let disk = files[link.file].disk.clone();
+            let segment = Segment {
+                header: link.header,
+                disk,
+                index: Index::Built(scan.entries),
+            };
+            pieces.push(Piece {
+                file: link.file,
+                segment: Arc::new(segment),
+                through: link.through.min(last),
+            });
+        }
+    }
+    let infos = describe(&pieces, installed);
+    Survey {
+        dir,
+        files,
+        pieces,
+        epoch,
+        durable,
+        proven,
+        installed,
+        last,
+        highest,
+        verdict,
+        infos,
+    }
+}
+
+/// X, if a record is bad or missing with later ones there, or if something
+/// that was to be a frame stands at the end.
+fn first_bad(chain: &[Link], scans: &[Scan], installed: Lsn, files: &[File]) -> Option<Bad> {
+    let mut expected = installed.next();
+    let mut after = None;
+    for (number, (link, scan)) in chain.iter().zip(scans).enumerate() {
+        let (base, next) = (link.header.base, scan.next(link.header.base));
+        let bad = |lsn, offset, why| {
+            Some(Bad {
+                lsn,
+                after,
+                segment: files[link.file].name.clone(),
+                offset,
+                why,
+            })
+        };
+        if link.through < expected {
+            continue;
+        }
+        if base > expected {
+            return bad(expected, 0, "the segment before this one is missing");
+        }
+        let spoilt = scan
+            .spoilt
+            .iter()
+            .map(|(lsn, at)| (*lsn, *at, "its data don't match their checksum"));
+        let holes = scan
+            .holes
+            .iter()
+            .map(|(lsn, at)| (hole_end(scan, base, *lsn, expected), *at));
+        let holes =
+            holes.filter_map(|(lsn, at)| Some((lsn?, at, "its frame is missing or damaged")));
+        let first = spoilt
+            .chain(holes)
+            .filter(|(lsn, ..)| *lsn >= expected)
+            .min();
+        if let Some((lsn, at, why)) = first {
+            let before = lsn
+                .prev()
+                .since(base)
+                .and_then(|n| scan.entries.get(n as usize));
+            let after = before.map(|entry| Time::from_nanos(entry.time));
+            return Some(Bad {
+                lsn,
+                after,
+                segment: files[link.file].name.clone(),
+                offset: at,
+                why,
+            });
+        }
+        after = scan
+            .entries
+            .last()
+            .map(|entry| Time::from_nanos(entry.time))
+            .or(after);
+        let newest = number + 1 == chain.len();
+        if (newest && scan.torn_tail && next >= expected) || (!newest && next <= link.through) {
+            let why = "its frame is missing or damaged";
+            let segment = files[link.file].name.clone();
+            return Some(Bad {
+                lsn: next.max(expected),
+                after,
+                segment,
+                offset: scan.end,
+                why,
+            });
+        }
+        expected = next.max(expected);
+    }
+    None
+}
+
+/// The first Lsn of a hole that lies at or above `expected`.
+fn hole_end(scan: &Scan, base: Lsn, start: Lsn, expected: Lsn) -> Option<Lsn> {
+    let first = start.max(expected);
+    let entry = scan
+        .entries
+        .get(usize::try_from(first.since(base)?).ok()?)?;
+    (entry.offset == 0).then_some(first)
+}
+
+/// Records that must have been there behind the last one seen.
+fn unexplained_end(
+    chain: &[Link],
+    scans: &[Scan],
+    known: Lsn,
+    seen: Lsn,
+    files: &[File],
+) -> Option<Bad> {
+    if known <= seen && !(chain.is_empty() && known > Lsn(0)) {
+        return None;
+    }
+    let after = scans
+        .iter()
+        .rev()
+        .find_map(|scan| scan.entries.last())
+        .map(|entry| Time::from_nanos(entry.time));
+    Some(match chain.last().zip(scans.last()) {
+        Some((link, scan)) => {
+            let segment = files[link.file].name.clone();
+            Bad {
+                lsn: seen.next(),
+                after,
+                segment,
+                offset: scan.end,
+                why: "its frame is missing or damaged",
+            }
+        }
+        None => {
+            let unknown = files
+                .iter()
+                .find(|file| matches!(file.content, Content::Unknown));
+            let segment = unknown.map(|file| file.name.clone()).unwrap_or_default();
+            Bad {
+                lsn: Lsn(1),
+                after,
+                segment,
+                offset: 0,
+                why: "no segment's header can be read",
+            }
+        }
+    })
+}
+
+fn describe(pieces: &[Piece], installed: Lsn) -> Vec<SegmentInfo> {
+    let newest = pieces.len().saturating_sub(1);
+    let state = |at: usize, through: Lsn| match at {
+        _ if at == newest => SegmentState::Active,
+        _ if through <= installed => SegmentState::Installed,
+        _ => SegmentState::Sealed,
+    };
+    let info = |(at, piece): (usize, &Piece)| {
+        let last = piece.through.min(piece.segment.last());
+        piece.segment.info(last, state(at, piece.through))
+    };
+    pieces.iter().enumerate().map(info).collect()
+}

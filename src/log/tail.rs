@@ -1,0 +1,304 @@
+//! The tail: where the next frame goes.
+//!
+//! Everything here happens under one short lock: numbering, placing, and,
+//! when a segment is full, going on in the next one. Going on doesn't wait:
+//! the next segment's header and name are written but not synced; the next
+//! sync covers the old segment, then the new one, then the folder.
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+
+use super::folder::{Spare, Spares};
+use super::frame::{self, ALIGN, PAGE};
+use super::index::{Entry, Index, Mapped, Seal};
+use super::segment::{Header, Segment};
+use super::{Error, Inner, Options, Result};
+use crate::units::{Epoch, Lsn};
+
+pub(super) struct Tail {
+    pub active: Arc<Segment>,
+    /// Where the next frame begins.
+    pub offset: u64,
+    /// Where the last frame ends.
+    pub end: u64,
+    pub appended: Lsn,
+    /// The last frame's time.
+    pub time: i64,
+    seal: Seal,
+    /// Segments with bytes not yet synced, oldest first.
+    pub unsynced: Vec<Arc<Segment>>,
+    /// The folder has names that a commit would depend on.
+    pub names: bool,
+    /// Bytes placed since the log was opened.
+    pub placed: u64,
+    /// How far in the active segment write-back has been started.
+    pub written_back: u64,
+    pub spares: Spares,
+    /// Segments in use: the active one and those behind it.
+    pub live: usize,
+}
+
+/// A frame's number and place.
+pub(super) struct Placed {
+    pub segment: Arc<Segment>,
+    pub lsn: Lsn,
+    pub at: u64,
+    pub time: i64,
+    pub wall: i64,
+}
+
+/// What a sync has to make durable.
+pub(super) struct Batch {
+    pub through: Lsn,
+    pub placed: u64,
+    pub segments: Vec<Arc<Segment>>,
+    pub names: bool,
+}
+
+impl Tail {
+    pub fn new(
+        active: Arc<Segment>,
+        end: u64,
+        seal: Seal,
+        appended: Lsn,
+        time: i64,
+        spares: Spares,
+        live: usize,
+    ) -> Tail {
+        // The copied frames were synced: their last page is not touched again.
+        let offset = end.next_multiple_of(PAGE);
+        let unsynced = Vec::new();
+        Tail {
+            active,
+            offset,
+            end,
+            appended,
+            time,
+            seal,
+            unsynced,
+            names: false,
+            placed: 0,
+            written_back: 0,
+            spares,
+            live,
+        }
+    }
+
+    /// Gives out what a sync has to cover, and moves the tail to a new page:
+    /// no page that is about to be synced is ever written again, not even by
+    /// a frame placed before the sync began.
+    pub fn batch(&mut self) -> Batch {
+        self.offset = self.end.next_multiple_of(PAGE);
+        Batch {
+            through: self.appended,
+            placed: self.placed,
+            segments: std::mem::take(&mut self.unsynced),
+            names: std::mem::take(&mut self.names),
+        }
+    }
+
+    fn index_is_full(&self) -> bool {
+        matches!(&self.active.index, Index::Mapped(mapped) if mapped.is_full())
+    }
+
+    fn fits(&self, len: u64) -> bool {
+        self.offset + len <= self.active.header.size && !self.index_is_full()
+    }
+
+    /// Segments that may still be begun. One more is kept for recovery and is
+    /// open to `spare` frames alone.
+    fn allowance(&self, options: &Options, spare: bool) -> u64 {
+        let free = (options.segments as usize).saturating_sub(self.live) as u64;
+        if spare { free } else { free.saturating_sub(1) }
+    }
+
+    /// Bytes that ordinary frames can still take; page alignment and what is
+    /// left over at the ends of segments come off this.
+    pub fn room(&self, options: &Options) -> u64 {
+        let here = self.active.header.size.saturating_sub(self.offset);
+        let ahead = self.allowance(options, false) * options.capacity();
+        let here = if self.index_is_full() { 0 } else { here };
+        (here + ahead).saturating_sub(options.spare_room())
+    }
+
+    fn check_room(&self, options: &Options, len: u64, spare: bool) -> Result<()> {
+        let allowance = self.allowance(options, spare);
+        let left = match self.fits(len) {
+            true => allowance * options.capacity() + (self.active.header.size - self.offset - len),
+            false if allowance == 0 => return Err(Error::Full),
+            false => (allowance - 1) * options.capacity() + (options.capacity() - len),
+        };
+        if spare || left >= options.spare_room() {
+            Ok(())
+        } else {
+            Err(Error::Full)
+        }
+    }
+
+    /// Places a frame of this shape and numbers it.
+    pub fn place(&mut self, log: &Inner, len: u64, spare: bool) -> Result<Placed> {
+        let max = log.options.capacity();
+        if len > max {
+            return Err(Error::TooLarge { len, max });
+        }
+        self.check_room(&log.options, len, spare)?;
+        if !self.fits(len) {
+            self.rotate(log)?;
+        }
+        let wall = log.options.clock.wall().as_nanos();
+        self.time = self.time.saturating_add(1).max(wall);
+        self.appended = self.appended.next();
+        let at = self.offset;
+        debug_assert!(at.is_multiple_of(ALIGN) && at >= PAGE);
+        let entry = Entry {
+            offset: at,
+            time: self.time,
+        };
+        if let Index::Mapped(mapped) = &self.active.index {
+            mapped.push(entry);
+        }
+        self.seal.push(entry);
+        self.offset += len;
+        self.end = self.offset;
+        self.placed += len;
+        if !self
+            .unsynced
+            .last()
+            .is_some_and(|segment| Arc::ptr_eq(segment, &self.active))
+        {
+            self.unsynced.push(self.active.clone());
+        }
+        Ok(Placed {
+            segment: self.active.clone(),
+            lsn: self.appended,
+            at,
+            time: self.time,
+            wall,
+        })
+    }
+
+    /// Goes on in the next segment. Fails harmlessly when the host has no
+    /// room for another file; finally when a header can't be written, since
+    /// two headers might then claim the same place.
+    fn rotate(&mut self, log: &Inner) -> Result<()> {
+        let spare = self.spares.take(&*log.dir, log.options.segment_size)?;
+        let begun = self.begin(log, spare);
+        begun.inspect_err(|e| {
+            log.die(e);
+        })
+    }
+
+    fn begin(&mut self, log: &Inner, mut spare: Spare) -> Result<()> {
+        let base = self.appended.next();
+        let wall = log.options.clock.wall().as_nanos();
+        let header = Header {
+            epoch: log.epoch,
+            salt: salt(&log.options, log.epoch, base, wall),
+            base,
+            before: self.active.header.salt,
+            before_end: self.end,
+            kept: Lsn(0),
+            installed: log.installed(),
+            durable: log.durable(),
+            time: self.time,
+            wall,
+            size: log.options.segment_size,
+            flags: 0,
+        };
+        let name = Segment::store_name(base);
+        spare
+            .disk
+            .write_at(&header.encode(), 0)
+            .map_err(Error::io_on("write", &name))?;
+        let rename = |from: &str, to: &str| {
+            log.dir
+                .rename(from, to)
+                .map_err(Error::io_on("renaming", from))
+        };
+        rename(&Spare::store_name(spare.number), &name)?;
+        rename(&Spare::index_name(spare.number), &Segment::index_name(base))?;
+        self.seal_active();
+        let index = match spare.index.take() {
+            Some(mapped) => Index::Mapped(mapped),
+            None => Index::Built(Vec::new()),
+        };
+        let segment = Arc::new(Segment {
+            header,
+            disk: spare.disk,
+            index,
+        });
+        log.chain.write().insert(base, segment.clone());
+        self.unsynced.push(segment.clone());
+        self.names = true;
+        self.live += 1;
+        self.active = segment;
+        (self.offset, self.end, self.written_back) = (PAGE, PAGE, PAGE);
+        Ok(())
+    }
+
+    fn seal_active(&mut self) {
+        let header = self.active.header;
+        let crc = std::mem::take(&mut self.seal).crc();
+        if let Index::Mapped(mapped) = &self.active.index {
+            Mapped::seal(mapped, header.salt, header.base.0, crc);
+        }
+    }
+}
+
+/// A new salt: never used before in this folder.
+pub(super) fn salt(options: &Options, epoch: Epoch, base: Lsn, wall: i64) -> u64 {
+    let drawn = match options.seed {
+        0 => std::collections::hash_map::RandomState::new()
+            .build_hasher()
+            .finish(),
+        seed => seed,
+    };
+    let mut mixed = drawn;
+    for part in [u64::from(epoch.0), base.0, wall as u64] {
+        mixed = scramble(mixed ^ scramble(part));
+    }
+    mixed.max(1)
+}
+
+/// SplitMix64's finishing step: every bit of the input stirs all of the output.
+fn scramble(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
+}
+
+impl Options {
+    /// Bytes for frames in a segment.
+    pub(super) fn capacity(&self) -> u64 {
+        self.segment_size - PAGE
+    }
+    /// Bytes that only checkpoint, mark and clean records may use.
+    pub(super) fn spare_room(&self) -> u64 {
+        (self.capacity() / 3).min(64 << 10)
+    }
+    pub(super) fn check(&self) -> Result<()> {
+        let size = self.segment_size;
+        let sane =
+            size.is_multiple_of(PAGE) && (64 << 10..=1 << 30).contains(&size) && self.segments >= 4;
+        match sane {
+            true => Ok(()),
+            false => Err(Error::Options {
+                segment_size: size,
+                segments: self.segments,
+            }),
+        }
+    }
+}
+
+/// The length that a frame of this shape takes.
+pub(super) fn length(meta_len: usize, data_len: usize, head: u32) -> Result<u64> {
+    let len = frame::frame_len(meta_len, data_len, head as usize);
+    match (u32::try_from(meta_len), u32::try_from(data_len)) {
+        (Ok(_), Ok(_)) => Ok(len),
+        _ => Err(Error::TooLarge {
+            len,
+            max: u64::from(u32::MAX),
+        }),
+    }
+}
