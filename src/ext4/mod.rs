@@ -10,6 +10,7 @@ pub(crate) mod bytes;
 pub mod checksum;
 mod corrupt;
 pub mod dirent;
+pub mod extent;
 pub mod features;
 pub mod group;
 pub mod hash;

@@ -347,6 +347,11 @@ pub fn ro_compat_now(raw: &[u8], mask: u32) -> bool {
     le32(raw, RO_COMPAT) & mask != 0
 }
 
+/// Whether a compat bit is set at this moment.
+pub fn compat_now(raw: &[u8], mask: u32) -> bool {
+    le32(raw, COMPAT) & mask != 0
+}
+
 /// The free counts as the superblock has them: blocks, inodes.
 pub fn free_counts(raw: &[u8]) -> (u64, u32) {
     (halves(raw, 0xC, 0x158), le32(raw, 0x10))

@@ -5,7 +5,127 @@
 //! the record's Lsn. Nothing here blocks on a sync, on journal space
 //! ([`Error::Full`]: park the request) or on a checkpoint.
 
-use crate::units::{InodeNo, Lsn, Time};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::ext4::Superblock;
+use crate::journal::record::By;
+use crate::journal::{Journal, Txn, View};
+use crate::units::{Clock, InodeNo, Lsn, Time};
+
+pub mod alloc;
+pub mod inode;
+pub mod map;
+mod tree;
+
+/// The file system of one image. It keeps nothing of the image in memory:
+/// every request decodes the blocks it needs, as of its own transaction or
+/// view. What it does keep is who has what open.
+pub struct Fs {
+    journal: Arc<Journal>,
+    sb: Superblock,
+    options: Options,
+    clock: Arc<dyn Clock>,
+    tables: Mutex<Tables>,
+}
+
+/// How a file system is to behave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Who checks permissions.
+    pub access: Access,
+    /// When reading a file notes its access time.
+    pub atime: Atime,
+    /// Refuse every change.
+    pub read_only: bool,
+}
+
+/// Who checks permissions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    /// The kernel does (`default_permissions`).
+    #[default]
+    Kernel,
+    /// We do.
+    Check,
+    /// Nobody: the mounting user acts as root on any tree.
+    Fakeroot,
+}
+
+/// When reading a file notes its access time (`relatime` and so on).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Atime {
+    /// When it would otherwise look older than the last change, or is a day old.
+    #[default]
+    Relatime,
+    /// Never.
+    Noatime,
+    /// Always.
+    Strict,
+}
+
+/// What is known of inodes only while the file system is mounted.
+#[derive(Default)]
+struct Tables {
+    /// References that the kernel holds.
+    lookups: HashMap<InodeNo, u64>,
+    /// Open handles.
+    opens: HashMap<InodeNo, u32>,
+    /// Inodes whose blocks are still being freed, in steps; all are on the
+    /// orphan chain. Nothing may extend such a file before that is done.
+    pending: BTreeSet<InodeNo>,
+}
+
+impl Fs {
+    /// Over an opened journal; `sb` is the image's superblock.
+    pub fn new(journal: impl Into<Arc<Journal>>, sb: Superblock, options: Options, clock: Arc<dyn Clock>) -> Self {
+        Fs { journal: journal.into(), sb, options, clock, tables: Mutex::default() }
+    }
+
+    /// The journal below.
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+    /// The image's geometry.
+    pub fn superblock(&self) -> &Superblock {
+        &self.sb
+    }
+    /// How it behaves.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Begins a change.
+    fn begin(&self) -> Result<Txn<'_>> {
+        match self.options.read_only {
+            true => Err(Error::ReadOnly("mounted for reading only".into())),
+            false => Ok(self.journal.begin()?),
+        }
+    }
+    /// The state to read.
+    fn view(&self) -> View<'_> {
+        self.journal.view()
+    }
+    /// The time of an operation: read once, used for all its times.
+    fn now(&self) -> Time {
+        self.clock.wall()
+    }
+    /// Whether a caller may use the reserved blocks.
+    fn privileged(&self, by: &Caller) -> bool {
+        self.options.access == Access::Fakeroot
+            || by.uid == 0
+            || by.uid == u32::from(self.sb.reserved_uid)
+            || (self.sb.reserved_gid != 0 && by.gid == u32::from(self.sb.reserved_gid))
+    }
+    /// Whether an inode's number must not be used again yet: the kernel or an
+    /// open handle still means the file that had it.
+    fn busy(&self, inode: InodeNo) -> bool {
+        let tables = self.tables.lock();
+        tables.lookups.contains_key(&inode) || tables.opens.contains_key(&inode)
+    }
+}
 
 /// Who asks: what permission checks need.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +138,12 @@ pub struct Caller {
     pub pid: u32,
     /// Supplementary groups, where known.
     pub groups: Vec<u32>,
+}
+
+impl From<&Caller> for By {
+    fn from(by: &Caller) -> Self {
+        By { uid: by.uid, gid: by.gid, pid: by.pid }
+    }
 }
 
 /// What a changing operation answers.
@@ -151,3 +277,19 @@ pub enum Error {
 
 /// A file system operation's result.
 pub type Result<T> = std::result::Result<T, Error>;
+
+impl From<crate::journal::Error> for Error {
+    fn from(error: crate::journal::Error) -> Self {
+        match error {
+            crate::journal::Error::Full => Error::Full,
+            crate::journal::Error::ReadOnly(why) => Error::ReadOnly(why),
+            other => Error::Journal(other),
+        }
+    }
+}
+
+impl From<crate::ext4::Corrupt> for Error {
+    fn from(corrupt: crate::ext4::Corrupt) -> Self {
+        Error::Corrupt(corrupt)
+    }
+}

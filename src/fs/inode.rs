@@ -1,0 +1,101 @@
+//! Inodes in their tables.
+
+use super::{Error, Result};
+use crate::ext4::group::Group;
+use crate::ext4::inode::Inode;
+use crate::ext4::{Corrupt, Superblock, superblock};
+use crate::journal::{Blocks, Txn};
+use crate::units::{BlockNo, GroupNo, InodeNo};
+
+/// A group's descriptor.
+pub fn group(blocks: &dyn Blocks, sb: &Superblock, number: GroupNo) -> Result<Group> {
+    let (block, at) = sb.descriptor_place(number);
+    let bytes = blocks.block(block)?;
+    Ok(Group::decode(&bytes[at..], sb, number)?)
+}
+
+/// Writes a group's descriptor.
+pub fn store_group(txn: &mut Txn<'_>, sb: &Superblock, number: GroupNo, group: &Group) -> Result<()> {
+    let (block, at) = sb.descriptor_place(number);
+    group.encode(&mut txn.block_mut(block)?[at..], sb, number);
+    Ok(())
+}
+
+/// Where an inode's bytes lie.
+pub fn place(blocks: &dyn Blocks, sb: &Superblock, inode: InodeNo) -> Result<(BlockNo, usize)> {
+    let (number, index) = sb.group_of_inode(inode)?;
+    Ok(sb.inode_place(group(blocks, sb, number)?.inode_table, index))
+}
+
+/// An inode in use; `Error::Stale` if it is not.
+pub fn load(blocks: &dyn Blocks, sb: &Superblock, number: InodeNo) -> Result<Inode> {
+    let (block, at) = place(blocks, sb, number)?;
+    let bytes = blocks.block(block)?;
+    let raw = &bytes[at..at + usize::from(sb.inode_size)];
+    // A never used inode is zeros, without a checksum.
+    if raw[..2] == [0, 0] {
+        return Err(Error::Stale);
+    }
+    let inode = Inode::decode(raw, number, sb)?;
+    // Without links it is on the orphan chain (`dtime`: the next one) or
+    // deleted (`dtime`: when; mkfs numbers inodes far below any date).
+    match inode.links == 0 && inode.dtime > sb.inodes_count {
+        true => Err(Error::Stale),
+        false => Ok(inode),
+    }
+}
+
+/// An inode that a name or a caller refers to: never one of the reserved
+/// ones except the root.
+pub fn load_file(blocks: &dyn Blocks, sb: &Superblock, number: InodeNo) -> Result<Inode> {
+    match number == InodeNo::ROOT || number.0 >= sb.first_inode {
+        true => load(blocks, sb, number),
+        false => Err(Corrupt::InodeOutside { inode: number }.into()),
+    }
+}
+
+/// Writes an existing inode.
+pub fn store(txn: &mut Txn<'_>, sb: &Superblock, inode: &Inode) -> Result<()> {
+    let (block, at) = place(txn, sb, inode.number)?;
+    inode.encode(&mut txn.block_mut(block)?[at..], sb);
+    Ok(())
+}
+
+/// Writes a newly allocated inode whole: nothing of its predecessor stays.
+pub fn create(txn: &mut Txn<'_>, sb: &Superblock, inode: &Inode) -> Result<()> {
+    let (block, at) = place(txn, sb, inode.number)?;
+    let raw = &mut txn.block_mut(block)?[at..at + usize::from(sb.inode_size)];
+    raw.fill(0);
+    inode.encode(raw, sb);
+    Ok(())
+}
+
+/// The superblock's bytes as of now.
+pub fn superblock(blocks: &dyn Blocks, sb: &Superblock) -> Result<[u8; superblock::SIZE]> {
+    let (block, at) = sb.home();
+    let mut raw = [0; superblock::SIZE];
+    blocks.read(block, at, &mut raw)?;
+    Ok(raw)
+}
+
+/// The superblock's bytes, for changing through `ext4::superblock`.
+pub fn superblock_mut<'t>(txn: &'t mut Txn<'_>, sb: &Superblock) -> Result<&'t mut [u8]> {
+    let (block, at) = sb.home();
+    Ok(&mut txn.block_mut(block)?[at..at + superblock::SIZE])
+}
+
+/// Sets ro_compat bits of the superblock that are not set yet.
+pub fn want_ro_compat(txn: &mut Txn<'_>, sb: &Superblock, mask: u32) -> Result<()> {
+    if sb.features.ro_compat & mask != mask && !superblock::ro_compat_now(&superblock(txn, sb)?, mask) {
+        superblock::set_ro_compat(superblock_mut(txn, sb)?, mask, 0);
+    }
+    Ok(())
+}
+
+/// Sets compat bits of the superblock that are not set yet.
+pub fn want_compat(txn: &mut Txn<'_>, sb: &Superblock, mask: u32) -> Result<()> {
+    if sb.features.compat & mask != mask && !superblock::compat_now(&superblock(txn, sb)?, mask) {
+        superblock::set_compat(superblock_mut(txn, sb)?, mask);
+    }
+    Ok(())
+}
