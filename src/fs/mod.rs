@@ -16,9 +16,12 @@ use crate::journal::{Journal, Txn, View};
 use crate::units::{Clock, InodeNo, Lsn, Time};
 
 pub mod alloc;
+mod caller;
 pub mod inode;
 pub mod map;
 mod tree;
+
+pub use caller::{AskGroups, Caller, Groups};
 
 /// The file system of one image. It keeps nothing of the image in memory:
 /// every request decodes the blocks it needs, as of its own transaction or
@@ -125,19 +128,6 @@ impl Fs {
         let tables = self.tables.lock();
         tables.lookups.contains_key(&inode) || tables.opens.contains_key(&inode)
     }
-}
-
-/// Who asks: what permission checks need.
-#[derive(Clone, Debug, Default)]
-pub struct Caller {
-    /// File-system user id.
-    pub uid: u32,
-    /// File-system group id.
-    pub gid: u32,
-    /// Process id; 0 inside journalfs.
-    pub pid: u32,
-    /// Supplementary groups, where known.
-    pub groups: Vec<u32>,
 }
 
 impl From<&Caller> for By {
