@@ -11,6 +11,7 @@
 //! sector shows the state after some prefix of its writes.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 
 use super::memory::Pages;
 use super::volatile::{Event, FileId, Snapshot};
@@ -268,6 +269,20 @@ impl Fate {
                 }
             }
         }
+    }
+}
+
+impl fmt::Display for Plan {
+    /// `+` kept, `-` lost, `~seed` torn; a repeated fate is written once with its count.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for run in self.0.chunk_by(|a, b| a == b) {
+            match run[0] {
+                Fate::Kept => write!(f, "+{} ", run.len())?,
+                Fate::Lost => write!(f, "-{} ", run.len())?,
+                Fate::Torn(seed) => write!(f, "~{seed} ")?,
+            }
+        }
+        f.write_str("and the rest lost")
     }
 }
 
