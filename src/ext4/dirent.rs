@@ -185,20 +185,31 @@ pub fn init(block: &mut [u8], inode: InodeNo, parent: InodeNo, seed: Option<u32>
     seal(block, seed);
 }
 
+/// Whether [`insert`] would find room for a name.
+pub fn has_room(block: &[u8], name: &[u8], seed: Option<u32>) -> Result<bool, Corrupt> {
+    Ok(room(block, name, seed)?.is_some())
+}
+
+/// The first record with room behind its name: where, bytes used, length.
+fn room(
+    block: &[u8],
+    name: &[u8],
+    seed: Option<u32>,
+) -> Result<Option<(usize, usize, usize)>, Corrupt> {
+    let want = needed(name);
+    for record in records(&block[..capacity(block.len(), seed)]) {
+        let record = record?;
+        if record.len - record.used() >= want {
+            return Ok(Some((record.at, record.used(), record.len)));
+        }
+    }
+    Ok(None)
+}
+
 /// Adds an entry where a record has room behind its name; `false` if none has.
 /// Whether the name is there already is for the caller to know.
 pub fn insert(block: &mut [u8], entry: Entry, seed: Option<u32>) -> Result<bool, Corrupt> {
-    let want = needed(entry.name);
-    let end = capacity(block.len(), seed);
-    let mut room = None;
-    for record in records(&block[..end]) {
-        let record = record?;
-        if record.len - record.used().min(record.len) >= want {
-            room = Some((record.at, record.used(), record.len));
-            break;
-        }
-    }
-    let Some((at, used, len)) = room else {
+    let Some((at, used, len)) = room(block, entry.name, seed)? else {
         return Ok(false);
     };
     if used > 0 {

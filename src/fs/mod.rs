@@ -16,10 +16,15 @@ use crate::journal::{Journal, Txn, View};
 use crate::units::{Clock, InodeNo, Lsn, Time};
 
 pub mod alloc;
+mod attr;
 mod caller;
+pub mod dir;
 pub mod inode;
 pub mod map;
+mod name;
+mod perm;
 mod tree;
+pub mod xattr;
 
 pub use caller::{AskGroups, Caller, Groups};
 

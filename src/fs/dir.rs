@@ -1,0 +1,322 @@
+//! Directories: names in blocks, found by hash or one after the other.
+//!
+//! A directory begins as one block. When that overflows it becomes the root
+//! of an index, on file systems that have one ([`index`]); otherwise blocks
+//! are added, and a search goes through them all. Blocks are never given back
+//! while the directory lives, but the room in them is used again.
+//!
+//! All functions take the directory's inode; those that may change it leave
+//! storing it to the caller, who has its times to set too.
+
+use super::map::{self, Mapping};
+use super::{Error, Result};
+use crate::ext4::dirent;
+use crate::ext4::features::{compat, incompat};
+use crate::ext4::hash::Hasher;
+use crate::ext4::htree::{self, Layout};
+use crate::ext4::inode::{Inode, flag};
+use crate::ext4::{Corrupt, Superblock};
+use crate::journal::{Block, Blocks, Txn};
+use crate::units::{BlockNo, FileBlock, InodeNo};
+
+mod index;
+mod list;
+
+pub use list::list;
+
+/// What a name refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The inode.
+    pub inode: InodeNo,
+    /// The directory's own note of its type; 0: unknown.
+    pub kind: u8,
+}
+
+/// Where a name stands.
+struct Place {
+    block: BlockNo,
+    at: usize,
+    entry: Entry,
+}
+
+/// What a name refers to; `.` and `..` included.
+pub fn lookup(
+    blocks: &dyn Blocks,
+    sb: &Superblock,
+    dir: &Inode,
+    name: &[u8],
+) -> Result<Option<Entry>> {
+    if name == b"." || name == b".." {
+        let (own, parent) = dots(blocks, sb, dir)?;
+        let inode = if name == b"." { own } else { parent };
+        return Ok(Some(Entry {
+            inode,
+            kind: dirent::DIRECTORY,
+        }));
+    }
+    Ok(locate(blocks, sb, dir, name)?.map(|place| place.entry))
+}
+
+/// Adds a name, which must not be there yet.
+pub fn insert(
+    txn: &mut Txn<'_>,
+    sb: &Superblock,
+    dir: &mut Inode,
+    name: &[u8],
+    inode: InodeNo,
+    kind: u8,
+) -> Result<()> {
+    if name.is_empty() || name.len() > dirent::NAME_MAX {
+        return Err(Error::NameTooLong);
+    }
+    let kind = if sb.features.incompat(incompat::FILETYPE) {
+        kind
+    } else {
+        0
+    };
+    let entry = dirent::Entry { inode, kind, name };
+    if dir.has(flag::INDEX) {
+        let hasher = index::hasher(txn, sb, dir)?.ok_or(Error::Unsupported)?;
+        return index::insert(txn, sb, dir, hasher, entry);
+    }
+    if insert_where_there_is_room(txn, sb, dir, entry)? {
+        return Ok(());
+    }
+    match future_hasher(sb, dir) {
+        Some(hasher) => {
+            index::begin(txn, sb, dir, hasher)?;
+            index::insert(txn, sb, dir, hasher, entry)
+        }
+        None => {
+            let (_, block) = map::append_directory_block(txn, sb, dir)?;
+            dirent::rebuild(txn.block_mut(block)?, [entry], seed(sb, dir));
+            Ok(())
+        }
+    }
+}
+
+/// Removes a name.
+pub fn remove(txn: &mut Txn<'_>, sb: &Superblock, dir: &mut Inode, name: &[u8]) -> Result<Entry> {
+    let place = locate(txn, sb, dir, name)?.ok_or(Error::NotFound)?;
+    dirent::remove(txn.block_mut(place.block)?, place.at, seed(sb, dir))?;
+    Ok(place.entry)
+}
+
+/// Lets an existing name refer to another inode.
+pub fn replace(
+    txn: &mut Txn<'_>,
+    sb: &Superblock,
+    dir: &mut Inode,
+    name: &[u8],
+    inode: InodeNo,
+    kind: u8,
+) -> Result<()> {
+    let place = locate(txn, sb, dir, name)?.ok_or(Error::NotFound)?;
+    let kind = if sb.features.incompat(incompat::FILETYPE) {
+        kind
+    } else {
+        0
+    };
+    dirent::redirect(
+        txn.block_mut(place.block)?,
+        place.at,
+        inode,
+        kind,
+        seed(sb, dir),
+    );
+    Ok(())
+}
+
+/// Whether only `.` and `..` are left.
+pub fn is_empty(blocks: &dyn Blocks, sb: &Superblock, dir: &Inode) -> Result<bool> {
+    for at in leaves(blocks, sb, dir)? {
+        let (_, block) = leaf(blocks, sb, dir, at)?;
+        for entry in dirent::entries(&block) {
+            if !matches!(entry?.name, b"." | b"..") {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Gives a new directory its first block, with `.` and `..`.
+pub fn init(txn: &mut Txn<'_>, sb: &Superblock, dir: &mut Inode, parent: InodeNo) -> Result<()> {
+    let (_, block) = map::append_directory_block(txn, sb, dir)?;
+    dirent::init(txn.block_mut(block)?, dir.number, parent, seed(sb, dir));
+    if !sb.features.incompat(incompat::FILETYPE) {
+        let bytes = txn.block_mut(block)?;
+        for (at, inode) in [(0, dir.number), (12, parent)] {
+            dirent::redirect(bytes, at, inode, 0, seed(sb, dir));
+        }
+    }
+    Ok(())
+}
+
+/// Lets `..` refer to another directory.
+pub fn set_parent(txn: &mut Txn<'_>, sb: &Superblock, dir: &Inode, parent: InodeNo) -> Result<()> {
+    dots(txn, sb, dir)?;
+    let (block, bytes) = raw(txn, sb, dir, FileBlock(0))?;
+    let second = dirent::find(&bytes, b"..")?.ok_or(Error::NotFound)?;
+    let kind = second.entry.map_or(0, |entry| entry.kind);
+    let changed = txn.block_mut(block)?;
+    match dir.has(flag::INDEX) {
+        true => htree::set_parent(changed, parent, seed(sb, dir)),
+        false => dirent::redirect(changed, second.at, parent, kind, seed(sb, dir)),
+    }
+    Ok(())
+}
+
+/// What `.` and `..` refer to.
+pub fn dots(blocks: &dyn Blocks, sb: &Superblock, dir: &Inode) -> Result<(InodeNo, InodeNo)> {
+    let (_, block) = raw(blocks, sb, dir, FileBlock(0))?;
+    match dir.has(flag::INDEX) {
+        true => {
+            htree::root(&block)?;
+            htree::Map::decode(&block, Layout::Root, seed(sb, dir))?;
+        }
+        false => dirent::verify(&block, seed(sb, dir))?,
+    }
+    Ok(htree::dots(&block)?)
+}
+
+/// The checksum seed of the directory's blocks, if they have checksums.
+fn seed(sb: &Superblock, dir: &Inode) -> Option<u32> {
+    sb.has_metadata_csum().then(|| dir.seed(sb))
+}
+
+/// The directory's blocks, by its size.
+fn block_count(sb: &Superblock, dir: &Inode) -> u32 {
+    u32::try_from(dir.size / u64::from(sb.block_size)).unwrap_or(u32::MAX)
+}
+
+/// The hash that an index would have: the directory's one block holds plain
+/// entries, and the file system wants directories indexed.
+fn future_hasher(sb: &Superblock, dir: &Inode) -> Option<Hasher> {
+    let wanted =
+        sb.features.compat(compat::DIR_INDEX) && !dir.has(flag::INDEX) && block_count(sb, dir) == 1;
+    wanted
+        .then(|| Hasher::new(sb.hash_default_version, sb.unsigned_hash, sb.hash_seed))
+        .flatten()
+}
+
+/// A block of the directory, not judged yet.
+fn raw(
+    blocks: &dyn Blocks,
+    sb: &Superblock,
+    dir: &Inode,
+    at: FileBlock,
+) -> Result<(BlockNo, Block)> {
+    if at.0 >= block_count(sb, dir) {
+        return Err(lost(dir, "block past its end", at));
+    }
+    match map::find(blocks, sb, dir, at)? {
+        Mapping::Mapped {
+            block,
+            unwritten: false,
+            ..
+        } => Ok((block, blocks.block(block)?)),
+        _ => Err(lost(dir, "missing block", at)),
+    }
+}
+
+/// A block of plain entries.
+fn leaf(
+    blocks: &dyn Blocks,
+    sb: &Superblock,
+    dir: &Inode,
+    at: FileBlock,
+) -> Result<(BlockNo, Block)> {
+    let (number, block) = raw(blocks, sb, dir, at)?;
+    dirent::verify(&block, seed(sb, dir))?;
+    Ok((number, block))
+}
+
+/// The blocks with plain entries, in file order.
+fn leaves(blocks: &dyn Blocks, sb: &Superblock, dir: &Inode) -> Result<Vec<FileBlock>> {
+    match dir.has(flag::INDEX) {
+        true => index::leaves(blocks, sb, dir),
+        false => Ok((0..block_count(sb, dir)).map(FileBlock).collect()),
+    }
+}
+
+fn locate(blocks: &dyn Blocks, sb: &Superblock, dir: &Inode, name: &[u8]) -> Result<Option<Place>> {
+    if dir.has(flag::INDEX)
+        && let Some(hasher) = index::hasher(blocks, sb, dir)?
+    {
+        return index::locate(blocks, sb, dir, hasher, name);
+    }
+    for at in leaves(blocks, sb, dir)? {
+        if let Some(place) = locate_in(blocks, sb, dir, at, name)? {
+            return Ok(Some(place));
+        }
+    }
+    Ok(None)
+}
+
+fn locate_in(
+    blocks: &dyn Blocks,
+    sb: &Superblock,
+    dir: &Inode,
+    at: FileBlock,
+    name: &[u8],
+) -> Result<Option<Place>> {
+    let (number, block) = leaf(blocks, sb, dir, at)?;
+    Ok(dirent::find(&block, name)?.and_then(|record| {
+        let dirent::Entry { inode, kind, .. } = record.entry?;
+        Some(Place {
+            block: number,
+            at: record.at,
+            entry: Entry { inode, kind },
+        })
+    }))
+}
+
+fn insert_where_there_is_room(
+    txn: &mut Txn<'_>,
+    sb: &Superblock,
+    dir: &Inode,
+    entry: dirent::Entry<'_>,
+) -> Result<bool> {
+    let seed = seed(sb, dir);
+    for at in (0..block_count(sb, dir)).map(FileBlock) {
+        let (number, block) = leaf(txn, sb, dir, at)?;
+        if dirent::has_room(&block, entry.name, seed)? {
+            return Ok(dirent::insert(txn.block_mut(number)?, entry, seed)?);
+        }
+        // Entries of a directory with one block are listed by hash, so they
+        // may move to close gaps. (Listed by place, they must stay.)
+        if future_hasher(sb, dir).is_some() && close_gaps(txn, number, &block, entry, seed)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Rebuilds a block with one entry more, if they fit without gaps.
+fn close_gaps(
+    txn: &mut Txn<'_>,
+    number: BlockNo,
+    block: &Block,
+    entry: dirent::Entry<'_>,
+    seed: Option<u32>,
+) -> Result<bool> {
+    let mut entries = dirent::entries(block).collect::<std::result::Result<Vec<_>, _>>()?;
+    entries.push(entry);
+    let whole: usize = entries.iter().map(|entry| dirent::needed(entry.name)).sum();
+    let fits = whole <= dirent::capacity(block.len(), seed);
+    if fits {
+        dirent::rebuild(txn.block_mut(number)?, entries, seed);
+    }
+    Ok(fits)
+}
+
+fn lost(dir: &Inode, field: &'static str, at: FileBlock) -> Error {
+    Corrupt::Field {
+        what: format!("directory {}", dir.number),
+        field,
+        value: at.0.into(),
+    }
+    .into()
+}
