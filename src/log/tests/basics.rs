@@ -247,3 +247,34 @@ fn many_records_kept_over_a_kill_may_need_several_fresh_segments() {
         assert_eq!(again.watermarks().appended, Lsn(50));
     }
 }
+
+#[test]
+fn a_log_on_host_files_does_the_same() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("journal");
+    let dir = || Arc::new(crate::device::host::HostDir::create(&path).unwrap());
+    let mut last = 0;
+    for seed in 1..4 {
+        let log = Survey::read(dir()).unwrap().open(options(seed)).unwrap();
+        assert_eq!(log.watermarks().appended, Lsn(last));
+        for n in last + 1..=last + 30 {
+            append_told(&log, n);
+            if n % 7 == 0 {
+                let proof = log.sync().unwrap();
+                log.set_installed(Lsn(n - 5), proof);
+                log.write_back();
+            }
+            log.clean().unwrap();
+            log.prepare().unwrap();
+        }
+        for frame in log.frames(Lsn(last + 10)) {
+            let frame = frame.unwrap();
+            // Cleaning appends marks in between.
+            if frame.kind == Kind::Record {
+                let n = String::from_utf8(frame.meta.clone()).unwrap();
+                assert_told(&frame, n.trim_start_matches("record ").parse().unwrap());
+            }
+        }
+        last = log.watermarks().appended.0;
+    }
+}
