@@ -140,6 +140,19 @@ fn unreserved(blocks: &dyn Blocks, sb: &Superblock, first: GroupNo, want: u32) -
     Ok(free.saturating_sub(sb.reserved_blocks).min(u64::from(want)) as u32)
 }
 
+/// How many of `want` blocks a caller could have.
+pub fn available(blocks: &dyn Blocks, sb: &Superblock, privileged: bool, want: u64) -> Result<u64> {
+    let kept = if privileged { 0 } else { sb.reserved_blocks };
+    let mut free = 0;
+    for number in around(sb, GroupNo(0)) {
+        free += u64::from(group(blocks, sb, number)?.free_blocks);
+        if free >= want + kept {
+            return Ok(want);
+        }
+    }
+    Ok(free.saturating_sub(kept))
+}
+
 /// Free blocks in a row.
 struct Run {
     group: GroupNo,

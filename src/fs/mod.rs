@@ -19,14 +19,18 @@ pub mod alloc;
 mod attr;
 mod caller;
 pub mod dir;
+pub mod file;
 pub mod inode;
 pub mod map;
 mod name;
+pub mod orphan;
 mod perm;
+mod space;
 mod tree;
 pub mod xattr;
 
 pub use caller::{AskGroups, Caller, Groups};
+pub use file::{Statfs, Whence};
 
 /// The file system of one image. It keeps nothing of the image in memory:
 /// every request decodes the blocks it needs, as of its own transaction or
@@ -84,6 +88,21 @@ struct Tables {
     /// Inodes whose blocks are still being freed, in steps; all are on the
     /// orphan chain. Nothing may extend such a file before that is done.
     pending: BTreeSet<InodeNo>,
+    /// Inodes without a name that are still open; on the orphan chain too.
+    held: BTreeSet<InodeNo>,
+}
+
+impl Tables {
+    /// One handle less. True: it was the last.
+    fn close(&mut self, number: InodeNo) -> bool {
+        match self.opens.get_mut(&number) {
+            Some(count) if *count > 1 => {
+                *count -= 1;
+                false
+            }
+            _ => self.opens.remove(&number).is_some(),
+        }
+    }
 }
 
 impl Fs {

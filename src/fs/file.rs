@@ -1,0 +1,418 @@
+//! Regular files: open and close, read and write, and where data lie.
+
+use super::inode::{load_file, store, want_ro_compat};
+use super::map::{self, Mapping};
+use super::{Atime, Caller, Done, Error, Fs, Result, Time};
+use crate::ext4::Superblock;
+use crate::ext4::extent::MAX_BLOCKS;
+use crate::ext4::features::ro_compat;
+use crate::ext4::inode::{Inode, flag, mode};
+use crate::journal::{Blocks, Op, Txn};
+use crate::units::{FileBlock, InodeNo, Lsn};
+
+/// From this size on the image must say `large_file`.
+const LARGE: u64 = 1 << 31;
+const DAY: i64 = 24 * 60 * 60;
+
+/// What lseek(2) looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whence {
+    /// SEEK_DATA
+    Data,
+    /// SEEK_HOLE
+    Hole,
+}
+
+/// What statfs(2) answers, in blocks and inodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Statfs {
+    pub block_size: u32,
+    /// All that files could have: without the format's own.
+    pub blocks: u64,
+    pub free: u64,
+    /// Free for others than root.
+    pub available: u64,
+    pub inodes: u64,
+    pub free_inodes: u64,
+    pub name_max: u32,
+}
+
+impl Fs {
+    /// Opens a file; `flags` as in open(2) (O_TRUNC counts).
+    pub fn open(&self, by: &Caller, number: InodeNo, flags: i32) -> Result<Done<()>> {
+        let inode = load_file(&self.view(), &self.sb, number)?;
+        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
+        if writes && inode.kind() == mode::DIRECTORY {
+            return Err(Error::IsDirectory);
+        }
+        if writes && self.options.read_only {
+            return Err(Error::ReadOnly("mounted for reading only".into()));
+        }
+        let lsn = match flags & libc::O_TRUNC != 0 && inode.kind() == mode::REGULAR {
+            true => self.truncate(by, number, 0)?,
+            false => None,
+        };
+        self.opened(number);
+        Ok(Done { value: (), lsn })
+    }
+
+    /// Counts a handle on a file that was just created.
+    pub fn opened(&self, number: InodeNo) {
+        *self.tables.lock().opens.entry(number).or_default() += 1;
+    }
+
+    /// Closes one handle; a file without a name goes with its last.
+    pub fn release(&self, number: InodeNo) -> Result<Done<()>> {
+        if self.tables.lock().close(number) {
+            self.closed(number)?;
+        }
+        Ok(Done { value: (), lsn: None })
+    }
+
+    /// Opens a directory.
+    pub fn opendir(&self, _by: &Caller, number: InodeNo) -> Result<Done<()>> {
+        let inode = load_file(&self.view(), &self.sb, number)?;
+        if inode.kind() != mode::DIRECTORY {
+            return Err(Error::NotDirectory);
+        }
+        self.opened(number);
+        Ok(Done { value: (), lsn: None })
+    }
+
+    /// Closes a directory.
+    pub fn releasedir(&self, number: InodeNo) -> Result<Done<()>> {
+        self.release(number)
+    }
+
+    /// The kernel holds one reference more: its number won't be given away.
+    pub fn remember(&self, number: InodeNo) {
+        *self.tables.lock().lookups.entry(number).or_default() += 1;
+    }
+
+    /// The kernel dropped `count` references.
+    pub fn forget(&self, number: InodeNo, count: u64) {
+        let mut tables = self.tables.lock();
+        if let Some(left) = tables.lookups.get_mut(&number) {
+            *left = left.saturating_sub(count);
+            if *left == 0 {
+                tables.lookups.remove(&number);
+            }
+        }
+    }
+
+    /// Reads up to `len` bytes; fewer only at the file's end.
+    pub fn read(&self, number: InodeNo, offset: u64, len: u32) -> Result<Vec<u8>> {
+        let view = self.view();
+        let inode = load_file(&view, &self.sb, number)?;
+        match inode.kind() {
+            mode::REGULAR => {}
+            mode::DIRECTORY => return Err(Error::IsDirectory),
+            _ => return Err(Error::Invalid),
+        }
+        let len = u64::from(len).min(inode.size.saturating_sub(offset)) as usize;
+        let mut bytes = vec![0; len];
+        read_at(&view, &self.sb, &inode, offset, &mut bytes)?;
+        drop(view);
+        self.touch(&inode);
+        Ok(bytes)
+    }
+
+    /// Writes; a short count means that the image is full. `kill_priv` clears
+    /// suid and sgid.
+    pub fn write(
+        &self,
+        by: &Caller,
+        number: InodeNo,
+        offset: u64,
+        data: &[u8],
+        kill_priv: bool,
+    ) -> Result<Done<usize>> {
+        let mut done = Done { value: 0, lsn: None };
+        let room = max_size(&self.sb).saturating_sub(offset);
+        if room == 0 && !data.is_empty() {
+            return Err(Error::TooBig);
+        }
+        let data = &data[..data.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
+        while done.value < data.len() {
+            let at = offset + done.value as u64;
+            match self.write_record(by, number, at, &data[done.value..], kill_priv) {
+                Ok((written, lsn)) => {
+                    done.value += written;
+                    done.lsn = Some(lsn);
+                }
+                Err(error) if done.value == 0 => return Err(error),
+                // What was written stays written; the caller sees the error when it goes on.
+                Err(_) => break,
+            }
+        }
+        Ok(done)
+    }
+
+    /// Writes what fits into one record, and into the image.
+    fn write_record(&self, by: &Caller, number: InodeNo, at: u64, data: &[u8], kill: bool) -> Result<(usize, Lsn)> {
+        self.settle(number)?;
+        let mut want = data.len();
+        loop {
+            let mut txn = self.begin()?;
+            let most = (txn.limit() / 2).max(self.sb.block_size as usize);
+            want = want.min(most - (at % u64::from(self.sb.block_size)) as usize);
+            let mut reached = 0;
+            match self.write_all(&mut txn, by, number, at, &data[..want], kill, &mut reached) {
+                Ok(op) => return Ok((want, txn.commit(&op)?)),
+                // Full: give the half-done change up, and do again what there was room for.
+                Err(Error::NoSpace) if reached > 0 && reached < want => want = reached,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn write_all<'d>(
+        &self,
+        txn: &mut Txn<'d>,
+        by: &Caller,
+        number: InodeNo,
+        at: u64,
+        data: &'d [u8],
+        kill: bool,
+        reached: &mut usize,
+    ) -> Result<Op> {
+        let mut inode = load_file(txn, &self.sb, number)?;
+        must_be_regular(&inode)?;
+        if inode.has(flag::IMMUTABLE) {
+            return Err(Error::NotPermitted);
+        }
+        let time = self.now();
+        let end = at + data.len() as u64;
+        if at > inode.size {
+            zero_tail(txn, &self.sb, &inode)?;
+        }
+        txn.attach(data, at);
+        self.place(txn, &mut inode, at, data.len(), self.privileged(by), reached)?;
+        self.extend(txn, &mut inode, end)?;
+        if kill {
+            kill_priv(&mut inode);
+        }
+        (inode.mtime, inode.ctime) = (time, time);
+        store(txn, &self.sb, &inode)?;
+        Ok(Op::Write { by: by.into(), inode: number, offset: at, len: data.len() as u64, time })
+    }
+
+    /// Puts the attached data into the file's blocks, allocating what is missing.
+    fn place(
+        &self,
+        txn: &mut Txn<'_>,
+        inode: &mut Inode,
+        at: u64,
+        len: usize,
+        privileged: bool,
+        reached: &mut usize,
+    ) -> Result<()> {
+        let sb = &self.sb;
+        let bs = u64::from(sb.block_size);
+        let end = at + len as u64;
+        let mut file = at / bs;
+        while file * bs < end {
+            let want = (end.div_ceil(bs) - file) as u32;
+            let here = FileBlock(file as u32);
+            let (block, count, new) = match map::find(txn, sb, inode, here)? {
+                Mapping::Mapped { block, len, unwritten: false } => (block, len.min(want), false),
+                Mapping::Mapped { block, len, unwritten: true } => {
+                    map::mark(txn, sb, inode, here, len.min(want), false, privileged)?;
+                    (block, len.min(want), true)
+                }
+                Mapping::Hole { len } => {
+                    let (block, count) = map::allocate(txn, sb, inode, here, len.min(want), false, privileged)?;
+                    (block, count, true)
+                }
+            };
+            for n in 0..u64::from(count) {
+                let block = crate::units::BlockNo(block.0 + n);
+                let start = ((file + n) * bs).max(at);
+                let stop = ((file + n + 1) * bs).min(end);
+                if stop - start == bs {
+                    txn.put(block, (start - at) as usize)?;
+                    continue;
+                }
+                if new {
+                    txn.fresh(block)?;
+                }
+                txn.patch(block, (start % bs) as usize, (start - at) as usize..(stop - at) as usize)?;
+            }
+            file += u64::from(count);
+            *reached = ((file * bs).min(end) - at) as usize;
+        }
+        Ok(())
+    }
+
+    /// The file reaches at least to `end`.
+    pub(super) fn extend(&self, txn: &mut Txn<'_>, inode: &mut Inode, end: u64) -> Result<()> {
+        if end > inode.size {
+            inode.size = end;
+            if end >= LARGE {
+                want_ro_compat(txn, &self.sb, ro_compat::LARGE_FILE)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next data or hole at or after `offset`; `NoDevice` if there is none.
+    pub fn seek(&self, number: InodeNo, offset: u64, whence: Whence) -> Result<u64> {
+        let view = self.view();
+        let inode = load_file(&view, &self.sb, number)?;
+        let bs = u64::from(self.sb.block_size);
+        if offset >= inode.size {
+            return Err(Error::NoDevice);
+        }
+        if inode.kind() != mode::REGULAR {
+            return Ok(if whence == Whence::Data { offset } else { inode.size });
+        }
+        let mut at = offset / bs;
+        while at * bs < inode.size {
+            let (is_data, len) = match map::find(&view, &self.sb, &inode, FileBlock(at as u32))? {
+                Mapping::Mapped { len, unwritten, .. } => (!unwritten, len),
+                Mapping::Hole { len } => (false, len),
+            };
+            if is_data == (whence == Whence::Data) {
+                return Ok(offset.max(at * bs));
+            }
+            at += u64::from(len.max(1));
+        }
+        match whence {
+            Whence::Data => Err(Error::NoDevice),
+            Whence::Hole => Ok(inode.size),
+        }
+    }
+
+    /// Figures as the kernel's df shows them.
+    pub fn statfs(&self) -> Result<Statfs> {
+        let sb = &self.sb;
+        let (free, free_inodes) = super::alloc::totals(&self.view(), sb)?;
+        Ok(Statfs {
+            block_size: sb.block_size,
+            blocks: sb.blocks_count.saturating_sub(self.overhead()?),
+            free,
+            available: free.saturating_sub(sb.reserved_blocks),
+            inodes: u64::from(sb.inodes_count),
+            free_inodes: u64::from(free_inodes),
+            name_max: 255,
+        })
+    }
+
+    /// Blocks that no file can have: what mkfs noted, or the sum.
+    fn overhead(&self) -> Result<u64> {
+        let sb = &self.sb;
+        let noted = u64::from(sb.overhead_blocks);
+        if noted != 0 && noted < sb.blocks_count {
+            return Ok(noted);
+        }
+        let groups = (0..sb.group_count()).map(crate::units::GroupNo);
+        let bases: u64 = groups.map(|group| u64::from(sb.base_blocks(group))).sum();
+        let tables = u64::from(sb.group_count()) * (u64::from(sb.inode_table_blocks()) + 2);
+        let journal = match sb.journal_inode {
+            0 => 0,
+            number => super::inode::load(&self.view(), sb, InodeNo(number))?.size / u64::from(sb.block_size),
+        };
+        Ok(sb.first_data_block + bases + tables + journal)
+    }
+
+    /// Notes the access time of a read, where the options want it. A failure
+    /// is not the reader's.
+    pub(super) fn touch(&self, inode: &Inode) {
+        let now = self.now();
+        let wanted = match self.options.atime {
+            Atime::Noatime => false,
+            Atime::Strict => true,
+            Atime::Relatime => {
+                inode.atime <= inode.mtime || inode.atime <= inode.ctime || now.secs - inode.atime.secs >= DAY
+            }
+        };
+        if !wanted || self.options.read_only || inode.has(flag::NOATIME) || inode.atime == now {
+            return;
+        }
+        if let Err(error) = self.store_atime(inode.number, now) {
+            log::debug!("access time of inode {}: {error}", inode.number);
+        }
+    }
+
+    fn store_atime(&self, number: InodeNo, time: Time) -> Result<()> {
+        let mut txn = self.begin()?;
+        let mut inode = load_file(&txn, &self.sb, number)?;
+        inode.atime = time;
+        store(&mut txn, &self.sb, &inode)?;
+        txn.commit(&Op::Atime { inode: number, time })?;
+        Ok(())
+    }
+}
+
+/// The largest size that a file may have.
+pub fn max_size(sb: &Superblock) -> u64 {
+    u64::from(MAX_BLOCKS) * u64::from(sb.block_size)
+}
+
+/// Reads a file's bytes (also a long symlink's); beyond its blocks zeros.
+pub fn read_at(blocks: &dyn Blocks, sb: &Superblock, inode: &Inode, offset: u64, into: &mut [u8]) -> Result<()> {
+    let bs = u64::from(sb.block_size);
+    let end = offset + into.len() as u64;
+    let mut at = offset;
+    while at < end {
+        let (block, count) = match map::find(blocks, sb, inode, FileBlock((at / bs) as u32))? {
+            Mapping::Mapped { block, len, unwritten: false } => (Some(block), len),
+            Mapping::Mapped { len, .. } | Mapping::Hole { len } => (None, len),
+        };
+        let stop = end.min((at / bs + u64::from(count.max(1))) * bs);
+        let Some(first) = block else {
+            into[(at - offset) as usize..(stop - offset) as usize].fill(0);
+            at = stop;
+            continue;
+        };
+        let base = at / bs;
+        while at < stop {
+            let upto = stop.min((at / bs + 1) * bs);
+            let piece = &mut into[(at - offset) as usize..(upto - offset) as usize];
+            blocks.read(crate::units::BlockNo(first.0 + at / bs - base), (at % bs) as usize, piece)?;
+            at = upto;
+        }
+    }
+    Ok(())
+}
+
+/// Before a file grows past its end: what stands behind the end in the last
+/// block must be zeros. It is, unless someone else wrote it through a map.
+pub(super) fn zero_tail(txn: &mut Txn<'_>, sb: &Superblock, inode: &Inode) -> Result<()> {
+    let bs = u64::from(sb.block_size);
+    zero_part(txn, sb, inode, inode.size, inode.size.next_multiple_of(bs))
+}
+
+/// Zeros `from .. to`, which lie within one block, where data are.
+pub(super) fn zero_part(txn: &mut Txn<'_>, sb: &Superblock, inode: &Inode, from: u64, to: u64) -> Result<()> {
+    let bs = u64::from(sb.block_size);
+    if from >= to {
+        return Ok(());
+    }
+    if let Mapping::Mapped { block, unwritten: false, .. } = map::find(txn, sb, inode, FileBlock((from / bs) as u32))? {
+        let (start, stop) = ((from % bs) as usize, (from % bs + (to - from)) as usize);
+        if txn.block(block)?[start..stop].iter().any(|byte| *byte != 0) {
+            txn.block_mut(block)?[start..stop].fill(0);
+        }
+    }
+    Ok(())
+}
+
+/// As the kernel does when a file's data change: suid goes, and sgid where it
+/// means running (not mandatory locking).
+pub(super) fn kill_priv(inode: &mut Inode) {
+    inode.mode &= !0o4000;
+    if inode.mode & 0o010 != 0 {
+        inode.mode &= !0o2000;
+    }
+}
+
+pub(super) fn must_be_regular(inode: &Inode) -> Result<()> {
+    match inode.kind() {
+        mode::REGULAR => Ok(()),
+        mode::DIRECTORY => Err(Error::IsDirectory),
+        _ => Err(Error::Invalid),
+    }
+}

@@ -1,0 +1,285 @@
+//! Inodes that have no name, or whose blocks are still being freed.
+//!
+//! They are on a chain in the image: the superblock names the first, each
+//! inode's `dtime` the next. After a crash the chain says what is left to do.
+//! (The orphan file of newer formats is read and emptied at mount; new
+//! orphans go on the chain, as the kernel's do when its file is full.)
+
+use super::inode::{load, store, superblock, superblock_mut};
+use super::map::{self, Mapping};
+use super::{Fs, Result, alloc};
+use crate::ext4::bytes::{le32, put32};
+use crate::ext4::checksum::crc32c;
+use crate::ext4::features::ro_compat;
+use crate::ext4::inode::{Inode, mode};
+use crate::ext4::xattr::{AttributeBlock, set_refcount};
+use crate::ext4::{Corrupt, Superblock, superblock as raw};
+use crate::journal::{Blocks, Op, Txn};
+use crate::units::{BlockNo, FileBlock, InodeNo, Time};
+
+const ORPHAN_BLOCK_MAGIC: u32 = 0x0B10_CA04;
+
+/// What is left to do once a transaction has been committed:
+/// [`Fs::finish`] does it.
+#[must_use]
+#[derive(Debug, Default)]
+pub struct Later(Option<InodeNo>);
+
+/// Puts an inode at the head of the chain. (The caller stores it.)
+pub fn add(txn: &mut Txn<'_>, sb: &Superblock, inode: &mut Inode) -> Result<()> {
+    inode.dtime = raw::last_orphan(&superblock(txn, sb)?).0;
+    raw::set_last_orphan(superblock_mut(txn, sb)?, inode.number);
+    Ok(())
+}
+
+/// Takes an inode off the chain, if it is on it. (The caller stores it.)
+pub fn remove(txn: &mut Txn<'_>, sb: &Superblock, inode: &mut Inode) -> Result<()> {
+    let head = raw::last_orphan(&superblock(txn, sb)?);
+    let next = InodeNo(inode.dtime);
+    if head == inode.number {
+        raw::set_last_orphan(superblock_mut(txn, sb)?, next);
+    } else if let Some(mut before) = chain(txn, sb)?.into_iter().find(|o| o.dtime == inode.number.0) {
+        before.dtime = next.0;
+        store(txn, sb, &before)?;
+    }
+    inode.dtime = 0;
+    Ok(())
+}
+
+/// The inodes on the chain, first one first.
+pub fn list(blocks: &dyn Blocks, sb: &Superblock) -> Result<Vec<InodeNo>> {
+    Ok(chain(blocks, sb)?.into_iter().map(|inode| inode.number).collect())
+}
+
+fn chain(blocks: &dyn Blocks, sb: &Superblock) -> Result<Vec<Inode>> {
+    let mut found: Vec<Inode> = Vec::new();
+    let mut at = raw::last_orphan(&superblock(blocks, sb)?);
+    while at.0 != 0 {
+        let inode = load(blocks, sb, at)?;
+        if found.len() as u64 > u64::from(sb.inodes_count) {
+            let what = "orphan chain".into();
+            return Err(Corrupt::Field { what, field: "i_dtime", value: u64::from(at.0) }.into());
+        }
+        at = InodeNo(inode.dtime);
+        found.push(inode);
+    }
+    Ok(found)
+}
+
+impl Fs {
+    /// An inode lost its last name: frees it at once, at its last close, or
+    /// after this transaction in steps. Stores the inode.
+    pub(super) fn unlinked(&self, txn: &mut Txn<'_>, inode: &mut Inode, time: Time) -> Result<Later> {
+        let number = inode.number;
+        let (open, pending) = {
+            let tables = self.tables.lock();
+            (tables.opens.contains_key(&number), tables.pending.contains(&number))
+        };
+        if !open && !pending && self.free_blocks_of(txn, inode)? {
+            self.delete(txn, inode, time)?;
+            return Ok(Later(None));
+        }
+        if !pending {
+            add(txn, &self.sb, inode)?;
+        }
+        store(txn, &self.sb, inode)?;
+        let mut tables = self.tables.lock();
+        if open {
+            tables.held.insert(number);
+            return Ok(Later(None));
+        }
+        tables.pending.insert(number);
+        Ok(Later(Some(number)))
+    }
+
+    /// Blocks of a file that has become shorter are left: they go after this
+    /// transaction, in steps.
+    pub(super) fn shortened(&self, txn: &mut Txn<'_>, inode: &mut Inode) -> Result<Later> {
+        let on_chain = self.tables.lock().held.contains(&inode.number);
+        if !on_chain {
+            add(txn, &self.sb, inode)?;
+        }
+        self.tables.lock().pending.insert(inode.number);
+        Ok(Later(Some(inode.number)))
+    }
+
+    /// Does what a committed transaction left to do. If the journal has no
+    /// room for it now, it is done before the file's next change, or by
+    /// [`Fs::tidy`], or at the next mount.
+    pub(super) fn finish(&self, later: Later) -> Result<()> {
+        match later.0.map(|number| self.reap(number)) {
+            None | Some(Ok(()) | Err(super::Error::Full)) => Ok(()),
+            Some(Err(error)) => Err(error),
+        }
+    }
+
+    /// Finishes the freeing that a file is still in, before it is changed.
+    pub(super) fn settle(&self, number: InodeNo) -> Result<()> {
+        let pending = self.tables.lock().pending.contains(&number);
+        if pending { self.reap(number) } else { Ok(()) }
+    }
+
+    /// Goes on with freeing that waits for room in the journal.
+    pub fn tidy(&self) -> Result<()> {
+        let pending: Vec<InodeNo> = self.tables.lock().pending.iter().copied().collect();
+        pending.into_iter().try_for_each(|number| self.reap(number))
+    }
+
+    /// At mount: finishes what the last session (or the kernel) left on the
+    /// chain and in the orphan file. Answers how many inodes there were.
+    pub fn collect_orphans(&self) -> Result<usize> {
+        let chain = list(&self.view(), &self.sb)?;
+        for number in &chain {
+            self.reap(*number)?;
+        }
+        Ok(chain.len() + self.collect_orphan_file()?)
+    }
+
+    /// Frees an orphan's blocks in as many transactions as it takes, and the
+    /// inode itself if it has no name and nobody has it open.
+    fn reap(&self, number: InodeNo) -> Result<()> {
+        loop {
+            let mut txn = self.begin()?;
+            let mut inode = match load(&txn, &self.sb, number) {
+                Ok(inode) => inode,
+                Err(super::Error::Stale) => break, // its transaction was given up, or it is gone already
+                Err(error) => return Err(error),
+            };
+            let open = self.tables.lock().opens.contains_key(&number);
+            let done = match inode.links {
+                0 if open => self.free_behind_end(&mut txn, &mut inode)?,
+                0 => self.free_blocks_of(&mut txn, &mut inode)?,
+                _ => self.free_behind_end(&mut txn, &mut inode)?,
+            };
+            match (done, inode.links) {
+                (false, _) => store(&mut txn, &self.sb, &inode)?,
+                (true, 0) if open => store(&mut txn, &self.sb, &inode)?,
+                (true, 0) => {
+                    remove(&mut txn, &self.sb, &mut inode)?;
+                    self.delete(&mut txn, &mut inode, self.now())?;
+                }
+                (true, _) => {
+                    remove(&mut txn, &self.sb, &mut inode)?;
+                    store(&mut txn, &self.sb, &inode)?;
+                }
+            }
+            txn.commit(&Op::Orphan { inode: number })?;
+            if done {
+                break;
+            }
+        }
+        let mut tables = self.tables.lock();
+        tables.pending.remove(&number);
+        if !tables.opens.contains_key(&number) {
+            tables.held.remove(&number);
+        }
+        Ok(())
+    }
+
+    /// The last handle is closed: an inode without a name goes.
+    pub(super) fn closed(&self, number: InodeNo) -> Result<()> {
+        let held = self.tables.lock().held.contains(&number);
+        if held {
+            self.tables.lock().pending.insert(number);
+            self.finish(Later(Some(number)))?;
+        }
+        Ok(())
+    }
+
+    fn free_blocks_of(&self, txn: &mut Txn<'_>, inode: &mut Inode) -> Result<bool> {
+        let budget = txn.limit() / 2;
+        map::free_from(txn, &self.sb, inode, FileBlock(0), budget)
+    }
+
+    fn free_behind_end(&self, txn: &mut Txn<'_>, inode: &mut Inode) -> Result<bool> {
+        let budget = txn.limit() / 2;
+        let end = inode.size.div_ceil(u64::from(self.sb.block_size)).min(u64::from(u32::MAX));
+        map::free_from(txn, &self.sb, inode, FileBlock(end as u32), budget)
+    }
+
+    /// Frees an inode that has no blocks any more.
+    fn delete(&self, txn: &mut Txn<'_>, inode: &mut Inode, time: Time) -> Result<()> {
+        free_attributes(txn, &self.sb, inode)?;
+        alloc::free_inode(txn, &self.sb, inode.number, inode.kind() == mode::DIRECTORY)?;
+        inode.size = 0;
+        inode.mode = 0; // an old handle must not take it for a file
+        inode.dtime = time.secs.clamp(1, i64::from(u32::MAX)) as u32;
+        store(txn, &self.sb, inode)
+    }
+
+    /// Empties the orphan file.
+    fn collect_orphan_file(&self) -> Result<usize> {
+        let number = InodeNo(self.sb.orphan_file_inode);
+        if number.0 == 0 || !raw::ro_compat_now(&superblock(&self.view(), &self.sb)?, ro_compat::ORPHAN_PRESENT) {
+            return Ok(0);
+        }
+        let file = load(&self.view(), &self.sb, number)?;
+        let mut count = 0;
+        for at in 0..file.size / u64::from(self.sb.block_size) {
+            count += self.collect_orphan_block(&file, FileBlock(at as u32))?;
+        }
+        let mut txn = self.begin()?;
+        raw::set_ro_compat(superblock_mut(&mut txn, &self.sb)?, 0, ro_compat::ORPHAN_PRESENT);
+        txn.commit(&Op::Orphan { inode: number })?;
+        Ok(count)
+    }
+
+    fn collect_orphan_block(&self, file: &Inode, at: FileBlock) -> Result<usize> {
+        let Mapping::Mapped { block, unwritten: false, .. } = map::find(&self.view(), &self.sb, file, at)? else {
+            return Ok(0);
+        };
+        let bytes = self.view().block(block)?;
+        let tail = bytes.len() - 8;
+        check_orphan_block(&self.sb, file, block, &bytes)?;
+        let orphans: Vec<InodeNo> = (0..tail / 4).map(|n| InodeNo(le32(&bytes, n * 4))).filter(|n| n.0 != 0).collect();
+        for number in &orphans {
+            self.reap(*number)?;
+        }
+        let mut txn = self.begin()?;
+        let raw = txn.block_mut(block)?;
+        raw[..tail].fill(0);
+        let sum = orphan_checksum(&self.sb, file, block, raw);
+        put32(raw, tail + 4, sum);
+        txn.commit(&Op::Orphan { inode: file.number })?;
+        Ok(orphans.len())
+    }
+}
+
+fn orphan_checksum(sb: &Superblock, file: &Inode, block: BlockNo, raw: &[u8]) -> u32 {
+    match sb.has_metadata_csum() {
+        true => crc32c(crc32c(file.seed(sb), &block.0.to_le_bytes()), &raw[..raw.len() - 8]),
+        false => 0,
+    }
+}
+
+fn check_orphan_block(sb: &Superblock, file: &Inode, block: BlockNo, raw: &[u8]) -> Result<()> {
+    let what = || format!("orphan file block {block}");
+    let tail = raw.len() - 8;
+    let magic = le32(raw, tail);
+    if magic != ORPHAN_BLOCK_MAGIC {
+        return Err(Corrupt::Field { what: what(), field: "ob_magic", value: u64::from(magic) }.into());
+    }
+    let (stored, computed) = (le32(raw, tail + 4), orphan_checksum(sb, file, block, raw));
+    match stored == computed || !sb.has_metadata_csum() {
+        true => Ok(()),
+        false => Err(Corrupt::Checksum { what: what(), stored, computed }.into()),
+    }
+}
+
+/// The inode gives its attribute block up, which others may share.
+fn free_attributes(txn: &mut Txn<'_>, sb: &Superblock, inode: &mut Inode) -> Result<()> {
+    if inode.file_acl == 0 {
+        return Ok(());
+    }
+    let number = BlockNo(std::mem::take(&mut inode.file_acl));
+    let seed = sb.has_metadata_csum().then_some(sb.csum_seed);
+    let block = AttributeBlock::decode(&txn.block(number)?, number, seed)?;
+    inode.blocks = inode.blocks.saturating_sub(u64::from(sb.block_size / 512));
+    match block.refcount {
+        0 | 1 => alloc::free_blocks(txn, sb, number, 1),
+        shared => {
+            set_refcount(txn.block_mut(number)?, number, shared - 1, seed);
+            Ok(())
+        }
+    }
+}
