@@ -3,7 +3,7 @@
 //! Decoding takes any bytes and never panics: a frame's checksum says that
 //! they are what was written, not that it was we who wrote them.
 
-use super::record::{By, Checkpoint, Clean, Name, Op, Operation, Record, Session};
+use super::record::{Base, By, Clean, Name, Op, Operation, Record, Session};
 use super::redo::Redo;
 use crate::units::{BlockNo, InodeNo, Lsn, Time};
 
@@ -25,13 +25,13 @@ impl Record {
                 w.u8(1);
                 operation.write(&mut w);
             }
-            Record::Session(session) => {
+            Record::Session(base) => {
                 w.u8(2);
-                session.write(&mut w);
+                base.write(&mut w);
             }
-            Record::Checkpoint(checkpoint) => {
+            Record::Checkpoint(base) => {
                 w.u8(3);
-                checkpoint.write(&mut w);
+                base.write(&mut w);
             }
             Record::Clean(clean) => {
                 w.u8(4);
@@ -50,9 +50,12 @@ impl Record {
         }
         let record = match r.u8()? {
             1 => Record::Operation(Operation::read(&mut r)?),
-            2 => Record::Session(Session::read(&mut r)?),
-            3 => Record::Checkpoint(Checkpoint::read(&mut r)?),
-            4 => Record::Clean(Clean { fingerprint: r.bytes()?, restored: r.bytes()? }),
+            2 => Record::Session(Base::read(&mut r)?),
+            3 => Record::Checkpoint(Base::read(&mut r)?),
+            4 => Record::Clean(Clean {
+                fingerprint: r.bytes()?,
+                restored: r.bytes()?,
+            }),
             _ => return Err("its kind is unknown"),
         };
         match r.0 {
@@ -78,34 +81,19 @@ impl Operation {
 
     fn read(r: &mut Reader<'_>) -> Read<Self> {
         let op = Op::read(r)?;
-        let paths = (0..r.u16()?).map(|_| Ok((InodeNo(r.u32()?), r.bytes()?))).collect::<Read<_>>()?;
+        let paths = (0..r.u16()?)
+            .map(|_| Ok((InodeNo(r.u32()?), r.bytes()?)))
+            .collect::<Read<_>>()?;
         let redo = (0..r.u32()?).map(|_| Redo::read(r)).collect::<Read<_>>()?;
         Ok(Operation { op, paths, redo })
     }
 }
 
-impl Session {
+impl Base {
     fn write(&self, w: &mut Writer) {
-        w.0.extend(self.guard);
-        w.u64(self.through.0);
-        w.bytes(&self.prior);
-        w.bytes(&self.guarded);
-        w.bytes(&self.pinned);
-    }
-
-    fn read(r: &mut Reader<'_>) -> Read<Self> {
-        Ok(Session {
-            guard: r.array()?,
-            through: Lsn(r.u64()?),
-            prior: r.bytes()?,
-            guarded: r.bytes()?,
-            pinned: r.bytes()?,
-        })
-    }
-}
-
-impl Checkpoint {
-    fn write(&self, w: &mut Writer) {
+        w.0.extend(self.session.guard);
+        w.bytes(&self.session.prior);
+        w.bytes(&self.session.guarded);
         w.u64(self.through.0);
         w.bytes(&self.pinned);
         w.u16(self.samples.len() as u16);
@@ -116,9 +104,21 @@ impl Checkpoint {
     }
 
     fn read(r: &mut Reader<'_>) -> Read<Self> {
+        let session = Session {
+            guard: r.array()?,
+            prior: r.bytes()?,
+            guarded: r.bytes()?,
+        };
         let (through, pinned) = (Lsn(r.u64()?), r.bytes()?);
-        let samples = (0..r.u16()?).map(|_| Ok((BlockNo(r.u64()?), r.u32()?))).collect::<Read<_>>()?;
-        Ok(Checkpoint { through, pinned, samples })
+        let samples = (0..r.u16()?)
+            .map(|_| Ok((r.block()?, r.u32()?)))
+            .collect::<Read<_>>()?;
+        Ok(Base {
+            session,
+            through,
+            pinned,
+            samples,
+        })
     }
 }
 
@@ -150,7 +150,12 @@ impl Redo {
                 w.u32(*count);
                 w.u32(*from);
             }
-            Redo::Patch { block, offset, from, len } => {
+            Redo::Patch {
+                block,
+                offset,
+                from,
+                len,
+            } => {
                 w.u8(5);
                 w.u64(block.0);
                 w.u16(*offset);
@@ -168,15 +173,30 @@ impl Redo {
     fn read(r: &mut Reader<'_>) -> Read<Self> {
         Ok(match r.u8()? {
             1 => Redo::Zeros { block: r.block()? },
-            2 => Redo::Image { block: r.block()?, bytes: r.bytes()? },
+            2 => Redo::Image {
+                block: r.block()?,
+                bytes: r.bytes()?,
+            },
             3 => {
                 let block = r.block()?;
                 let ranges = (0..r.u16()?).map(|_| r.range()).collect::<Read<_>>()?;
                 Redo::Edit { block, ranges }
             }
-            4 => Redo::Put { first: r.block()?, count: r.u32()?, from: r.u32()? },
-            5 => Redo::Patch { block: r.block()?, offset: r.u16()?, from: r.u32()?, len: r.u32()? },
-            6 => Redo::Free { first: r.block()?, count: r.u64()? },
+            4 => Redo::Put {
+                first: r.block()?,
+                count: r.u32()?,
+                from: r.u32()?,
+            },
+            5 => Redo::Patch {
+                block: r.block()?,
+                offset: r.u16()?,
+                from: r.u32()?,
+                len: r.u32()?,
+            },
+            6 => Redo::Free {
+                first: r.block()?,
+                count: r.u64()?,
+            },
             _ => return Err("a redo's kind is unknown"),
         })
     }
@@ -185,7 +205,17 @@ impl Redo {
 impl Op {
     fn write(&self, w: &mut Writer) {
         match self {
-            Op::Create { by, at, inode, mode, uid, gid, rdev, target, time } => {
+            Op::Create {
+                by,
+                at,
+                inode,
+                mode,
+                uid,
+                gid,
+                rdev,
+                target,
+                time,
+            } => {
                 w.u8(1);
                 w.by(by);
                 w.name(at);
@@ -197,10 +227,33 @@ impl Op {
                 w.bytes(target);
                 w.time(time);
             }
-            Op::Link { by, at, inode, time } => w.named(2, by, at, inode, time),
-            Op::Unlink { by, at, inode, time } => w.named(3, by, at, inode, time),
-            Op::Rmdir { by, at, inode, time } => w.named(4, by, at, inode, time),
-            Op::Rename { by, from, to, flags, inode, replaced, time } => {
+            Op::Link {
+                by,
+                at,
+                inode,
+                time,
+            } => w.named(2, by, at, inode, time),
+            Op::Unlink {
+                by,
+                at,
+                inode,
+                time,
+            } => w.named(3, by, at, inode, time),
+            Op::Rmdir {
+                by,
+                at,
+                inode,
+                time,
+            } => w.named(4, by, at, inode, time),
+            Op::Rename {
+                by,
+                from,
+                to,
+                flags,
+                inode,
+                replaced,
+                time,
+            } => {
                 w.u8(5);
                 w.by(by);
                 w.name(from);
@@ -210,7 +263,13 @@ impl Op {
                 w.u32(replaced.0);
                 w.time(time);
             }
-            Op::Write { by, inode, offset, len, time } => {
+            Op::Write {
+                by,
+                inode,
+                offset,
+                len,
+                time,
+            } => {
                 w.u8(6);
                 w.by(by);
                 w.u32(inode.0);
@@ -218,7 +277,17 @@ impl Op {
                 w.u64(*len);
                 w.time(time);
             }
-            Op::SetAttr { by, inode, mode, uid, gid, size, atime, mtime, ctime } => {
+            Op::SetAttr {
+                by,
+                inode,
+                mode,
+                uid,
+                gid,
+                size,
+                atime,
+                mtime,
+                ctime,
+            } => {
                 w.u8(7);
                 w.by(by);
                 w.u32(inode.0);
@@ -230,7 +299,14 @@ impl Op {
                 w.option(mtime, Writer::time);
                 w.time(ctime);
             }
-            Op::Fallocate { by, inode, mode, offset, len, time } => {
+            Op::Fallocate {
+                by,
+                inode,
+                mode,
+                offset,
+                len,
+                time,
+            } => {
                 w.u8(8);
                 w.by(by);
                 w.u32(inode.0);
@@ -239,7 +315,14 @@ impl Op {
                 w.u64(*len);
                 w.time(time);
             }
-            Op::SetXattr { by, inode, name, value, flags, time } => {
+            Op::SetXattr {
+                by,
+                inode,
+                name,
+                value,
+                flags,
+                time,
+            } => {
                 w.u8(9);
                 w.by(by);
                 w.u32(inode.0);
@@ -248,7 +331,12 @@ impl Op {
                 w.u32(*flags);
                 w.time(time);
             }
-            Op::RemoveXattr { by, inode, name, time } => {
+            Op::RemoveXattr {
+                by,
+                inode,
+                name,
+                time,
+            } => {
                 w.u8(10);
                 w.by(by);
                 w.u32(inode.0);
@@ -285,9 +373,24 @@ impl Op {
                 target: r.bytes()?,
                 time: r.time()?,
             },
-            2 => Op::Link { by: r.by()?, at: r.name()?, inode: r.inode()?, time: r.time()? },
-            3 => Op::Unlink { by: r.by()?, at: r.name()?, inode: r.inode()?, time: r.time()? },
-            4 => Op::Rmdir { by: r.by()?, at: r.name()?, inode: r.inode()?, time: r.time()? },
+            2 => Op::Link {
+                by: r.by()?,
+                at: r.name()?,
+                inode: r.inode()?,
+                time: r.time()?,
+            },
+            3 => Op::Unlink {
+                by: r.by()?,
+                at: r.name()?,
+                inode: r.inode()?,
+                time: r.time()?,
+            },
+            4 => Op::Rmdir {
+                by: r.by()?,
+                at: r.name()?,
+                inode: r.inode()?,
+                time: r.time()?,
+            },
             5 => Op::Rename {
                 by: r.by()?,
                 from: r.name()?,
@@ -297,7 +400,13 @@ impl Op {
                 replaced: r.inode()?,
                 time: r.time()?,
             },
-            6 => Op::Write { by: r.by()?, inode: r.inode()?, offset: r.u64()?, len: r.u64()?, time: r.time()? },
+            6 => Op::Write {
+                by: r.by()?,
+                inode: r.inode()?,
+                offset: r.u64()?,
+                len: r.u64()?,
+                time: r.time()?,
+            },
             7 => Op::SetAttr {
                 by: r.by()?,
                 inode: r.inode()?,
@@ -325,10 +434,21 @@ impl Op {
                 flags: r.u32()?,
                 time: r.time()?,
             },
-            10 => Op::RemoveXattr { by: r.by()?, inode: r.inode()?, name: r.bytes()?, time: r.time()? },
-            11 => Op::Atime { inode: r.inode()?, time: r.time()? },
+            10 => Op::RemoveXattr {
+                by: r.by()?,
+                inode: r.inode()?,
+                name: r.bytes()?,
+                time: r.time()?,
+            },
+            11 => Op::Atime {
+                inode: r.inode()?,
+                time: r.time()?,
+            },
             12 => Op::Orphan { inode: r.inode()? },
-            13 => Op::Mark { name: r.bytes()?, time: r.time()? },
+            13 => Op::Mark {
+                name: r.bytes()?,
+                time: r.time()?,
+            },
             _ => return Err("its operation is unknown"),
         })
     }
@@ -419,13 +539,23 @@ impl<'a> Reader<'a> {
         Ok(InodeNo(self.u32()?))
     }
     fn by(&mut self) -> Read<By> {
-        Ok(By { uid: self.u32()?, gid: self.u32()?, pid: self.u32()? })
+        Ok(By {
+            uid: self.u32()?,
+            gid: self.u32()?,
+            pid: self.u32()?,
+        })
     }
     fn name(&mut self) -> Read<Name> {
-        Ok(Name { parent: self.inode()?, name: self.bytes()? })
+        Ok(Name {
+            parent: self.inode()?,
+            name: self.bytes()?,
+        })
     }
     fn time(&mut self) -> Read<Time> {
-        let time = Time { secs: self.u64()? as i64, nanos: self.u32()? };
+        let time = Time {
+            secs: self.u64()? as i64,
+            nanos: self.u32()?,
+        };
         if time.nanos >= 1_000_000_000 {
             return Err("a time has more than a second of nanoseconds");
         }

@@ -4,18 +4,50 @@
 //! commit becomes one record of the log: a logical header ([`Op`]: what
 //! happened, enough to do it again) and a physical redo (which bytes of which
 //! blocks). A [`View`] reads the state after the last commit.
+//!
+//! ```text
+//!     | home           | durable     | written    | appended
+//!     0 ........... checkpoint ............................ Lsn
+//! ```
+//! A record's changes are seen at once, its frame is *written* when the commit
+//! returns, *durable* after a sync, and *home* after a checkpoint. A block
+//! goes home only when every record that changed it is durable, and a record
+//! that proves so is durable too.
+//!
+//! Nothing here starts a thread: [`Journal::sync`], [`Journal::checkpoint`]
+//! and [`Journal::tick`] are plain calls, so that a simulation can make them
+//! itself; a mount has a [`Background`] make them.
 
 use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use crate::units::BlockNo;
+use parking_lot::{Mutex, RwLock};
 
+use crate::device::Disk;
+use crate::log::{Log, Place, Watermarks};
+use crate::units::{BlockNo, Clock, HostClock, Lsn};
+
+mod background;
+mod cache;
+mod checkpoint;
 mod codec;
+mod commit;
 pub mod record;
+mod recover;
 pub mod redo;
+mod room;
 mod txn;
+mod view;
 
+pub use background::Background;
+pub use commit::OnDurable;
 pub use record::{Op, Record};
-pub use txn::{Journal, Txn, View};
+pub use recover::{Heading, Replay, Report, Unrecovered, replay};
+pub use txn::Txn;
+pub use view::View;
+
+use cache::{Clean, State};
 
 /// A block's bytes, shared with the cache: never changed in place while
 /// anyone else holds them.
@@ -28,11 +60,17 @@ pub trait Blocks {
     fn block_size(&self) -> usize;
     /// The block's bytes.
     fn block(&self, block: BlockNo) -> Result<Block>;
-    /// Fills `buf` from byte `offset` within a block: for file data, which
-    /// should not push metadata out of the cache.
+    /// Fills `buf` from byte `offset` of a block on, and from the blocks that
+    /// follow it if `buf` is longer: for file data, which should not push
+    /// metadata out of the cache.
     fn read(&self, block: BlockNo, offset: usize, buf: &mut [u8]) -> Result<()> {
-        let bytes = self.block(block)?;
-        buf.copy_from_slice(&bytes[offset..offset + buf.len()]);
+        let size = self.block_size();
+        let (mut at, mut offset, mut buf) = (block, offset, buf);
+        while !buf.is_empty() {
+            let (now, rest) = buf.split_at_mut((size - offset).min(buf.len()));
+            now.copy_from_slice(&self.block(at)?[offset..offset + now.len()]);
+            (at, offset, buf) = (BlockNo(at.0 + 1), 0, rest);
+        }
         Ok(())
     }
 }
@@ -64,9 +102,28 @@ pub enum Error {
     #[error("record {lsn}: {why}")]
     Corrupt {
         /// Which record.
-        lsn: crate::units::Lsn,
+        lsn: Lsn,
         /// What does not hold.
         why: &'static str,
+    },
+    /// The image is not the one that the last checkpoint wrote.
+    #[error(
+        "block {block} of the image is not as checkpoint {checkpoint} left it: \
+         the image is another copy than the journal's, or it was written to meanwhile"
+    )]
+    Stale {
+        /// The block that differs.
+        block: BlockNo,
+        /// The checkpoint's record.
+        checkpoint: Lsn,
+    },
+    /// A transaction that should have gone in steps.
+    #[error("a record of {len} bytes is longer than the journal takes ({limit})")]
+    TooLarge {
+        /// Bytes of the record.
+        len: usize,
+        /// The most that it may have.
+        limit: usize,
     },
     /// No room in the log before a checkpoint: park the request and try again.
     #[error("the journal is full until a checkpoint has been made")]
@@ -76,5 +133,282 @@ pub enum Error {
     ReadOnly(Arc<str>),
 }
 
+impl From<crate::log::Error> for Error {
+    fn from(error: crate::log::Error) -> Self {
+        Error::Log(error)
+    }
+}
+
 /// A journal's result.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// How a journal is kept.
+#[derive(Clone)]
+pub struct Options {
+    /// Bytes of a block of the image.
+    pub block_size: usize,
+    /// The block that no checkpoint writes home (the superblock's).
+    pub pinned: Option<BlockNo>,
+    /// Bytes of a segment.
+    pub segment_size: u64,
+    /// Segments, spares included; below 6 of them there is hardly room to
+    /// write while a checkpoint runs.
+    pub segments: u32,
+    /// Bytes of memory for blocks: half for clean ones; when changed ones
+    /// take the other half, a checkpoint is due, and at the whole of it
+    /// writers wait for one.
+    pub cache_size: usize,
+    /// Seconds until unsynced records are synced without being asked.
+    pub commit_seconds: u32,
+    /// Seconds until changed blocks are written home without need.
+    pub checkpoint_seconds: u32,
+    /// Times of records.
+    pub clock: Arc<dyn Clock>,
+    /// Seed of salts (0: the host's randomness).
+    pub seed: u64,
+}
+
+impl Options {
+    /// Sensible values for an image of `image_len` bytes: a quarter of it for
+    /// the journal, 32 to 512 MiB.
+    pub fn for_image(image_len: u64, block_size: usize) -> Self {
+        let capacity = (image_len / 4).clamp(32 << 20, 512 << 20);
+        let segment_size = (capacity / 8).clamp(4 << 20, 64 << 20);
+        Options {
+            block_size,
+            pinned: None,
+            segment_size,
+            segments: (capacity / segment_size) as u32,
+            cache_size: 128 << 20,
+            commit_seconds: 5,
+            checkpoint_seconds: 30,
+            clock: Arc::new(HostClock),
+            seed: 0,
+        }
+    }
+
+    fn log(&self) -> crate::log::Options {
+        crate::log::Options {
+            segment_size: self.segment_size,
+            segments: self.segments,
+            clock: self.clock.clone(),
+            seed: self.seed,
+        }
+    }
+
+    /// The largest record: a write of 1 MiB fits with its metadata, and no
+    /// more than half a segment is wasted for one.
+    fn limit(&self) -> usize {
+        (self.segment_size / 2).min(2 << 20) as usize
+    }
+}
+
+/// The journal of one image. A handle: clones share it.
+#[derive(Clone)]
+pub struct Journal(Arc<Inner>);
+
+struct Inner {
+    image: Arc<dyn Disk>,
+    /// Whole blocks of the image.
+    blocks: u64,
+    options: Options,
+    keep: Keep,
+    /// The guard: shared by views, held alone by the one transaction.
+    state: RwLock<State>,
+    clean: Clean,
+    /// Whose session it is, repeated by each checkpoint.
+    session: Mutex<record::Session>,
+    /// One checkpoint at a time.
+    checkpointing: Mutex<()>,
+    /// Log space promised to transactions that have begun.
+    promised: AtomicU64,
+    /// Room that there was after the last checkpoint.
+    roomy: AtomicU64,
+    /// Copies of what the guard protects, to be looked at without it: memory
+    /// held by changed blocks, and the last record.
+    held: AtomicUsize,
+    last: AtomicU64,
+    /// No more operations: the session is about to end.
+    closing: AtomicBool,
+    waiting: commit::Waiting,
+    /// Why it takes no more changes.
+    stopped: OnceLock<Arc<str>>,
+    /// Where records' directories get their paths from.
+    namer: OnceLock<Namer>,
+}
+
+/// Gives a directory's full path.
+pub type Namer = Box<dyn Fn(&dyn Blocks, crate::units::InodeNo) -> Option<Vec<u8>> + Send + Sync>;
+
+/// What records are kept in.
+enum Keep {
+    /// Nothing: for tests of what lies above.
+    Scratch,
+    /// The log.
+    Log(Log),
+    /// They were replayed into memory, and that is all.
+    Memory,
+}
+
+impl Journal {
+    fn new(image: Arc<dyn Disk>, options: Options, keep: Keep, state: State) -> Result<Self> {
+        let len = image.len().map_err(|e| image_error("length", e))?;
+        let last = state.last.0;
+        let clean = Clean::with_capacity(options.cache_size / 2 / options.block_size);
+        Ok(Journal(Arc::new(Inner {
+            image,
+            blocks: len / options.block_size as u64,
+            options,
+            keep,
+            state: RwLock::new(state),
+            clean,
+            session: Mutex::default(),
+            checkpointing: Mutex::default(),
+            promised: AtomicU64::new(0),
+            roomy: AtomicU64::new(u64::MAX),
+            held: AtomicUsize::new(0),
+            last: AtomicU64::new(last),
+            closing: AtomicBool::new(false),
+            waiting: commit::Waiting::default(),
+            stopped: OnceLock::new(),
+            namer: OnceLock::new(),
+        })))
+    }
+
+    /// A journal without a log, for tests of what lies above.
+    pub fn scratch(image: Arc<dyn Disk>, block_size: usize) -> Self {
+        let options = Options::for_image(0, block_size);
+        Self::new(image, options, Keep::Scratch, State::default()).expect("the image has a length")
+    }
+
+    /// Writes everything home (scratch only; elsewhere a checkpoint does).
+    pub fn flush(&self) -> Result<()> {
+        let state = self.0.state.read();
+        checkpoint::write_home(&self.0, &state.dirty).map(drop)
+    }
+
+    /// Begins an operation. [`Error::Full`] when the log has no room for it
+    /// now: this never waits for a disk. A thread must not hold a view when it
+    /// calls this.
+    pub fn begin(&self) -> Result<Txn<'_>> {
+        let promise = self.0.promise()?;
+        Ok(Txn::new(&self.0, promise))
+    }
+
+    /// A view for reading; one at a time in a thread, since a waiting writer
+    /// comes before a second one.
+    pub fn view(&self) -> View<'_> {
+        View::new(&self.0)
+    }
+
+    /// How far records have come.
+    pub fn watermarks(&self) -> Watermarks {
+        match &self.0.keep {
+            Keep::Log(log) => log.watermarks(),
+            Keep::Scratch | Keep::Memory => {
+                let last = self.0.state.read().last;
+                Watermarks {
+                    installed: Lsn(0),
+                    durable: last,
+                    written: last,
+                    appended: last,
+                }
+            }
+        }
+    }
+
+    /// The log below, for tools that read it.
+    pub fn log(&self) -> Option<&Log> {
+        match &self.0.keep {
+            Keep::Log(log) => Some(log),
+            Keep::Scratch | Keep::Memory => None,
+        }
+    }
+
+    /// Why no more changes are taken, if so.
+    pub fn stopped(&self) -> Option<Arc<str>> {
+        self.0.stopped.get().cloned()
+    }
+
+    /// Records name directories by inode; the first in a segment to name one
+    /// also tells its path, which `namer` finds out. Once a journal.
+    pub fn set_namer(&self, namer: Namer) {
+        let _ = self.0.namer.set(namer);
+    }
+}
+
+impl Inner {
+    fn block_size(&self) -> usize {
+        self.options.block_size
+    }
+
+    fn log(&self) -> Result<&Log> {
+        match &self.keep {
+            Keep::Log(log) => Ok(log),
+            Keep::Scratch | Keep::Memory => Err(Error::ReadOnly("there is no log".into())),
+        }
+    }
+
+    /// Whether changes are still taken.
+    fn alive(&self) -> Result<()> {
+        match (self.stopped.get(), &self.keep) {
+            (Some(why), _) => Err(Error::ReadOnly(why.clone())),
+            (None, Keep::Memory) => Err(Error::ReadOnly("the image is mounted read-only".into())),
+            (None, Keep::Log(_) | Keep::Scratch) => Ok(()),
+        }
+    }
+
+    /// An error that is final: what was dirty may be lost although later
+    /// reads still show it, so nothing may ever be reported as safe again.
+    fn stop(&self, error: Error) -> Error {
+        let _ = self.stopped.set(error.to_string().into());
+        self.waiting.fail_all(&error);
+        error
+    }
+
+    /// After every change of the state.
+    fn note(&self, state: &State) {
+        self.held.store(state.bytes(), Ordering::SeqCst);
+        self.last.store(state.last.0, Ordering::SeqCst);
+    }
+
+    /// A block's bytes in the image, as far as it reaches.
+    fn read_home(&self, block: BlockNo) -> Result<Block> {
+        self.inside(block, 1)?;
+        let mut bytes = vec![0; self.block_size()];
+        let at = block.0 * self.block_size() as u64;
+        self.image
+            .read_at(&mut bytes, at)
+            .map_err(|e| image_error("read", e))?;
+        Ok(bytes.into())
+    }
+
+    fn inside(&self, block: BlockNo, count: u64) -> Result<()> {
+        match block.0.checked_add(count) {
+            Some(end) if end <= self.blocks => Ok(()),
+            _ => Err(Error::Outside {
+                block,
+                blocks: self.blocks,
+            }),
+        }
+    }
+
+    /// Part of a record's data, verified. A commit makes blocks visible
+    /// before their frame is written, hence the (brief) wait.
+    fn read_logged(&self, place: &Place, from: usize, buf: &mut [u8]) -> Result<()> {
+        if let Keep::Log(log) = &self.keep {
+            log.wait_written(place.lsn())?;
+        }
+        Ok(place.read(from, buf)?)
+    }
+}
+
+fn image_error(what: &str, source: std::io::Error) -> Error {
+    Error::Io {
+        what: format!("{what} of the image"),
+        source: Arc::new(source),
+    }
+}
+
+#[cfg(test)]
+mod tests;

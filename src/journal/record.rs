@@ -37,14 +37,53 @@ pub struct Name {
 #[allow(missing_docs)] // the fields are the arguments of the POSIX calls of the same name
 pub enum Op {
     /// A regular file, fifo, socket, device (`mode` has the type), directory or symlink (`target`).
-    Create { by: By, at: Name, inode: InodeNo, mode: u16, uid: u32, gid: u32, rdev: u32, target: Vec<u8>, time: Time },
-    Link { by: By, at: Name, inode: InodeNo, time: Time },
-    Unlink { by: By, at: Name, inode: InodeNo, time: Time },
-    Rmdir { by: By, at: Name, inode: InodeNo, time: Time },
+    Create {
+        by: By,
+        at: Name,
+        inode: InodeNo,
+        mode: u16,
+        uid: u32,
+        gid: u32,
+        rdev: u32,
+        target: Vec<u8>,
+        time: Time,
+    },
+    Link {
+        by: By,
+        at: Name,
+        inode: InodeNo,
+        time: Time,
+    },
+    Unlink {
+        by: By,
+        at: Name,
+        inode: InodeNo,
+        time: Time,
+    },
+    Rmdir {
+        by: By,
+        at: Name,
+        inode: InodeNo,
+        time: Time,
+    },
     /// `flags` as in renameat2(2); `replaced` is what stood at `to` (0: nothing).
-    Rename { by: By, from: Name, to: Name, flags: u32, inode: InodeNo, replaced: InodeNo, time: Time },
+    Rename {
+        by: By,
+        from: Name,
+        to: Name,
+        flags: u32,
+        inode: InodeNo,
+        replaced: InodeNo,
+        time: Time,
+    },
     /// The bytes are the record's data.
-    Write { by: By, inode: InodeNo, offset: u64, len: u64, time: Time },
+    Write {
+        by: By,
+        inode: InodeNo,
+        offset: u64,
+        len: u64,
+        time: Time,
+    },
     /// Only what is `Some` changes. `size` truncates or extends.
     SetAttr {
         by: By,
@@ -58,9 +97,28 @@ pub enum Op {
         ctime: Time,
     },
     /// `mode` as in fallocate(2).
-    Fallocate { by: By, inode: InodeNo, mode: u32, offset: u64, len: u64, time: Time },
-    SetXattr { by: By, inode: InodeNo, name: Vec<u8>, value: Vec<u8>, flags: u32, time: Time },
-    RemoveXattr { by: By, inode: InodeNo, name: Vec<u8>, time: Time },
+    Fallocate {
+        by: By,
+        inode: InodeNo,
+        mode: u32,
+        offset: u64,
+        len: u64,
+        time: Time,
+    },
+    SetXattr {
+        by: By,
+        inode: InodeNo,
+        name: Vec<u8>,
+        value: Vec<u8>,
+        flags: u32,
+        time: Time,
+    },
+    RemoveXattr {
+        by: By,
+        inode: InodeNo,
+        name: Vec<u8>,
+        time: Time,
+    },
     /// An access time noted for a read; not an operation in the law's sense.
     Atime { inode: InodeNo, time: Time },
     /// A step of freeing an unlinked or truncated file's blocks; not an operation in the law's sense.
@@ -97,10 +155,14 @@ impl Op {
     /// The directories that it names, whose paths its segment must tell.
     pub fn directories(&self) -> impl Iterator<Item = InodeNo> {
         let (first, second) = match self {
-            Op::Create { at, .. } | Op::Link { at, .. } | Op::Unlink { at, .. } | Op::Rmdir { at, .. } => {
-                (Some(at.parent), None)
-            }
-            Op::Rename { from, to, .. } => (Some(from.parent), (to.parent != from.parent).then_some(to.parent)),
+            Op::Create { at, .. }
+            | Op::Link { at, .. }
+            | Op::Unlink { at, .. }
+            | Op::Rmdir { at, .. } => (Some(at.parent), None),
+            Op::Rename { from, to, .. } => (
+                Some(from.parent),
+                (to.parent != from.parent).then_some(to.parent),
+            ),
             _ => (None, None),
         };
         first.into_iter().chain(second)
@@ -113,9 +175,9 @@ pub enum Record {
     /// Something happened to the tree.
     Operation(Operation),
     /// A read-write session begins.
-    Session(Session),
-    /// Everything up to some record is home.
-    Checkpoint(Checkpoint),
+    Session(Base),
+    /// Everything up to some record is home; durable only after the image was synced.
+    Checkpoint(Base),
     /// The session ended well.
     Clean(Clean),
 }
@@ -132,26 +194,25 @@ pub struct Operation {
     pub redo: Vec<Redo>,
 }
 
-/// A session's opening. To the journal the anchors are opaque bytes (`fs`
-/// puts superblocks there); both are durable here before either is written
-/// home, so that a torn one can be repaired.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What identifies a session. To the journal the anchors are opaque bytes
+/// (`fs` puts superblocks there); both are durable here before either is
+/// written home, so that a torn one can be repaired.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Session {
     /// What the image carries while it lags behind this session.
     pub guard: [u8; 16],
-    /// All records up to here are home.
-    pub through: Lsn,
     /// The anchor as found.
     pub prior: Vec<u8>,
     /// The anchor with the guard.
     pub guarded: Vec<u8>,
-    /// The pinned block as the session starts.
-    pub pinned: Vec<u8>,
 }
 
-/// A checkpoint's end: durable only after the image was synced.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checkpoint {
+/// Where replay starts. Each one repeats the session, since the segment with
+/// the session's own record is recycled in time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Base {
+    /// Whose records follow.
+    pub session: Session,
     /// All records up to here are home.
     pub through: Lsn,
     /// The pinned block as of `through`; it is the one block not written home.

@@ -65,9 +65,10 @@ impl Redo {
     /// The blocks that it touches.
     pub fn blocks(&self) -> (BlockNo, u64) {
         match self {
-            Redo::Zeros { block } | Redo::Image { block, .. } | Redo::Edit { block, .. } | Redo::Patch { block, .. } => {
-                (*block, 1)
-            }
+            Redo::Zeros { block }
+            | Redo::Image { block, .. }
+            | Redo::Edit { block, .. }
+            | Redo::Patch { block, .. } => (*block, 1),
             Redo::Put { first, count, .. } => (*first, u64::from(*count)),
             Redo::Free { first, count } => (*first, *count),
         }
@@ -80,14 +81,19 @@ pub(super) fn differences(before: &[u8], after: &[u8]) -> Vec<(u16, Vec<u8>)> {
     let mut ranges: Vec<(usize, usize)> = Vec::new();
     let mut at = 0;
     while let Some(start) = next_difference(before, after, at) {
-        let end = (start..after.len()).find(|&i| before[i] == after[i]).unwrap_or(after.len());
+        let end = (start..after.len())
+            .find(|&i| before[i] == after[i])
+            .unwrap_or(after.len());
         match ranges.last_mut() {
             Some(last) if start - last.1 < GAP => last.1 = end,
             _ => ranges.push((start, end)),
         }
         at = end;
     }
-    ranges.into_iter().map(|(start, end)| (start as u16, after[start..end].to_vec())).collect()
+    ranges
+        .into_iter()
+        .map(|(start, end)| (start as u16, after[start..end].to_vec()))
+        .collect()
 }
 
 /// Most of a block is equal: compare by words, then look closer.
@@ -106,7 +112,10 @@ fn next_difference(before: &[u8], after: &[u8], from: usize) -> Option<usize> {
 
 /// Bytes that an `Edit` with these ranges takes.
 pub(super) fn edit_len(ranges: &[(u16, Vec<u8>)]) -> usize {
-    11 + ranges.iter().map(|(_, bytes)| 4 + bytes.len()).sum::<usize>()
+    11 + ranges
+        .iter()
+        .map(|(_, bytes)| 4 + bytes.len())
+        .sum::<usize>()
 }
 
 /// The block as a whole: its image, or zeros and what is not zero in it,
@@ -114,7 +123,10 @@ pub(super) fn edit_len(ranges: &[(u16, Vec<u8>)]) -> usize {
 pub(super) fn whole(block: BlockNo, bytes: &[u8], into: &mut Vec<Redo>) {
     let ranges = differences(&vec![0; bytes.len()], bytes);
     if edit_len(&ranges) >= bytes.len() {
-        into.push(Redo::Image { block, bytes: bytes.to_vec() });
+        into.push(Redo::Image {
+            block,
+            bytes: bytes.to_vec(),
+        });
         return;
     }
     into.push(Redo::Zeros { block });
@@ -163,7 +175,10 @@ mod tests {
             redo,
             [
                 Redo::Zeros { block: BlockNo(9) },
-                Redo::Edit { block: BlockNo(9), ranges: vec![(100, vec![1]), (4095, vec![2])] }
+                Redo::Edit {
+                    block: BlockNo(9),
+                    ranges: vec![(100, vec![1]), (4095, vec![2])]
+                }
             ]
         );
     }

@@ -39,34 +39,97 @@ fn op() -> impl Strategy<Value = Op> {
                 time
             }
         ),
-        named().prop_map(|(by, at, inode, time)| Op::Link { by, at, inode, time }),
-        named().prop_map(|(by, at, inode, time)| Op::Unlink { by, at, inode, time }),
-        named().prop_map(|(by, at, inode, time)| Op::Rmdir { by, at, inode, time }),
-        (named(), name(), any::<u32>(), inode()).prop_map(|((by, from, inode, time), to, flags, replaced)| {
-            Op::Rename { by, from, to, flags, inode, replaced, time }
+        named().prop_map(|(by, at, inode, time)| Op::Link {
+            by,
+            at,
+            inode,
+            time
         }),
-        (by(), inode(), any::<(u64, u64)>(), time())
-            .prop_map(|(by, inode, (offset, len), time)| Op::Write { by, inode, offset, len, time }),
-        (by(), inode(), any::<(Option<u16>, Option<u32>, Option<u32>, Option<u64>)>(), of(time()), of(time()), time())
-            .prop_map(|(by, inode, (mode, uid, gid, size), atime, mtime, ctime)| Op::SetAttr {
+        named().prop_map(|(by, at, inode, time)| Op::Unlink {
+            by,
+            at,
+            inode,
+            time
+        }),
+        named().prop_map(|(by, at, inode, time)| Op::Rmdir {
+            by,
+            at,
+            inode,
+            time
+        }),
+        (named(), name(), any::<u32>(), inode()).prop_map(
+            |((by, from, inode, time), to, flags, replaced)| {
+                Op::Rename {
+                    by,
+                    from,
+                    to,
+                    flags,
+                    inode,
+                    replaced,
+                    time,
+                }
+            }
+        ),
+        (by(), inode(), any::<(u64, u64)>(), time()).prop_map(
+            |(by, inode, (offset, len), time)| Op::Write {
                 by,
                 inode,
-                mode,
-                uid,
-                gid,
-                size,
-                atime,
-                mtime,
-                ctime
+                offset,
+                len,
+                time
+            }
+        ),
+        (
+            by(),
+            inode(),
+            any::<(Option<u16>, Option<u32>, Option<u32>, Option<u64>)>(),
+            of(time()),
+            of(time()),
+            time()
+        )
+            .prop_map(|(by, inode, (mode, uid, gid, size), atime, mtime, ctime)| {
+                Op::SetAttr {
+                    by,
+                    inode,
+                    mode,
+                    uid,
+                    gid,
+                    size,
+                    atime,
+                    mtime,
+                    ctime,
+                }
             }),
-        (by(), inode(), any::<(u32, u64, u64)>(), time()).prop_map(|(by, inode, (mode, offset, len), time)| {
-            Op::Fallocate { by, inode, mode, offset, len, time }
+        (by(), inode(), any::<(u32, u64, u64)>(), time()).prop_map(
+            |(by, inode, (mode, offset, len), time)| {
+                Op::Fallocate {
+                    by,
+                    inode,
+                    mode,
+                    offset,
+                    len,
+                    time,
+                }
+            }
+        ),
+        (by(), inode(), bytes(), bytes(), any::<u32>(), time()).prop_map(
+            |(by, inode, name, value, flags, time)| {
+                Op::SetXattr {
+                    by,
+                    inode,
+                    name,
+                    value,
+                    flags,
+                    time,
+                }
+            }
+        ),
+        (by(), inode(), bytes(), time()).prop_map(|(by, inode, name, time)| Op::RemoveXattr {
+            by,
+            inode,
+            name,
+            time
         }),
-        (by(), inode(), bytes(), bytes(), any::<u32>(), time()).prop_map(|(by, inode, name, value, flags, time)| {
-            Op::SetXattr { by, inode, name, value, flags, time }
-        }),
-        (by(), inode(), bytes(), time())
-            .prop_map(|(by, inode, name, time)| Op::RemoveXattr { by, inode, name, time }),
         (inode(), time()).prop_map(|(inode, time)| Op::Atime { inode, time }),
         inode().prop_map(|inode| Op::Orphan { inode }),
         (bytes(), time()).prop_map(|(name, time)| Op::Mark { name, time }),
@@ -81,30 +144,50 @@ fn redo() -> impl Strategy<Value = Redo> {
     prop_oneof![
         block().prop_map(|block| Redo::Zeros { block }),
         (block(), bytes()).prop_map(|(block, bytes)| Redo::Image { block, bytes }),
-        (block(), vec((any::<u16>(), bytes()), 0..5)).prop_map(|(block, ranges)| Redo::Edit { block, ranges }),
-        (block(), any::<(u32, u32)>()).prop_map(|(first, (count, from))| Redo::Put { first, count, from }),
-        (block(), any::<(u16, u32, u32)>())
-            .prop_map(|(block, (offset, from, len))| Redo::Patch { block, offset, from, len }),
+        (block(), vec((any::<u16>(), bytes()), 0..5))
+            .prop_map(|(block, ranges)| Redo::Edit { block, ranges }),
+        (block(), any::<(u32, u32)>()).prop_map(|(first, (count, from))| Redo::Put {
+            first,
+            count,
+            from
+        }),
+        (block(), any::<(u16, u32, u32)>()).prop_map(|(block, (offset, from, len))| Redo::Patch {
+            block,
+            offset,
+            from,
+            len
+        }),
         (block(), any::<u64>()).prop_map(|(first, count)| Redo::Free { first, count }),
     ]
+}
+
+fn base() -> impl Strategy<Value = Base> {
+    let session =
+        (any::<[u8; 16]>(), bytes(), bytes()).prop_map(|(guard, prior, guarded)| Session {
+            guard,
+            prior,
+            guarded,
+        });
+    (
+        session,
+        any::<u64>(),
+        bytes(),
+        vec((block(), any::<u32>()), 0..4),
+    )
+        .prop_map(|(session, through, pinned, samples)| Base {
+            session,
+            through: Lsn(through),
+            pinned,
+            samples,
+        })
 }
 
 fn record() -> impl Strategy<Value = Record> {
     prop_oneof![
         4 => (op(), vec((inode(), bytes()), 0..3), vec(redo(), 0..6))
             .prop_map(|(op, paths, redo)| Record::Operation(Operation { op, paths, redo })),
-        1 => (any::<[u8; 16]>(), any::<u64>(), bytes(), bytes(), bytes()).prop_map(
-            |(guard, through, prior, guarded, pinned)| Record::Session(Session {
-                guard,
-                through: Lsn(through),
-                prior,
-                guarded,
-                pinned
-            })
-        ),
-        1 => (any::<u64>(), bytes(), vec((block(), any::<u32>()), 0..4)).prop_map(|(through, pinned, samples)| {
-            Record::Checkpoint(Checkpoint { through: Lsn(through), pinned, samples })
-        }),
+        1 => base().prop_map(Record::Session),
+        1 => base().prop_map(Record::Checkpoint),
         1 => (bytes(), bytes()).prop_map(|(fingerprint, restored)| Record::Clean(Clean { fingerprint, restored })),
     ]
 }
@@ -139,16 +222,33 @@ proptest! {
 #[test]
 fn the_bytes_of_an_operation_stand_as_specified() {
     let op = Op::Unlink {
-        by: By { uid: 1, gid: 2, pid: 3 },
-        at: Name { parent: InodeNo(2), name: b"ab".to_vec() },
+        by: By {
+            uid: 1,
+            gid: 2,
+            pid: 3,
+        },
+        at: Name {
+            parent: InodeNo(2),
+            name: b"ab".to_vec(),
+        },
         inode: InodeNo(12),
         time: Time { secs: 5, nanos: 6 },
     };
     let redo = vec![
-        Redo::Edit { block: BlockNo(7), ranges: vec![(9, vec![0xEE])] },
-        Redo::Free { first: BlockNo(8), count: 1 },
+        Redo::Edit {
+            block: BlockNo(7),
+            ranges: vec![(9, vec![0xEE])],
+        },
+        Redo::Free {
+            first: BlockNo(8),
+            count: 1,
+        },
     ];
-    let record = Record::Operation(Operation { op, paths: vec![(InodeNo(2), b"/".to_vec())], redo });
+    let record = Record::Operation(Operation {
+        op,
+        paths: vec![(InodeNo(2), b"/".to_vec())],
+        redo,
+    });
     #[rustfmt::skip]
     let expected: &[u8] = &[
         0, 1,                                           // version, kind

@@ -1,0 +1,73 @@
+//! The threads of a mount: one makes records durable, one makes room.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::Journal;
+
+/// Two threads that tick: the committer, which serves waiting fsyncs back to
+/// back, and the keeper, which checkpoints and keeps segments ready. Dropping
+/// it stops and joins them.
+pub struct Background {
+    journal: Journal,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// How often the threads look at the clock without being woken.
+const PERIOD: Duration = Duration::from_millis(250);
+
+impl Background {
+    /// Starts the threads.
+    pub fn start(journal: &Journal) -> std::io::Result<Self> {
+        let mut background = Background {
+            journal: journal.clone(),
+            stop: Arc::default(),
+            threads: Vec::new(),
+        };
+        background.spawn("committer", |journal| {
+            journal.0.waiting.committer().wait(PERIOD);
+            journal.tick_commit(journal.0.options.clock.wall())
+        })?;
+        background.spawn("keeper", |journal| {
+            journal.0.waiting.keeper().wait(PERIOD);
+            journal.tick_checkpoint(journal.0.options.clock.wall())
+        })?;
+        Ok(background)
+    }
+
+    fn spawn(
+        &mut self,
+        name: &str,
+        round: fn(&Journal) -> super::Result<()>,
+    ) -> std::io::Result<()> {
+        let (journal, stop) = (self.journal.clone(), self.stop.clone());
+        let thread = std::thread::Builder::new()
+            .name(name.into())
+            .spawn(move || {
+                while !stop.load(Ordering::SeqCst) {
+                    if let Err(error) = round(&journal) {
+                        // The first error has stopped the journal and told all
+                        // waiters; there is nothing left to keep.
+                        log::error!("the journal has stopped: {error}");
+                        return;
+                    }
+                }
+            })?;
+        self.threads.push(thread);
+        Ok(())
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.journal.0.waiting.committer().ring();
+        self.journal.0.waiting.keeper().ring();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! Group commit.
+//!
+//! A record is visible at once and durable later: one sync serves everyone
+//! who waits when it starts, and nobody waits with a thread. A sync that fails
+//! is final: all waiters get the error, and so does everyone after them.
+
+use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::{Error, Inner, Journal, Keep, Result};
+use crate::log::{Durable, Log};
+use crate::units::{Lsn, Time};
+
+/// Called when a record is durable, or can't become so.
+pub type OnDurable = Box<dyn FnOnce(Result<()>) + Send>;
+
+/// Unsynced bytes from which write-back is started early, so that a sync
+/// finds little left to do.
+const WRITE_BACK: u64 = 8 << 20;
+/// Unsynced bytes from which a sync is made without being asked.
+const SYNC: u64 = 32 << 20;
+
+/// Who waits for what.
+#[derive(Default)]
+pub(super) struct Waiting {
+    durable: Mutex<Vec<(Lsn, OnDurable)>>,
+    room: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
+    wants_room: AtomicBool,
+    pace: Mutex<Pace>,
+    committer: Bell,
+    keeper: Bell,
+}
+
+/// What the passing of time demands, as [`Journal::tick`] last saw it.
+#[derive(Default)]
+struct Pace {
+    unsynced_since: Option<Time>,
+    unmarked: Option<(Lsn, Time)>,
+    dirty_since: Option<Time>,
+    /// The last mark frame; a durable mark needs no mark of its own.
+    marked: Lsn,
+}
+
+/// Wakes one thread.
+#[derive(Default)]
+pub(super) struct Bell {
+    rung: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Bell {
+    pub fn ring(&self) {
+        *self.rung.lock() = true;
+        self.wake.notify_one();
+    }
+
+    /// Waits until it rings, or for so long.
+    pub fn wait(&self, most: Duration) {
+        let mut rung = self.rung.lock();
+        if !*rung {
+            self.wake.wait_for(&mut rung, most);
+        }
+        *rung = false;
+    }
+}
+
+impl Waiting {
+    pub fn committer(&self) -> &Bell {
+        &self.committer
+    }
+    pub fn keeper(&self) -> &Bell {
+        &self.keeper
+    }
+
+    pub fn want_room(&self) {
+        self.wants_room.store(true, Ordering::SeqCst);
+        self.keeper.ring();
+        self.committer.ring();
+    }
+    pub fn anyone_wants_room(&self) -> bool {
+        self.wants_room.load(Ordering::SeqCst)
+    }
+    pub fn queue_room(&self, retry: Box<dyn FnOnce() + Send>) {
+        self.room.lock().push(retry);
+        self.want_room();
+    }
+    pub fn take_room(&self) -> Vec<Box<dyn FnOnce() + Send>> {
+        let mut room = self.room.lock();
+        self.wants_room.store(false, Ordering::SeqCst);
+        mem::take(&mut room)
+    }
+
+    /// Those who wait for nothing beyond `through`.
+    fn served_by(&self, through: Lsn) -> Vec<OnDurable> {
+        let mut durable = self.durable.lock();
+        let (served, left) = mem::take(&mut *durable)
+            .into_iter()
+            .partition(|(lsn, _)| *lsn <= through);
+        *durable = left;
+        served.into_iter().map(|(_, tell)| tell).collect()
+    }
+
+    /// Nothing will become durable, and no room will come.
+    pub fn fail_all(&self, error: &Error) {
+        let waiters = mem::take(&mut *self.durable.lock());
+        waiters
+            .into_iter()
+            .for_each(|(_, tell)| tell(Err(error.clone())));
+        self.take_room().into_iter().for_each(|retry| retry());
+    }
+}
+
+impl Journal {
+    /// Makes all that is written durable, and tells those who wait for it.
+    pub fn sync(&self) -> Result<Durable> {
+        self.0.sync(self.0.log()?)
+    }
+
+    /// Calls `tell` when record `lsn` is durable: at once if it is, else after
+    /// the next sync, from the thread that makes it.
+    pub fn when_durable(&self, lsn: Lsn, tell: OnDurable) {
+        let log = match (self.0.alive(), &self.0.keep) {
+            (Err(error), _) => return tell(Err(error)),
+            (Ok(()), Keep::Log(log)) => log,
+            (Ok(()), Keep::Scratch | Keep::Memory) => return tell(Ok(())),
+        };
+        if lsn <= log.watermarks().durable {
+            return tell(Ok(()));
+        }
+        self.0.waiting.durable.lock().push((lsn, tell));
+        // A failure may have emptied the queue just before.
+        if let Err(error) = self.0.alive() {
+            self.0.waiting.fail_all(&error);
+        }
+        self.0.waiting.committer.ring();
+    }
+
+    /// Does what time demands: syncs what has waited long enough, marks what
+    /// was synced, writes home what is due, and keeps segments ready.
+    pub fn tick(&self, now: Time) -> Result<()> {
+        self.tick_commit(now)?;
+        self.tick_checkpoint(now)
+    }
+
+    /// The part of [`Journal::tick`] that must not wait for a checkpoint.
+    pub(super) fn tick_commit(&self, now: Time) -> Result<()> {
+        let Keep::Log(log) = &self.0.keep else {
+            return Ok(());
+        };
+        self.0.alive()?;
+        if self.0.sync_is_due(log, now) {
+            self.0.sync(log)?;
+        } else if log.unsynced() >= WRITE_BACK {
+            log.write_back();
+        }
+        if self.0.mark_is_due(log, now) {
+            self.0.mark(log)?;
+        }
+        Ok(())
+    }
+
+    /// The part of [`Journal::tick`] that may take long.
+    pub(super) fn tick_checkpoint(&self, now: Time) -> Result<()> {
+        let Keep::Log(log) = &self.0.keep else {
+            return Ok(());
+        };
+        self.0.alive()?;
+        if self.0.checkpoint_is_due(log, now) {
+            self.checkpoint()?;
+        }
+        log.clean()
+            .and_then(|()| log.prepare())
+            .map_err(|e| self.0.stop(e.into()))?;
+        self.0.offer_room();
+        Ok(())
+    }
+}
+
+impl Inner {
+    pub(super) fn sync(&self, log: &Log) -> Result<Durable> {
+        self.alive()?;
+        let durable = log.sync().map_err(|e| self.stop(e.into()))?;
+        for tell in self.waiting.served_by(durable.lsn()) {
+            tell(Ok(()));
+        }
+        self.offer_room();
+        Ok(durable)
+    }
+
+    /// A frame that carries the durable mark, itself durable: after it, damage
+    /// to what was synced is told from what the power took.
+    pub(super) fn mark(&self, log: &Log) -> Result<Durable> {
+        let lsn = log.mark().map_err(|e| self.stop(e.into()))?;
+        let durable = self.sync(log)?;
+        self.waiting.pace.lock().marked = lsn;
+        Ok(durable)
+    }
+
+    /// After each commit: wakes whoever should act before its time.
+    pub(super) fn after_commit(&self, log: &Log) {
+        if log.unsynced() >= WRITE_BACK {
+            self.waiting.committer.ring();
+        }
+        if self.is_filling(log) {
+            self.waiting.keeper.ring();
+        }
+    }
+
+    fn sync_is_due(&self, log: &Log, now: Time) -> bool {
+        let marks = log.watermarks();
+        let mut pace = self.waiting.pace.lock();
+        if marks.durable >= marks.appended {
+            pace.unsynced_since = None;
+            return false;
+        }
+        let since = *pace.unsynced_since.get_or_insert(now);
+        let due = elapsed(since, now) >= Duration::from_secs(self.options.commit_seconds.into())
+            || log.unsynced() >= SYNC
+            || !self.waiting.durable.lock().is_empty();
+        if due {
+            pace.unsynced_since = None;
+        }
+        due
+    }
+
+    /// Half a second after the last sync, unless a record has followed and
+    /// been synced meanwhile.
+    fn mark_is_due(&self, log: &Log, now: Time) -> bool {
+        let durable = log.watermarks().durable;
+        let mut pace = self.waiting.pace.lock();
+        if durable <= pace.marked {
+            return false;
+        }
+        match pace.unmarked {
+            Some((lsn, since)) if lsn == durable => {
+                elapsed(since, now) >= Duration::from_millis(500)
+            }
+            _ => {
+                pace.unmarked = Some((durable, now));
+                false
+            }
+        }
+    }
+
+    fn checkpoint_is_due(&self, log: &Log, now: Time) -> bool {
+        let dirty = self.last.load(Ordering::SeqCst) > log.watermarks().installed.0;
+        let mut pace = self.waiting.pace.lock();
+        if !dirty && !self.is_filling(log) {
+            pace.dirty_since = None;
+            return false;
+        }
+        let since = *pace.dirty_since.get_or_insert(now);
+        let due = elapsed(since, now)
+            >= Duration::from_secs(self.options.checkpoint_seconds.into())
+            || self.waiting.anyone_wants_room()
+            || self.is_filling(log);
+        if due {
+            pace.dirty_since = None;
+        }
+        due
+    }
+
+    /// Half of the log, or half of the memory, is taken by what a checkpoint
+    /// would free.
+    fn is_filling(&self, log: &Log) -> bool {
+        let more = self.last.load(Ordering::SeqCst) > log.watermarks().installed.0;
+        let capacity = self.options.segment_size * u64::from(self.options.segments);
+        let roomy = self.roomy.load(Ordering::SeqCst).min(capacity);
+        more && (log.room() < roomy / 2
+            || self.held.load(Ordering::SeqCst) >= self.options.cache_size / 2)
+    }
+}
+
+/// Zero where a clock jumped back.
+fn elapsed(since: Time, now: Time) -> Duration {
+    Duration::from_nanos(now.as_nanos().saturating_sub(since.as_nanos()).max(0) as u64)
+}

@@ -1,0 +1,98 @@
+//! Room in the log: promised before an operation begins, so that it can't be
+//! stopped half-way, and never waited for by a thread.
+//!
+//! A transaction may need as much as the largest record. It is promised that
+//! much before it waits for the guard; what it really takes shows when its
+//! record has its place, and the promise ends.
+
+use std::sync::atomic::Ordering;
+
+use super::{Error, Inner, Journal, Keep, Result};
+use crate::log::Log;
+
+/// Log space held for one transaction.
+pub(super) struct Promise<'j> {
+    inner: &'j Inner,
+    bytes: u64,
+}
+
+impl Drop for Promise<'_> {
+    fn drop(&mut self) {
+        // After the record was reserved, so that nobody sees both as free.
+        self.inner.promised.fetch_sub(self.bytes, Ordering::SeqCst);
+    }
+}
+
+/// More unsynced bytes than this make writers wait: an fsync behind a stream
+/// would take too long.
+const UNSYNCED_MOST: u64 = 64 << 20;
+
+impl Inner {
+    /// Room for one record of any size, or [`Error::Full`].
+    pub(super) fn promise(&self) -> Result<Promise<'_>> {
+        self.alive()?;
+        if self.closing.load(Ordering::SeqCst) {
+            return Err(Error::ReadOnly("the session is ending".into()));
+        }
+        let Keep::Log(log) = &self.keep else {
+            return Ok(Promise {
+                inner: self,
+                bytes: 0,
+            });
+        };
+        let bytes = self.largest_frame();
+        let before = self.promised.fetch_add(bytes, Ordering::SeqCst);
+        let promise = Promise { inner: self, bytes };
+        if self.fits(log, before + bytes) {
+            return Ok(promise);
+        }
+        drop(promise);
+        self.waiting.want_room();
+        Err(Error::Full)
+    }
+
+    /// The largest record with what the log adds.
+    fn largest_frame(&self) -> u64 {
+        let record = self.options.limit() as u64;
+        record + record / 512 + 256
+    }
+
+    /// One frame more than asked for: as much may be lost at the end of a
+    /// segment. (Were it more, the commit would say Full, and nothing would
+    /// have happened.)
+    fn fits(&self, log: &Log, bytes: u64) -> bool {
+        log.room() >= bytes + self.largest_frame()
+            && log.unsynced() <= UNSYNCED_MOST
+            && self.held.load(Ordering::SeqCst) <= self.options.cache_size
+    }
+
+    /// Whether a transaction could begin now.
+    fn has_room(&self) -> bool {
+        match &self.keep {
+            Keep::Log(log) => {
+                let bytes = self.promised.load(Ordering::SeqCst) + self.largest_frame();
+                self.stopped.get().is_some() || self.fits(log, bytes)
+            }
+            Keep::Scratch | Keep::Memory => true,
+        }
+    }
+
+    /// Lets those go on who wait for room, if there is some.
+    pub(super) fn offer_room(&self) {
+        if self.waiting.anyone_wants_room() && self.has_room() {
+            for retry in self.waiting.take_room() {
+                retry();
+            }
+        }
+    }
+}
+
+impl Journal {
+    /// Calls `retry` once [`Journal::begin`] may succeed again (or has become
+    /// hopeless), perhaps at once, perhaps from another thread.
+    pub fn when_room(&self, retry: Box<dyn FnOnce() + Send>) {
+        self.0.waiting.queue_room(retry);
+        // Room may have come between the refusal and this call.
+        self.0.offer_room();
+    }
+}

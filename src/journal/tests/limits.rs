@@ -1,0 +1,187 @@
+//! Room, memory, and what happens at their ends.
+
+use super::*;
+
+fn fill(journal: &Journal) -> usize {
+    let data = vec![9; 20 * SIZE];
+    let mut records = 0;
+    loop {
+        let mut txn = match journal.begin() {
+            Ok(txn) => txn,
+            Err(Error::Full) => return records,
+            Err(error) => panic!("{error}"),
+        };
+        txn.attach(&data, 0);
+        for n in 0..20 {
+            txn.put(BlockNo(20 + n), n as usize * SIZE).unwrap();
+        }
+        txn.commit(&Op::Orphan { inode: InodeNo(1) }).unwrap();
+        records += 1;
+        assert!(records < 1000);
+    }
+}
+
+#[test]
+fn a_full_log_has_room_again_after_a_checkpoint() {
+    let world = World::seeded(1);
+    for _ in 0..5 {
+        assert!(fill(&world.journal) > 3);
+        let told = Arc::new(AtomicBool::new(false));
+        let tell = told.clone();
+        world
+            .journal
+            .when_room(Box::new(move || tell.store(true, Ordering::SeqCst)));
+        assert!(!told.load(Ordering::SeqCst));
+        world.journal.checkpoint().unwrap();
+        assert!(told.load(Ordering::SeqCst));
+    }
+}
+
+#[test]
+fn whoever_asks_for_room_when_there_is_some_is_told_at_once() {
+    let world = World::seeded(1);
+    let told = Arc::new(AtomicBool::new(false));
+    let tell = told.clone();
+    world
+        .journal
+        .when_room(Box::new(move || tell.store(true, Ordering::SeqCst)));
+    assert!(told.load(Ordering::SeqCst));
+}
+
+#[test]
+fn a_full_log_can_still_be_recovered_and_ended() {
+    let world = World::seeded(2);
+    fill(&world.journal);
+    let (_host, journal) = recover(&world.host.kill(), 3);
+    fill(&journal);
+    journal.settle().unwrap();
+    journal
+        .end(Clean {
+            fingerprint: vec![1],
+            restored: vec![2],
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_full_log_survives_a_row_of_cuts_during_its_recovery() {
+    let world = World::seeded(3);
+    let _ = fill(&world.journal);
+    let mut snapshot = world.host.kill();
+    for round in 0..8 {
+        let (host, journal) = recover(&snapshot, 10 + round);
+        fill(&journal);
+        snapshot = host.kill();
+    }
+}
+
+#[test]
+fn a_transaction_that_outgrows_the_limit_is_refused_and_changes_nothing() {
+    let world = World::seeded(4);
+    let mut txn = world.journal.begin().unwrap();
+    for n in 2..BLOCKS {
+        let noise: Vec<u8> = (0..SIZE)
+            .map(|i| (i as u64 * 31 + n * 7) as u8 | 1)
+            .collect();
+        txn.block_mut(BlockNo(n)).unwrap().copy_from_slice(&noise);
+    }
+    assert!(txn.len() > txn.limit());
+    let refused = txn.commit(&Op::Orphan { inode: InodeNo(1) });
+    assert!(matches!(refused, Err(Error::TooLarge { .. })));
+    world.assert_reads_as_model();
+    world.journal.begin().unwrap();
+}
+
+#[test]
+fn memory_for_changed_blocks_is_bounded() {
+    let options = Options {
+        cache_size: 16 << 10,
+        ..options(5)
+    };
+    let mut world = World::with(5, options);
+    let mut refused = 0;
+    for _ in 0..200 {
+        match world.journal.begin() {
+            Ok(txn) => drop(txn),
+            Err(Error::Full) => refused += 1,
+            Err(error) => panic!("{error}"),
+        }
+        world.step();
+    }
+    assert!(refused > 0);
+    world.assert_reads_as_model();
+}
+
+#[test]
+fn ticks_alone_sync_mark_checkpoint_and_clean() {
+    let mut world = World::seeded(6);
+    let mut now = Time { secs: 1, nanos: 0 };
+    let tick = |world: &World, now: &mut Time, secs: i64| {
+        now.secs += secs;
+        world.journal.tick(*now).unwrap();
+    };
+    let last = world.step();
+    tick(&world, &mut now, 1);
+    assert!(world.journal.watermarks().durable < last);
+    tick(&world, &mut now, 5);
+    assert!(world.journal.watermarks().durable >= last);
+    // The mark that makes the sync decidable.
+    tick(&world, &mut now, 1);
+    tick(&world, &mut now, 1);
+    let marked = world.journal.watermarks().appended;
+    assert!(marked > last);
+    assert!(world.journal.watermarks().installed < last);
+    tick(&world, &mut now, 40);
+    assert!(world.journal.watermarks().installed >= last);
+    // And then nothing, for ever.
+    tick(&world, &mut now, 1);
+    let quiet = world.host.events();
+    let before = world.journal.watermarks();
+    for _ in 0..100 {
+        tick(&world, &mut now, 10);
+    }
+    assert_eq!(world.journal.watermarks(), before);
+    assert!(
+        world.host.events() - quiet < 200,
+        "only spares may be prepared"
+    );
+}
+
+#[test]
+fn background_threads_serve_fsyncs_and_make_room() {
+    let world = World::seeded(7);
+    let background = Background::start(&world.journal).unwrap();
+    let served = Arc::new(AtomicUsize::new(0));
+    let data = vec![9; 20 * SIZE];
+    for _ in 0..300 {
+        let (tell, told) = std::sync::mpsc::channel();
+        let mut txn = loop {
+            match world.journal.begin() {
+                Ok(txn) => break txn,
+                Err(Error::Full) => {
+                    let tell = tell.clone();
+                    world
+                        .journal
+                        .when_room(Box::new(move || tell.send(()).unwrap_or(())));
+                    told.recv().unwrap();
+                }
+                Err(error) => panic!("{error}"),
+            }
+        };
+        txn.attach(&data, 0);
+        (0..20).for_each(|n| txn.put(BlockNo(20 + n), n as usize * SIZE).unwrap());
+        let lsn = txn.commit(&Op::Orphan { inode: InodeNo(1) }).unwrap();
+        let served = served.clone();
+        world.journal.when_durable(
+            lsn,
+            Box::new(move |done| {
+                done.unwrap();
+                served.fetch_add(1, Ordering::SeqCst);
+            }),
+        );
+    }
+    world.journal.sync().unwrap();
+    drop(background);
+    world.journal.sync().unwrap();
+    assert_eq!(served.load(Ordering::SeqCst), 300);
+}

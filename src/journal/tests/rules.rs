@@ -1,0 +1,265 @@
+//! Watermarks, verdicts and sessions.
+
+use super::*;
+
+fn told(journal: &Journal, lsn: Lsn) -> std::sync::mpsc::Receiver<Result<()>> {
+    let (tell, told) = std::sync::mpsc::channel();
+    journal.when_durable(lsn, Box::new(move |done| tell.send(done).unwrap()));
+    told
+}
+
+#[test]
+fn one_sync_serves_all_who_wait_and_who_comes_later_need_not() {
+    let mut world = World::seeded(1);
+    let lsns: Vec<Lsn> = (0..5).map(|_| world.step()).collect();
+    let waiting: Vec<_> = lsns.iter().map(|lsn| told(&world.journal, *lsn)).collect();
+    assert!(waiting.iter().all(|told| told.try_recv().is_err()));
+    let before = world.host.events();
+    world.sync();
+    assert!(
+        waiting
+            .iter()
+            .all(|told| matches!(told.try_recv(), Ok(Ok(()))))
+    );
+    let synced = world.host.trace()[before..]
+        .iter()
+        .filter(|event| matches!(event, Event::Sync { .. }))
+        .count();
+    assert_eq!(synced, 1);
+    assert!(matches!(
+        told(&world.journal, lsns[4]).try_recv(),
+        Ok(Ok(()))
+    ));
+}
+
+#[test]
+fn watermarks_keep_their_order() {
+    let mut world = World::seeded(2);
+    for _ in 0..300 {
+        world.run(1);
+        let Watermarks {
+            installed,
+            durable,
+            written,
+            appended,
+        } = world.journal.watermarks();
+        assert!(installed <= durable && durable <= written && written <= appended);
+    }
+}
+
+#[test]
+fn a_failed_sync_is_final_and_everyone_hears_of_it() {
+    let mut world = World::seeded(3);
+    let lsn = world.step();
+    let waiting = told(&world.journal, lsn);
+    world.host.fail_syncs(true);
+    assert!(world.journal.sync().is_err());
+    assert!(matches!(waiting.try_recv(), Ok(Err(_))));
+    world.host.fail_syncs(false);
+    assert!(world.journal.sync().is_err());
+    assert!(matches!(world.journal.begin(), Err(Error::ReadOnly(_))));
+    assert!(matches!(told(&world.journal, lsn).try_recv(), Ok(Err(_))));
+    let image_written = |event: &Event| {
+        matches!(
+            event,
+            Event::Write {
+                file: FileId::IMAGE,
+                ..
+            }
+        )
+    };
+    assert!(world.journal.checkpoint().is_err());
+    assert!(!world.host.trace().iter().any(image_written));
+}
+
+#[test]
+fn blocks_go_home_only_behind_a_synced_log_that_says_so() {
+    let mut world = World::seeded(4);
+    world.run(30);
+    let before = world.host.events();
+    world.step();
+    world.checkpoint();
+    let trace = world.host.trace();
+    let first_home = |event: &Event| {
+        matches!(
+            event,
+            Event::Write {
+                file: FileId::IMAGE,
+                ..
+            }
+        )
+    };
+    let home = before
+        + trace[before..]
+            .iter()
+            .position(first_home)
+            .expect("something goes home");
+    let log_syncs =
+        |event: &&Event| matches!(event, Event::Sync { file } if *file != FileId::IMAGE);
+    assert!(trace[before..home].iter().filter(log_syncs).count() >= 2);
+    // At this very moment, with all that is unsynced lost, the log knows.
+    let mut frontier = Frontier::new(&world.host.start());
+    trace[..home].iter().for_each(|event| frontier.pass(event));
+    let (snapshot, _) = frontier.crash(&Plan::random(frontier.pending(), 1));
+    let unrecovered = Journal::open(Host::new(snapshot).folder()).unwrap();
+    let last_step = *world.states.keys().next_back().unwrap();
+    assert!(unrecovered.report().durable >= last_step);
+}
+
+#[test]
+fn the_pinned_block_never_goes_home() {
+    let mut world = World::seeded(5);
+    world.run(200);
+    let mut txn = world.journal.begin().unwrap();
+    txn.block_mut(PINNED).unwrap()[3] = 33;
+    txn.commit(&Op::Orphan { inode: InodeNo(1) }).unwrap();
+    world.checkpoint();
+    assert_eq!(world.journal.pinned().unwrap()[3], 33);
+    let mut home = vec![0; SIZE];
+    world.host.kill().image.read(&mut home, SIZE as u64);
+    assert_eq!(home, vec![1; SIZE]);
+    let (_host, journal) = recover(&world.host.kill(), 6);
+    assert_eq!(journal.pinned().unwrap()[3], 33);
+}
+
+/// Damages the store files at the frame of this record.
+fn damage(snapshot: &mut Snapshot, journal: &Journal, lsn: Lsn) {
+    let segment = journal
+        .log()
+        .unwrap()
+        .segments()
+        .into_iter()
+        .rfind(|s| s.base <= lsn)
+        .unwrap();
+    let pages = snapshot.files.get_mut(&segment.name).unwrap();
+    let meta = journal.log().unwrap().read(lsn).unwrap().meta;
+    let bytes = pages.to_vec();
+    let at = bytes
+        .windows(meta.len())
+        .position(|window| window == meta)
+        .unwrap();
+    pages.write(&[bytes[at + 5] ^ 0xFF], at as u64 + 5);
+}
+
+#[test]
+fn a_damaged_synced_record_is_refused_by_number_and_nothing_changes() {
+    let mut world = World::seeded(7);
+    let first = world.step();
+    world.step();
+    world.sync();
+    world.step();
+    world.sync();
+    let mut snapshot = world.host.kill();
+    damage(&mut snapshot, &world.journal, first);
+    let host = Host::new(snapshot);
+    let unrecovered = Journal::open(host.folder()).unwrap();
+    assert!(matches!(unrecovered.report().verdict, Verdict::Corrupt(_)));
+    match unrecovered.recover(host.image(), options(8)) {
+        Err(Error::Log(crate::log::Error::Corrupt { lsn, .. })) => assert_eq!(lsn, first),
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("recovered over damage"),
+    }
+    assert_eq!(host.events(), 0);
+}
+
+#[test]
+fn a_damaged_unsynced_record_is_cut_off_with_what_follows() {
+    let mut world = World::seeded(8);
+    world.step();
+    world.sync();
+    let kept = *world.states.keys().next_back().unwrap();
+    let first = world.step();
+    world.step();
+    world.step();
+    let mut snapshot = world.host.kill();
+    damage(&mut snapshot, &world.journal, first);
+    let host = Host::new(snapshot);
+    let unrecovered = Journal::open(host.folder()).unwrap();
+    assert!(matches!(
+        unrecovered.report().verdict,
+        Verdict::Torn { dropped: 2, .. }
+    ));
+    let journal = unrecovered.recover(host.image(), options(9)).unwrap();
+    assert_holds(&journal, world.state_at(kept));
+}
+
+#[test]
+fn another_copy_of_the_image_is_recognised() {
+    let mut world = World::seeded(9);
+    let stale = world.host.kill().image;
+    world.run(60);
+    world.checkpoint();
+    let host = Host::new(Snapshot {
+        image: stale,
+        files: world.host.kill().files,
+    });
+    let refused = Journal::open(host.folder())
+        .unwrap()
+        .recover(host.image(), options(1));
+    assert!(matches!(refused, Err(Error::Stale { .. })));
+    assert_eq!(host.events(), 0);
+}
+
+#[test]
+fn a_session_that_ended_well_is_resumed_with_nothing_to_replay() {
+    let mut world = World::seeded(10);
+    world.run(40);
+    let pinned = world.journal.settle().unwrap().unwrap();
+    assert!(matches!(world.journal.begin(), Err(Error::ReadOnly(_))));
+    world
+        .journal
+        .end(Clean {
+            fingerprint: vec![1],
+            restored: vec![2],
+        })
+        .unwrap();
+    let host = Host::new(world.host.cut(3));
+    assert_home(&host.kill().image, &world.model);
+
+    let unrecovered = Journal::open(host.folder()).unwrap();
+    assert_eq!(unrecovered.clean().unwrap().restored, [2]);
+    assert_eq!(unrecovered.base().unwrap().session, session(1));
+    assert_eq!(unrecovered.report().operations, 0);
+    let last = unrecovered.report().last;
+    let journal = unrecovered.resume(host.image(), options(2)).unwrap();
+    journal.begin_session(session(2), &pinned).unwrap();
+    assert!(journal.watermarks().appended > last);
+    assert_holds(&journal, &world.model);
+
+    let unrecovered = Journal::open(host.folder()).unwrap();
+    assert!(unrecovered.is_unused() && unrecovered.clean().is_none());
+    assert_eq!(unrecovered.base().unwrap().session, session(2));
+}
+
+#[test]
+fn the_session_is_known_however_long_it_lasts() {
+    let mut world = World::seeded(11);
+    for _ in 0..20 {
+        world.run(100);
+        world.checkpoint();
+    }
+    let unrecovered = Journal::open(world.host.folder()).unwrap();
+    assert!(
+        unrecovered.survey().segments()[0].base > Lsn(2),
+        "the first segment is recycled"
+    );
+    assert_eq!(unrecovered.base().unwrap().session, session(1));
+}
+
+#[test]
+fn a_new_timeline_keeps_nothing_and_numbers_on() {
+    let mut world = World::seeded(12);
+    world.run(30);
+    let last = world.journal.watermarks().appended;
+    let host = Host::new(world.host.kill());
+    let before = host.kill().image.to_vec();
+    let journal = Journal::open(host.folder())
+        .unwrap()
+        .begin_anew(host.image(), options(3))
+        .unwrap();
+    journal.begin_session(session(2), &[1; SIZE]).unwrap();
+    assert!(journal.watermarks().appended > last);
+    assert!(host.kill().image.to_vec() == before);
+    let (host, _journal) = recover(&host.kill(), 4);
+    assert!(host.kill().image.to_vec() == before);
+}
