@@ -6,7 +6,8 @@
 //! epoch, that goes on right behind the last record *proven* durable. What is
 //! kept above that is copied into it. The order makes any crash harmless:
 //!
-//! 1. frames into files that belong to nothing, synced
+//! 1. frames into files that belong to nothing, synced, with their names if
+//!    there are several
 //! 2. their headers, the last one last, each synced
 //! 3. names, then the folder is synced
 //!
@@ -254,6 +255,13 @@ impl Opening {
                 .disk
                 .sync()
                 .map_err(Error::io_on("sync", &Spare::store_name(fresh.spare.number)))?;
+        }
+        if self.fresh.len() > 1 {
+            // New files: were one's name lost but the last header's file
+            // found, a segment would be missing in between.
+            let dir = &self.survey.dir;
+            dir.sync()
+                .map_err(Error::io_on("sync", "the journal's folder"))?;
         }
         Ok(())
     }

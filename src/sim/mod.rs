@@ -3,6 +3,7 @@
 //! A seeded [`Workload`] runs through the real file system over disks whose
 //! power can be cut; a reference [`Model`] says what must be found afterwards.
 
+pub mod clock;
 pub mod model;
 pub mod random;
 pub mod step;
