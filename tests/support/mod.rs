@@ -18,6 +18,7 @@
 #![allow(dead_code)] // no binary uses all of it
 
 pub mod e2fsck;
+pub mod fill;
 pub mod images;
 pub mod kernel;
 pub mod random;

@@ -1,0 +1,104 @@
+//! What is checked: a plain image, or an image as its journal would leave it.
+
+use std::collections::HashMap;
+use std::io;
+
+use crate::device::Disk;
+use crate::journal::{Block, Blocks};
+use crate::units::BlockNo;
+
+/// Bytes to check, addressed from the image's start.
+pub trait Source {
+    /// Length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Fills `buf` from `offset`.
+    fn read(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+/// An image as it is.
+pub struct Plain<'a>(pub &'a dyn Disk);
+
+impl Source for Plain<'_> {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+    fn read(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_at(buf, offset)
+    }
+}
+
+/// An image with newer versions of some blocks over it: what recovery would
+/// make of it.
+pub struct Overlaid<'a> {
+    /// The image below.
+    pub image: &'a dyn Disk,
+    /// Bytes of a block.
+    pub block_size: usize,
+    /// The newer versions.
+    pub newer: HashMap<BlockNo, Block>,
+}
+
+impl Source for Overlaid<'_> {
+    fn len(&self) -> io::Result<u64> {
+        self.image.len()
+    }
+    fn read(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.image.read_at(buf, offset)?;
+        by_block(self.block_size, offset, buf, |block, start, out| {
+            if let Some(bytes) = self
+                .newer
+                .get(&block)
+                .and_then(|b| b.get(start..start + out.len()))
+            {
+                out.copy_from_slice(bytes);
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The state that a journal shows to its readers.
+pub struct Through<'a> {
+    /// The readers' view.
+    pub blocks: &'a dyn Blocks,
+    /// Length of the image in bytes.
+    pub len: u64,
+}
+
+impl Source for Through<'_> {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.len)
+    }
+    fn read(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        by_block(
+            self.blocks.block_size(),
+            offset,
+            buf,
+            |block, start, out| {
+                self.blocks
+                    .read(block, start, out)
+                    .map_err(io::Error::other)
+            },
+        )
+    }
+}
+
+/// Cuts a range at block borders: block, offset inside it, piece of `buf`.
+fn by_block(
+    size: usize,
+    offset: u64,
+    buf: &mut [u8],
+    mut each: impl FnMut(BlockNo, usize, &mut [u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut rest = buf;
+    let mut at = offset;
+    while !rest.is_empty() {
+        let start = (at % size as u64) as usize;
+        let n = rest.len().min(size - start);
+        let (piece, tail) = rest.split_at_mut(n);
+        each(BlockNo(at / size as u64), start, piece)?;
+        rest = tail;
+        at += n as u64;
+    }
+    Ok(())
+}
