@@ -1,1 +1,241 @@
-//! Attributes.
+//! Attributes: what stat(2) shows, and what chmod, chown, utimens and
+//! truncate change.
+
+use super::file::kill_priv;
+use super::inode::{load_file, store};
+use super::orphan::Later;
+use super::perm::WRITE;
+use super::{Attr, Caller, Done, Fs, Kind, Result, SetAttr, SetTime, xattr};
+use crate::ext4::Corrupt;
+use crate::ext4::inode::{Inode, mode};
+use crate::ext4::xattr::ACL_ACCESS;
+use crate::journal::{Blocks, Op, Txn};
+use crate::units::InodeNo;
+
+const SGID: u16 = 0o2000;
+
+/// Flags that FS_IOC_GETFLAGS shows.
+const VISIBLE: u32 = 0x725b_dfff;
+
+impl Fs {
+    /// stat(2).
+    pub fn getattr(&self, inode: InodeNo) -> Result<Attr> {
+        attr(&load_file(&self.view(), &self.sb, inode)?)
+    }
+
+    /// chmod, chown, truncate and utimens in one: only what is `Some` changes.
+    pub fn setattr(&self, by: &Caller, inode: InodeNo, set: &SetAttr) -> Result<Done<Attr>> {
+        if set.size.is_some() {
+            self.settle(inode)?;
+        }
+        let time = self.now();
+        let mut txn = self.begin()?;
+        let mut inode = load_file(&txn, &self.sb, inode)?;
+        self.may_change(&txn, by, &inode, set)?;
+        let before = inode.mode;
+        if set.uid.is_some() || set.gid.is_some() {
+            self.change_owner(&mut txn, &mut inode, set)?;
+        }
+        if let Some(mode) = set.mode {
+            self.change_mode(&mut txn, by, &mut inode, mode)?;
+        }
+        let later = match set.size {
+            Some(size) => self.change_size(&mut txn, by, &mut inode, size)?,
+            None => Later::default(),
+        };
+        let at = |set: SetTime| match set {
+            SetTime::Now => time,
+            SetTime::At(time) => time,
+        };
+        let mtime = set.mtime.map(at).or(set.size.map(|_| time));
+        inode.atime = set.atime.map_or(inode.atime, at);
+        inode.mtime = mtime.unwrap_or(inode.mtime);
+        inode.ctime = time;
+        store(&mut txn, &self.sb, &inode)?;
+        let lsn = txn.commit(&Op::SetAttr {
+            by: by.into(),
+            inode: inode.number,
+            // As it became: with what an owner or a size took away.
+            mode: (set.mode.is_some() || inode.mode != before).then_some(inode.mode & 0o7777),
+            uid: set.uid,
+            gid: set.gid,
+            size: set.size,
+            atime: set.atime.map(at),
+            mtime,
+            ctime: time,
+        })?;
+        self.finish(later)?;
+        Ok(Done {
+            value: attr(&inode)?,
+            lsn: Some(lsn),
+        })
+    }
+
+    /// Fails unless the caller may change all of this.
+    fn may_change(
+        &self,
+        blocks: &dyn Blocks,
+        by: &Caller,
+        inode: &Inode,
+        set: &SetAttr,
+    ) -> Result<()> {
+        self.mutable(inode)?;
+        let times = [set.atime, set.mtime];
+        let explicit = times
+            .iter()
+            .flatten()
+            .any(|time| matches!(time, SetTime::At(_)));
+        if set.mode.is_some()
+            || set.uid.is_some()
+            || set.gid.is_some()
+            || set.size.is_some()
+            || explicit
+        {
+            self.alterable(inode)?;
+        }
+        if set.uid.is_some_and(|uid| uid != inode.uid) {
+            self.is_root(by)?;
+        }
+        if set
+            .gid
+            .is_some_and(|gid| gid != inode.gid && !by.in_group(gid))
+        {
+            self.is_root(by)?;
+        }
+        if set.mode.is_some() || set.uid.is_some() || set.gid.is_some() || explicit {
+            self.owns(by, inode)?;
+        }
+        if set.size.is_some() && !set.by_handle {
+            self.may(blocks, by, inode, WRITE)?;
+        }
+        let touches = set.size.is_none() && times.iter().any(Option::is_some);
+        if touches && self.owns(by, inode).is_err() {
+            self.may(blocks, by, inode, WRITE)?;
+        }
+        Ok(())
+    }
+
+    /// chown(2), which takes a program's privileges away.
+    fn change_owner(&self, txn: &mut Txn<'_>, inode: &mut Inode, set: &SetAttr) -> Result<()> {
+        inode.uid = set.uid.unwrap_or(inode.uid);
+        inode.gid = set.gid.unwrap_or(inode.gid);
+        if inode.kind() != mode::DIRECTORY {
+            kill_priv(inode);
+            xattr::kill_capability(txn, &self.sb, inode)?;
+        }
+        Ok(())
+    }
+
+    /// chmod(2): an access control list changes with the bits.
+    fn change_mode(
+        &self,
+        txn: &mut Txn<'_>,
+        by: &Caller,
+        inode: &mut Inode,
+        mode: u16,
+    ) -> Result<()> {
+        inode.mode = inode.mode & mode::TYPE | mode & 0o7777;
+        if !self.speaks_for_group(by, inode.gid) {
+            inode.mode &= !SGID;
+        }
+        if let Some(mut acl) = xattr::access_list(txn, &self.sb, inode)? {
+            acl.set_mode(inode.mode);
+            xattr::store_list(txn, &self.sb, inode, ACL_ACCESS, &acl, self.privileged(by))?;
+        }
+        Ok(())
+    }
+
+    /// truncate(2).
+    fn change_size(
+        &self,
+        txn: &mut Txn<'_>,
+        by: &Caller,
+        inode: &mut Inode,
+        size: u64,
+    ) -> Result<Later> {
+        if by.uid != 0 {
+            kill_priv(inode);
+        }
+        xattr::kill_capability(txn, &self.sb, inode)?;
+        self.resize(txn, inode, size)
+    }
+}
+
+impl Kind {
+    /// From the type bits of `i_mode`.
+    pub fn of_mode(mode: u16) -> Option<Self> {
+        Some(match mode & mode::TYPE {
+            mode::REGULAR => Kind::Regular,
+            mode::DIRECTORY => Kind::Directory,
+            mode::SYMLINK => Kind::Symlink,
+            mode::CHAR => Kind::CharDevice,
+            mode::BLOCK => Kind::BlockDevice,
+            mode::FIFO => Kind::Fifo,
+            mode::SOCKET => Kind::Socket,
+            _ => return None,
+        })
+    }
+
+    /// From a directory entry's `file_type`; `None`: the inode knows.
+    pub fn of_entry(file_type: u8) -> Option<Self> {
+        Some(match file_type {
+            1 => Kind::Regular,
+            2 => Kind::Directory,
+            3 => Kind::CharDevice,
+            4 => Kind::BlockDevice,
+            5 => Kind::Fifo,
+            6 => Kind::Socket,
+            7 => Kind::Symlink,
+            _ => return None,
+        })
+    }
+
+    /// As a directory entry's `file_type`.
+    pub fn in_entry(self) -> u8 {
+        match self {
+            Kind::Regular => 1,
+            Kind::Directory => 2,
+            Kind::CharDevice => 3,
+            Kind::BlockDevice => 4,
+            Kind::Fifo => 5,
+            Kind::Socket => 6,
+            Kind::Symlink => 7,
+        }
+    }
+}
+
+/// What an inode is.
+pub(super) fn kind(inode: &Inode) -> Result<Kind> {
+    Kind::of_mode(inode.mode).ok_or_else(|| {
+        let (what, value) = (format!("inode {}", inode.number), inode.mode.into());
+        Corrupt::Field {
+            what,
+            field: "i_mode",
+            value,
+        }
+        .into()
+    })
+}
+
+/// An inode as stat(2) shows it.
+pub(super) fn attr(inode: &Inode) -> Result<Attr> {
+    let kind = kind(inode)?;
+    let device = matches!(kind, Kind::CharDevice | Kind::BlockDevice);
+    Ok(Attr {
+        inode: inode.number,
+        generation: inode.generation,
+        kind,
+        perm: inode.mode & 0o7777,
+        links: inode.links.into(),
+        uid: inode.uid,
+        gid: inode.gid,
+        rdev: if device { inode.device() } else { 0 },
+        size: inode.size,
+        blocks: inode.blocks,
+        atime: inode.atime,
+        mtime: inode.mtime,
+        ctime: inode.ctime,
+        crtime: inode.crtime,
+        flags: inode.flags & VISIBLE,
+    })
+}

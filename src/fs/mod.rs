@@ -18,6 +18,7 @@ use crate::units::{Clock, InodeNo, Lsn, Time};
 pub mod alloc;
 mod attr;
 mod caller;
+mod create;
 pub mod dir;
 pub mod file;
 pub mod inode;
@@ -25,6 +26,7 @@ pub mod map;
 mod name;
 pub mod orphan;
 mod perm;
+mod rename;
 mod space;
 mod tree;
 pub mod xattr;
@@ -219,6 +221,9 @@ pub struct SetAttr {
     pub size: Option<u64>,
     pub atime: Option<SetTime>,
     pub mtime: Option<SetTime>,
+    /// Through an open handle: whether the caller may write was settled when
+    /// it was opened.
+    pub by_handle: bool,
 }
 
 /// A time to set.

@@ -1,1 +1,346 @@
-//! Names.
+//! Names: find, link, unlink, list.
+
+use super::attr::{attr, kind};
+use super::file::read_at;
+use super::inode::{load_file, store};
+use super::orphan::Later;
+use super::perm::{EXEC, READ};
+use super::{Attr, Caller, Done, Error, Fs, Kind, Result, dir, map};
+use crate::ext4::dirent::NAME_MAX;
+use crate::ext4::features::ro_compat;
+use crate::ext4::inode::{Inode, flag, mode};
+use crate::ext4::{Corrupt, Superblock};
+use crate::journal::record::Name;
+use crate::journal::{Blocks, Op, Txn};
+use crate::units::{InodeNo, Time};
+
+/// The most links an inode may have.
+const LINK_MAX: u16 = 65000;
+
+impl Fs {
+    /// Finds a name.
+    pub fn lookup(&self, by: &Caller, parent: InodeNo, name: &[u8]) -> Result<Attr> {
+        if name.len() > NAME_MAX {
+            return Err(Error::NameTooLong);
+        }
+        let view = self.view();
+        let dir = self.directory(&view, by, parent)?;
+        let entry = dir::lookup(&view, &self.sb, &dir, name)?.ok_or(Error::NotFound)?;
+        attr(&self.named(&view, &dir, entry.inode)?)
+    }
+
+    /// Another name for an inode that isn't a directory.
+    pub fn link(
+        &self,
+        by: &Caller,
+        inode: InodeNo,
+        parent: InodeNo,
+        name: &[u8],
+    ) -> Result<Done<Attr>> {
+        check_name(name)?;
+        let time = self.now();
+        let mut txn = self.begin()?;
+        let mut dir = self.directory(&txn, by, parent)?;
+        let mut inode = load_file(&txn, &self.sb, inode)?;
+        if dir::lookup(&txn, &self.sb, &dir, name)?.is_some() {
+            return Err(Error::Exists);
+        }
+        self.may_add(&txn, by, &dir)?;
+        self.alterable(&inode)?;
+        match (inode.kind(), inode.links) {
+            (mode::DIRECTORY, _) => return Err(Error::NotPermitted),
+            (_, 0) => return Err(Error::NotFound),
+            (_, LINK_MAX..) => return Err(Error::TooManyLinks),
+            _ => inode.links += 1,
+        }
+        dir::insert(
+            &mut txn,
+            &self.sb,
+            &mut dir,
+            name,
+            inode.number,
+            kind(&inode)?.in_entry(),
+        )?;
+        inode.ctime = time;
+        (dir.mtime, dir.ctime) = (time, time);
+        store(&mut txn, &self.sb, &inode)?;
+        store(&mut txn, &self.sb, &dir)?;
+        let at = Name {
+            parent,
+            name: name.to_vec(),
+        };
+        let lsn = txn.commit(&Op::Link {
+            by: by.into(),
+            at,
+            inode: inode.number,
+            time,
+        })?;
+        Ok(Done {
+            value: attr(&inode)?,
+            lsn: Some(lsn),
+        })
+    }
+
+    /// Removes a name of anything but a directory.
+    pub fn unlink(&self, by: &Caller, parent: InodeNo, name: &[u8]) -> Result<Done<()>> {
+        check_name(name)?;
+        let time = self.now();
+        let mut txn = self.begin()?;
+        let mut dir = self.directory(&txn, by, parent)?;
+        let entry = dir::lookup(&txn, &self.sb, &dir, name)?.ok_or(Error::NotFound)?;
+        let mut inode = self.named(&txn, &dir, entry.inode)?;
+        self.may_take(&txn, by, &dir, &inode)?;
+        if inode.kind() == mode::DIRECTORY {
+            return Err(Error::IsDirectory);
+        }
+        dir::remove(&mut txn, &self.sb, &mut dir, name)?;
+        (dir.mtime, dir.ctime) = (time, time);
+        store(&mut txn, &self.sb, &dir)?;
+        inode.ctime = time;
+        let later = self.unlink_inode(&mut txn, &mut inode, time)?;
+        let at = Name {
+            parent,
+            name: name.to_vec(),
+        };
+        let lsn = txn.commit(&Op::Unlink {
+            by: by.into(),
+            at,
+            inode: inode.number,
+            time,
+        })?;
+        self.finish(later)?;
+        Ok(Done {
+            value: (),
+            lsn: Some(lsn),
+        })
+    }
+
+    /// Removes an empty directory.
+    pub fn rmdir(&self, by: &Caller, parent: InodeNo, name: &[u8]) -> Result<Done<()>> {
+        match name {
+            b"." => return Err(Error::Invalid),
+            b".." => return Err(Error::NotEmpty),
+            _ => check_name(name)?,
+        }
+        let time = self.now();
+        let mut txn = self.begin()?;
+        let mut dir = self.directory(&txn, by, parent)?;
+        let entry = dir::lookup(&txn, &self.sb, &dir, name)?.ok_or(Error::NotFound)?;
+        let mut inode = self.named(&txn, &dir, entry.inode)?;
+        self.may_take(&txn, by, &dir, &inode)?;
+        if inode.kind() != mode::DIRECTORY {
+            return Err(Error::NotDirectory);
+        }
+        if !dir::is_empty(&txn, &self.sb, &inode)? {
+            return Err(Error::NotEmpty);
+        }
+        dir::remove(&mut txn, &self.sb, &mut dir, name)?;
+        shrink_links(&mut dir);
+        (dir.mtime, dir.ctime) = (time, time);
+        store(&mut txn, &self.sb, &dir)?;
+        inode.ctime = time;
+        let later = self.unlink_inode(&mut txn, &mut inode, time)?;
+        let at = Name {
+            parent,
+            name: name.to_vec(),
+        };
+        let lsn = txn.commit(&Op::Rmdir {
+            by: by.into(),
+            at,
+            inode: inode.number,
+            time,
+        })?;
+        self.finish(later)?;
+        Ok(Done {
+            value: (),
+            lsn: Some(lsn),
+        })
+    }
+
+    /// A symlink's target.
+    pub fn readlink(&self, inode: InodeNo) -> Result<Vec<u8>> {
+        let view = self.view();
+        let inode = load_file(&view, &self.sb, inode)?;
+        if inode.kind() != mode::SYMLINK {
+            return Err(Error::Invalid);
+        }
+        if inode.size == 0 || inode.size > u64::from(self.sb.block_size) {
+            let what = format!("symlink {}", inode.number);
+            return Err(Corrupt::Field {
+                what,
+                field: "i_size",
+                value: inode.size,
+            }
+            .into());
+        }
+        let mut target = vec![0; inode.size as usize];
+        match map::has_blocks(&inode) {
+            true => read_at(&view, &self.sb, &inode, 0, &mut target)?,
+            false => target.copy_from_slice(&inode.block[..inode.size as usize]),
+        }
+        Ok(target)
+    }
+
+    /// Lists a directory from a cookie on (0: from its start). `each` gets the
+    /// cookie behind an entry and the entry, and answers whether to go on.
+    pub fn readdir(
+        &self,
+        by: &Caller,
+        inode: InodeNo,
+        from: u64,
+        each: &mut dyn FnMut(u64, &[u8], InodeNo, Kind) -> bool,
+    ) -> Result<()> {
+        let view = self.view();
+        let dir = self.listed(&view, by, inode)?;
+        let mut failed = None;
+        dir::list(
+            &view,
+            &self.sb,
+            &dir,
+            from,
+            &mut |cookie, inode, file_type, name| {
+                let kind = match Kind::of_entry(file_type) {
+                    Some(kind) => Ok(kind),
+                    None => load_file(&view, &self.sb, inode).and_then(|inode| kind(&inode)),
+                };
+                match kind {
+                    Ok(kind) => each(cookie, name, inode, kind),
+                    Err(error) => {
+                        failed = Some(error);
+                        false
+                    }
+                }
+            },
+        )?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// The same with attributes.
+    pub fn readdirplus(
+        &self,
+        by: &Caller,
+        inode: InodeNo,
+        from: u64,
+        each: &mut dyn FnMut(u64, &[u8], &Attr) -> bool,
+    ) -> Result<()> {
+        let view = self.view();
+        let dir = self.listed(&view, by, inode)?;
+        let mut failed = None;
+        dir::list(
+            &view,
+            &self.sb,
+            &dir,
+            from,
+            &mut |cookie, inode, _, name| {
+                let found = load_file(&view, &self.sb, inode).and_then(|inode| attr(&inode));
+                match found {
+                    Ok(attr) => each(cookie, name, &attr),
+                    Err(error) => {
+                        failed = Some(error);
+                        false
+                    }
+                }
+            },
+        )?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// An inode lost a name (a directory its only one): without any it goes,
+    /// now or at its last close. Stores it.
+    pub(super) fn unlink_inode(
+        &self,
+        txn: &mut Txn<'_>,
+        inode: &mut Inode,
+        time: Time,
+    ) -> Result<Later> {
+        inode.links = match inode.kind() {
+            mode::DIRECTORY => 0,
+            _ => inode.links.saturating_sub(1),
+        };
+        if inode.links == 0 {
+            return self.unlinked(txn, inode, time);
+        }
+        store(txn, &self.sb, inode)?;
+        Ok(Later::default())
+    }
+
+    /// A directory in which the caller may look for names.
+    pub(super) fn directory(
+        &self,
+        blocks: &dyn Blocks,
+        by: &Caller,
+        number: InodeNo,
+    ) -> Result<Inode> {
+        let inode = load_file(blocks, &self.sb, number)?;
+        if inode.kind() != mode::DIRECTORY {
+            return Err(Error::NotDirectory);
+        }
+        // Removed, but open: nothing can be in it or come into it any more.
+        if inode.links == 0 {
+            return Err(Error::NotFound);
+        }
+        self.may(blocks, by, &inode, EXEC)?;
+        Ok(inode)
+    }
+
+    /// A directory that the caller may list.
+    fn listed(&self, blocks: &dyn Blocks, by: &Caller, number: InodeNo) -> Result<Inode> {
+        let inode = load_file(blocks, &self.sb, number)?;
+        if inode.kind() != mode::DIRECTORY {
+            return Err(Error::NotDirectory);
+        }
+        if inode.links == 0 {
+            return Err(Error::NotFound);
+        }
+        self.may(blocks, by, &inode, READ)?;
+        Ok(inode)
+    }
+
+    /// The inode that a directory's entry refers to: it must be in use.
+    pub(super) fn named(&self, blocks: &dyn Blocks, dir: &Inode, number: InodeNo) -> Result<Inode> {
+        let dangling = |field, value| Corrupt::Field {
+            what: format!("entry of directory {}", dir.number),
+            field,
+            value,
+        };
+        match load_file(blocks, &self.sb, number) {
+            Err(Error::Stale) => Err(dangling("inode", number.0.into()).into()),
+            Ok(inode) if inode.links == 0 => {
+                Err(dangling("inode without links", number.0.into()).into())
+            }
+            other => other,
+        }
+    }
+}
+
+/// Fails unless the name may be given to something.
+pub(super) fn check_name(name: &[u8]) -> Result<()> {
+    match name {
+        b"" => Err(Error::NotFound),
+        b"." | b".." => Err(Error::Exists),
+        _ if name.len() > NAME_MAX => Err(Error::NameTooLong),
+        _ if name.iter().any(|byte| matches!(byte, 0 | b'/')) => Err(Error::Invalid),
+        _ => Ok(()),
+    }
+}
+
+/// One subdirectory more. With dir_nlink an indexed directory with too many
+/// says 1, for "many", and keeps to it.
+pub(super) fn grow_links(sb: &Superblock, dir: &mut Inode) -> Result<()> {
+    let many = sb.features.ro_compat(ro_compat::DIR_NLINK) && dir.has(flag::INDEX);
+    dir.links = match dir.links {
+        1 => 1,
+        links if links + 1 < LINK_MAX => links + 1,
+        _ if many => 1,
+        LINK_MAX.. => return Err(Error::TooManyLinks),
+        links => links + 1,
+    };
+    Ok(())
+}
+
+/// One subdirectory less.
+pub(super) fn shrink_links(dir: &mut Inode) {
+    if dir.links > 2 {
+        dir.links -= 1;
+    }
+}

@@ -1,1 +1,439 @@
-//! Extended attributes.
+//! Extended attributes of inodes: first in the inode, then in a block of
+//! their own, which inodes may share until one changes it.
+//!
+//! Access control lists live here too, since programs see them as attributes;
+//! setting one changes the mode bits with it.
+
+use super::alloc::{free_blocks, new_blocks};
+use super::inode::{load_file, store, want_compat};
+use super::perm::{READ, WRITE};
+use super::{Caller, Done, Error, Fs, Result};
+use crate::ext4::Superblock;
+use crate::ext4::acl::Acl;
+use crate::ext4::features::compat;
+use crate::ext4::inode::{Inode, mode};
+use crate::ext4::xattr::{
+    ACL_ACCESS, ACL_DEFAULT, Attribute, AttributeBlock, Name, decode_inode, encode_inode,
+    set_refcount,
+};
+use crate::journal::{Blocks, Op, Txn};
+use crate::units::{BlockNo, InodeNo};
+
+/// setxattr(2): the attribute must not exist yet.
+pub const CREATE: u32 = 1;
+/// setxattr(2): the attribute must exist.
+pub const REPLACE: u32 = 2;
+
+/// The longest value of any attribute (XATTR_SIZE_MAX).
+const VALUE_MAX: usize = 65536;
+/// The longest full name (XATTR_NAME_MAX).
+const NAME_MAX: usize = 255;
+
+/// `e_name_index` of the other prefixes that have rules.
+const USER: u8 = 1;
+const TRUSTED: u8 = 4;
+const SECURITY: u8 = 6;
+
+impl Fs {
+    /// getxattr(2).
+    pub fn getxattr(&self, by: &Caller, inode: InodeNo, name: &[u8]) -> Result<Vec<u8>> {
+        let view = self.view();
+        let inode = load_file(&view, &self.sb, inode)?;
+        let name = parse(name)?;
+        match name.index {
+            USER if !may_have_user_attributes(&inode) => return Err(Error::NoAttribute),
+            USER => self.may(&view, by, &inode, READ)?,
+            TRUSTED => self.is_root(by).map_err(|_| Error::NoAttribute)?,
+            _ => {}
+        }
+        let value = get(&view, &self.sb, &inode, &name)?.ok_or(Error::NoAttribute)?;
+        match name.index {
+            ACL_ACCESS | ACL_DEFAULT => Ok(Acl::from_disk(&value)?.to_wire()),
+            _ => Ok(value),
+        }
+    }
+
+    /// listxattr(2): the names, each ended by a NUL.
+    pub fn listxattr(&self, by: &Caller, inode: InodeNo) -> Result<Vec<u8>> {
+        let view = self.view();
+        let inode = load_file(&view, &self.sb, inode)?;
+        let mut all = Vec::new();
+        for name in list(&view, &self.sb, &inode)? {
+            let hidden = match name.index {
+                USER => !may_have_user_attributes(&inode),
+                TRUSTED => self.is_root(by).is_err(),
+                _ => false,
+            };
+            if let Some(full) = name.full().filter(|_| !hidden) {
+                all.extend(full);
+                all.push(0);
+            }
+        }
+        Ok(all)
+    }
+
+    /// setxattr(2) with its flags ([`CREATE`], [`REPLACE`]).
+    pub fn setxattr(
+        &self,
+        by: &Caller,
+        inode: InodeNo,
+        name: &[u8],
+        value: &[u8],
+        flags: u32,
+    ) -> Result<Done<()>> {
+        if value.len() > VALUE_MAX {
+            return Err(Error::ValueTooBig);
+        }
+        if flags & !(CREATE | REPLACE) != 0 {
+            return Err(Error::Invalid);
+        }
+        let full = name;
+        let name = parse(full)?;
+        let time = self.now();
+        let mut txn = self.begin()?;
+        let mut inode = load_file(&txn, &self.sb, inode)?;
+        self.may_set(&txn, by, &inode, &name)?;
+        if matches!(name.index, ACL_ACCESS | ACL_DEFAULT) {
+            self.set_list(&mut txn, by, &mut inode, &name, value)?;
+        } else {
+            match (get(&txn, &self.sb, &inode, &name)?.is_some(), flags) {
+                (true, CREATE) => return Err(Error::Exists),
+                (false, REPLACE) => return Err(Error::NoAttribute),
+                _ => set(
+                    &mut txn,
+                    &self.sb,
+                    &mut inode,
+                    &name,
+                    Some(value),
+                    self.privileged(by),
+                )?,
+            }
+        }
+        inode.ctime = time;
+        store(&mut txn, &self.sb, &inode)?;
+        let (inode, name, value) = (inode.number, full.to_vec(), value.to_vec());
+        let lsn = txn.commit(&Op::SetXattr {
+            by: by.into(),
+            inode,
+            name,
+            value,
+            flags,
+            time,
+        })?;
+        Ok(Done {
+            value: (),
+            lsn: Some(lsn),
+        })
+    }
+
+    /// removexattr(2).
+    pub fn removexattr(&self, by: &Caller, inode: InodeNo, name: &[u8]) -> Result<Done<()>> {
+        let full = name;
+        let name = parse(full)?;
+        let time = self.now();
+        let mut txn = self.begin()?;
+        let mut inode = load_file(&txn, &self.sb, inode)?;
+        self.may_set(&txn, by, &inode, &name)?;
+        if get(&txn, &self.sb, &inode, &name)?.is_none() {
+            // Linux is content when there is no list to remove.
+            return match name.index {
+                ACL_ACCESS | ACL_DEFAULT => Ok(Done {
+                    value: (),
+                    lsn: None,
+                }),
+                _ => Err(Error::NoAttribute),
+            };
+        }
+        set(
+            &mut txn,
+            &self.sb,
+            &mut inode,
+            &name,
+            None,
+            self.privileged(by),
+        )?;
+        inode.ctime = time;
+        store(&mut txn, &self.sb, &inode)?;
+        let op = Op::RemoveXattr {
+            by: by.into(),
+            inode: inode.number,
+            name: full.to_vec(),
+            time,
+        };
+        Ok(Done {
+            value: (),
+            lsn: Some(txn.commit(&op)?),
+        })
+    }
+
+    /// Fails unless the caller may change this attribute.
+    fn may_set(&self, blocks: &dyn Blocks, by: &Caller, inode: &Inode, name: &Name) -> Result<()> {
+        self.alterable(inode)?;
+        match name.index {
+            USER if !may_have_user_attributes(inode) => Err(Error::NotPermitted),
+            USER => {
+                // In a sticky directory others may write, but not mark it.
+                if inode.kind() == mode::DIRECTORY && inode.mode & 0o1000 != 0 {
+                    self.owns(by, inode)?;
+                }
+                self.may(blocks, by, inode, WRITE)
+            }
+            ACL_ACCESS | ACL_DEFAULT if inode.kind() == mode::SYMLINK => Err(Error::Unsupported),
+            ACL_ACCESS | ACL_DEFAULT => self.owns(by, inode),
+            TRUSTED | SECURITY => self.is_root(by),
+            _ => Err(Error::Unsupported),
+        }
+    }
+
+    /// Sets or, with an empty list, removes an access control list.
+    fn set_list(
+        &self,
+        txn: &mut Txn<'_>,
+        by: &Caller,
+        inode: &mut Inode,
+        name: &Name,
+        wire: &[u8],
+    ) -> Result<()> {
+        let mut acl = Acl::from_wire(wire).ok_or(Error::Invalid)?;
+        match name.index {
+            ACL_DEFAULT if acl.is_some() && inode.kind() != mode::DIRECTORY => {
+                return Err(Error::Access);
+            }
+            ACL_ACCESS => {
+                if let Some(list) = &acl {
+                    inode.mode = inode.mode & !0o777 | list.mode();
+                    if !self.speaks_for_group(by, inode.gid) {
+                        inode.mode &= !0o2000;
+                    }
+                }
+                acl = acl.filter(|list| !list.is_just_mode());
+            }
+            _ => {}
+        }
+        let value = acl.map(|list| list.to_disk());
+        set(
+            txn,
+            &self.sb,
+            inode,
+            name,
+            value.as_deref(),
+            self.privileged(by),
+        )
+    }
+}
+
+fn parse(full: &[u8]) -> Result<Name> {
+    if full.is_empty() || full.len() > NAME_MAX {
+        return Err(Error::Range);
+    }
+    if full.contains(&0) || matches!(full, b"user." | b"trusted." | b"security.") {
+        return Err(Error::Invalid);
+    }
+    Name::parse(full).ok_or(Error::Unsupported)
+}
+
+fn may_have_user_attributes(inode: &Inode) -> bool {
+    matches!(inode.kind(), mode::REGULAR | mode::DIRECTORY)
+}
+
+/// A file's access control list.
+pub fn access_list(blocks: &dyn Blocks, sb: &Superblock, inode: &Inode) -> Result<Option<Acl>> {
+    acl(blocks, sb, inode, ACL_ACCESS)
+}
+
+/// The list that new files in a directory get.
+pub fn default_list(blocks: &dyn Blocks, sb: &Superblock, inode: &Inode) -> Result<Option<Acl>> {
+    acl(blocks, sb, inode, ACL_DEFAULT)
+}
+
+fn acl(blocks: &dyn Blocks, sb: &Superblock, inode: &Inode, index: u8) -> Result<Option<Acl>> {
+    let value = get(
+        blocks,
+        sb,
+        inode,
+        &Name {
+            index,
+            rest: Vec::new(),
+        },
+    )?;
+    Ok(value.map(|value| Acl::from_disk(&value)).transpose()?)
+}
+
+/// Stores or removes a list under [`ACL_ACCESS`] or [`ACL_DEFAULT`].
+pub(super) fn store_list(
+    txn: &mut Txn<'_>,
+    sb: &Superblock,
+    inode: &mut Inode,
+    index: u8,
+    acl: &Acl,
+    privileged: bool,
+) -> Result<()> {
+    set(
+        txn,
+        sb,
+        inode,
+        &Name {
+            index,
+            rest: Vec::new(),
+        },
+        Some(&acl.to_disk()),
+        privileged,
+    )
+}
+
+/// An attribute's value, as the disk has it.
+pub fn get(
+    blocks: &dyn Blocks,
+    sb: &Superblock,
+    inode: &Inode,
+    name: &Name,
+) -> Result<Option<Vec<u8>>> {
+    let find = |all: Vec<Attribute>| all.into_iter().find(|a| a.name == *name).map(|a| a.value);
+    if let Some(value) = find(decode_inode(&inode.tail)?) {
+        return Ok(Some(value));
+    }
+    Ok(outside(blocks, sb, inode)?.and_then(|block| find(block.attributes)))
+}
+
+/// The names of all attributes.
+pub fn list(blocks: &dyn Blocks, sb: &Superblock, inode: &Inode) -> Result<Vec<Name>> {
+    let mut all = decode_inode(&inode.tail)?;
+    all.extend(outside(blocks, sb, inode)?.map_or_else(Vec::new, |block| block.attributes));
+    Ok(all.into_iter().map(|attribute| attribute.name).collect())
+}
+
+/// Sets an attribute, or removes it. Storing the inode is left to the caller.
+pub fn set(
+    txn: &mut Txn<'_>,
+    sb: &Superblock,
+    inode: &mut Inode,
+    name: &Name,
+    value: Option<&[u8]>,
+    privileged: bool,
+) -> Result<()> {
+    let old_inside = decode_inode(&inode.tail)?;
+    let old_outside = outside(txn, sb, inode)?.map_or_else(Vec::new, |block| block.attributes);
+    let without = |all: &[Attribute]| {
+        all.iter()
+            .filter(|a| a.name != *name)
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    let (mut inside, mut out) = (without(&old_inside), without(&old_outside));
+    let fits_inside = match value {
+        None => encode_inode(&mut inode.tail, &inside),
+        Some(value) => {
+            let new = Attribute {
+                name: name.clone(),
+                value: value.to_vec(),
+            };
+            inside.push(new.clone());
+            encode_inode(&mut inode.tail, &inside) || {
+                inside.pop();
+                out.push(new);
+                encode_inode(&mut inode.tail, &inside);
+                false
+            }
+        }
+    };
+    debug_assert!(fits_inside || value.is_some());
+    if out != old_outside {
+        if !AttributeBlock::fits(sb.block_size as usize, &out) {
+            return Err(Error::NoSpace);
+        }
+        store_outside(txn, sb, inode, out, privileged)?;
+    }
+    want_compat(txn, sb, compat::EXT_ATTR)
+}
+
+/// Drops the inode's reference to its attribute block. Storing the inode is
+/// left to the caller.
+pub fn free_all(txn: &mut Txn<'_>, sb: &Superblock, inode: &mut Inode) -> Result<()> {
+    store_outside(txn, sb, inode, Vec::new(), true)
+}
+
+/// Forgets a program's privileges (`security.capability`), as every change of
+/// its contents or owner must. Whether there were any.
+pub fn kill_capability(txn: &mut Txn<'_>, sb: &Superblock, inode: &mut Inode) -> Result<bool> {
+    let name = Name {
+        index: SECURITY,
+        rest: b"capability".to_vec(),
+    };
+    let there = get(txn, sb, inode, &name)?.is_some();
+    if there {
+        set(txn, sb, inode, &name, None, true)?;
+    }
+    Ok(there)
+}
+
+fn seed(sb: &Superblock) -> Option<u32> {
+    sb.has_metadata_csum().then_some(sb.csum_seed)
+}
+
+fn outside(blocks: &dyn Blocks, sb: &Superblock, inode: &Inode) -> Result<Option<AttributeBlock>> {
+    if inode.file_acl == 0 {
+        return Ok(None);
+    }
+    let number = BlockNo(inode.file_acl);
+    let block = blocks.block(number)?;
+    Ok(Some(AttributeBlock::decode(&block, number, seed(sb))?))
+}
+
+/// Lets the inode's block hold exactly these attributes: in place if nobody
+/// shares it, else in a block of its own; none, no block.
+fn store_outside(
+    txn: &mut Txn<'_>,
+    sb: &Superblock,
+    inode: &mut Inode,
+    attributes: Vec<Attribute>,
+    privileged: bool,
+) -> Result<()> {
+    let old = outside(txn, sb, inode)?.map(|block| (BlockNo(inode.file_acl), block.refcount));
+    let whole = AttributeBlock {
+        refcount: 1,
+        attributes,
+    };
+    if whole.attributes.is_empty() {
+        release(txn, sb, old)?;
+        if old.is_some() {
+            inode.blocks = inode.blocks.saturating_sub(u64::from(sb.block_size / 512));
+        }
+        inode.file_acl = 0;
+        return Ok(());
+    }
+    let number = match old {
+        Some((number, 1)) => number,
+        _ => {
+            let (number, _) = new_blocks(txn, sb, goal(sb, inode), 1, privileged)?;
+            txn.fresh(number)?;
+            release(txn, sb, old)?;
+            if old.is_none() {
+                inode.blocks += u64::from(sb.block_size / 512);
+            }
+            inode.file_acl = number.0;
+            number
+        }
+    };
+    whole.encode(txn.block_mut(number)?, number, seed(sb));
+    Ok(())
+}
+
+/// One reference less to an attribute block; the last one frees it.
+fn release(txn: &mut Txn<'_>, sb: &Superblock, old: Option<(BlockNo, u32)>) -> Result<()> {
+    match old {
+        None => Ok(()),
+        Some((number, 1)) => free_blocks(txn, sb, number, 1),
+        Some((number, refcount)) => {
+            set_refcount(txn.block_mut(number)?, number, refcount - 1, seed(sb));
+            Ok(())
+        }
+    }
+}
+
+/// Near the inode.
+fn goal(sb: &Superblock, inode: &Inode) -> BlockNo {
+    match sb.group_of_inode(inode.number) {
+        Ok((group, _)) => sb.group_start(group),
+        Err(_) => BlockNo(sb.first_data_block),
+    }
+}
