@@ -227,6 +227,13 @@ pub enum Finding {
         image: String,
         journal: String,
     },
+    JournalMissing {
+        uuid: String,
+    },
+    JournalFrame {
+        lsn: u64,
+        error: String,
+    },
     JournalCorrupt {
         lsn: u64,
         error: String,
@@ -248,6 +255,7 @@ impl Finding {
             | Finding::Unsupported { .. }
             | Finding::NotExt4 { .. }
             | Finding::NeedsInternalRecovery
+            | Finding::JournalMissing { .. }
             | Finding::JournalUnreadable { .. } => Severity::Unchecked,
             _ => Severity::Error,
         }
@@ -406,6 +414,15 @@ impl fmt::Display for Finding {
                 write!(
                     f,
                     "the image waits for journal {image}, this one is {journal}"
+                )
+            }
+            Finding::JournalMissing { uuid } => {
+                write!(f, "the image lags behind journal {uuid}, which is not here")
+            }
+            Finding::JournalFrame { lsn, error } => {
+                write!(
+                    f,
+                    "journal: record {lsn} is home, but can't be read: {error}"
                 )
             }
             Finding::JournalCorrupt { lsn, error } => {

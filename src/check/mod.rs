@@ -20,6 +20,7 @@ mod finding;
 mod groups;
 mod htree;
 mod inodes;
+mod journal;
 mod links;
 mod map;
 mod orphans;
@@ -32,9 +33,14 @@ mod xattrs;
 
 pub use finding::{Finding, Place, Severity};
 pub use report::{Counts, Journal, Report, Verdict};
-pub use source::{Overlaid, Plain, Source, Through};
+pub use source::{Plain, Source, Through};
 
-use crate::device::Disk;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::device::host::{Access, HostDir, HostDisk};
+use crate::device::{Dir, Disk};
 
 /// Checks whatever can be read as an image.
 pub fn run(source: &dyn Source) -> Report {
@@ -44,4 +50,41 @@ pub fn run(source: &dyn Source) -> Report {
 /// Checks an image as it is, without a journal.
 pub fn run_image(image: &dyn Disk) -> Report {
     run(&Plain(image))
+}
+
+/// Checks an image with its journal: every frame is read, and if the image
+/// waits for recovery, it is judged as recovery would leave it. Nothing is
+/// written.
+pub fn run_disks(image: Arc<dyn Disk>, journal: Option<Arc<dyn Dir>>) -> Report {
+    match journal {
+        Some(journal) => journal::run(image, journal),
+        None => journal::without(&*image),
+    }
+}
+
+/// Checks an image of the host and the journal in `journal`, if there is one.
+pub fn check_host(image: &Path, journal: &Path) -> Report {
+    let image: Arc<dyn Disk> = match HostDisk::open(image, Access::Read) {
+        Ok(disk) => Arc::new(disk),
+        Err(e) => {
+            return unreadable(Finding::Unreadable {
+                place: Place::Superblock,
+                error: e.to_string(),
+            });
+        }
+    };
+    match HostDir::open(journal) {
+        Ok(dir) => run_disks(image, Some(Arc::new(dir))),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => run_disks(image, None),
+        Err(e) => unreadable(Finding::JournalUnreadable {
+            error: e.to_string(),
+        }),
+    }
+}
+
+fn unreadable(finding: Finding) -> Report {
+    Report {
+        findings: vec![finding],
+        ..Report::default()
+    }
 }

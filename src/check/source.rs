@@ -1,10 +1,9 @@
 //! What is checked: a plain image, or an image as its journal would leave it.
 
-use std::collections::HashMap;
 use std::io;
 
 use crate::device::Disk;
-use crate::journal::{Block, Blocks};
+use crate::journal::Blocks;
 use crate::units::BlockNo;
 
 /// Bytes to check, addressed from the image's start.
@@ -27,37 +26,8 @@ impl Source for Plain<'_> {
     }
 }
 
-/// An image with newer versions of some blocks over it: what recovery would
-/// make of it.
-pub struct Overlaid<'a> {
-    /// The image below.
-    pub image: &'a dyn Disk,
-    /// Bytes of a block.
-    pub block_size: usize,
-    /// The newer versions.
-    pub newer: HashMap<BlockNo, Block>,
-}
-
-impl Source for Overlaid<'_> {
-    fn len(&self) -> io::Result<u64> {
-        self.image.len()
-    }
-    fn read(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.image.read_at(buf, offset)?;
-        by_block(self.block_size, offset, buf, |block, start, out| {
-            if let Some(bytes) = self
-                .newer
-                .get(&block)
-                .and_then(|b| b.get(start..start + out.len()))
-            {
-                out.copy_from_slice(bytes);
-            }
-            Ok(())
-        })
-    }
-}
-
-/// The state that a journal shows to its readers.
+/// The state that a journal shows to its readers: of an image that waits for
+/// recovery, what recovery would make of it.
 pub struct Through<'a> {
     /// The readers' view.
     pub blocks: &'a dyn Blocks,

@@ -7,6 +7,7 @@
 use super::finding::{Finding, Place};
 use super::report::Report;
 use super::sums::{crc32c, le16, le32};
+use crate::units::BlockNo;
 
 /// Incompatible features that change what the checker must read.
 mod incompat {
@@ -385,6 +386,10 @@ impl Super {
     /// Whether the orphan file may hold something.
     pub fn orphan_present(&self) -> bool {
         self.ro_compat & ro_compat::ORPHAN_PRESENT != 0
+    }
+    /// The block in which the superblock lies.
+    pub fn home(&self) -> BlockNo {
+        BlockNo(1024 / self.block_size as u64)
     }
     /// Blocks of the group descriptor table.
     pub fn gdt_blocks(&self) -> u64 {

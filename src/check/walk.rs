@@ -162,7 +162,8 @@ impl Walk<'_> {
     }
 }
 
-fn superblock(source: &dyn Source, report: &mut Report) -> Option<Super> {
+/// Reads the superblock and judges it.
+pub fn superblock(source: &dyn Source, report: &mut Report) -> Option<Super> {
     let mut raw = [0; 1024];
     let read = source
         .len()
