@@ -416,3 +416,6 @@ pub(super) fn must_be_regular(inode: &Inode) -> Result<()> {
         _ => Err(Error::Invalid),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,8 @@ mod perm;
 mod rename;
 mod space;
 mod tree;
+#[cfg(test)]
+mod world;
 pub mod xattr;
 
 pub use caller::{AskGroups, Caller, Groups};
