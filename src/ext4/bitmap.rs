@@ -8,7 +8,8 @@ use crate::units::GroupNo;
 
 /// Whether a bit is set; bits past the end are.
 pub fn get(bits: &[u8], at: u32) -> bool {
-    bits.get(at as usize / 8).is_none_or(|byte| byte & (1 << (at % 8)) != 0)
+    bits.get(at as usize / 8)
+        .is_none_or(|byte| byte & (1 << (at % 8)) != 0)
 }
 
 /// Sets or clears `from .. to`, which the bitmap must have.
@@ -54,7 +55,9 @@ pub fn next(bits: &[u8], from: u32, to: u32, value: bool) -> Option<u32> {
 pub fn ones(bits: &[u8], count: u32) -> u32 {
     let whole = (count / 8) as usize;
     let full: u32 = bits[..whole].iter().map(|b| b.count_ones()).sum();
-    full + (whole as u32 * 8..count).filter(|at| get(bits, *at)).count() as u32
+    full + (whole as u32 * 8..count)
+        .filter(|at| get(bits, *at))
+        .count() as u32
 }
 
 /// Which of a group's two bitmaps.
@@ -73,11 +76,21 @@ pub fn checksum(sb: &Superblock, which: Which, bits: &[u8]) -> u32 {
         Which::Inodes => sb.inodes_per_group,
     };
     let sum = crc32c(sb.csum_seed, &bits[..bits.len().min(count as usize / 8)]);
-    if sb.desc_size >= 64 { sum } else { sum & 0xFFFF }
+    if sb.desc_size >= 64 {
+        sum
+    } else {
+        sum & 0xFFFF
+    }
 }
 
 /// Checks a bitmap against its group's descriptor.
-pub fn verify(sb: &Superblock, number: GroupNo, group: &Group, which: Which, bits: &[u8]) -> Result<(), Corrupt> {
+pub fn verify(
+    sb: &Superblock,
+    number: GroupNo,
+    group: &Group,
+    which: Which,
+    bits: &[u8],
+) -> Result<(), Corrupt> {
     if !sb.has_metadata_csum() {
         return Ok(());
     }
@@ -88,7 +101,11 @@ pub fn verify(sb: &Superblock, number: GroupNo, group: &Group, which: Which, bit
     let computed = checksum(sb, which, bits);
     match stored == computed {
         true => Ok(()),
-        false => Err(Corrupt::Checksum { what: format!("group {number}'s {what}"), stored, computed }),
+        false => Err(Corrupt::Checksum {
+            what: format!("group {number}'s {what}"),
+            stored,
+            computed,
+        }),
     }
 }
 

@@ -18,7 +18,8 @@ pub fn inode_seed(fs_seed: u32, inode: u32, generation: u32) -> u32 {
 /// crc16 (polynomial 0x8005, reflected) of `bytes`, continuing from `seed`
 /// (start with `!0`).
 pub fn crc16(seed: u16, bytes: &[u8]) -> u16 {
-    let step = |crc: u16, byte: &u8| (crc >> 8) ^ CRC16[usize::from((crc ^ u16::from(*byte)) as u8)];
+    let step =
+        |crc: u16, byte: &u8| (crc >> 8) ^ CRC16[usize::from((crc ^ u16::from(*byte)) as u8)];
     bytes.iter().fold(seed, step)
 }
 
@@ -31,7 +32,11 @@ const fn crc16_table() -> [u16; 256] {
         let mut crc = byte as u16;
         let mut bit = 0;
         while bit < 8 {
-            crc = if crc & 1 == 1 { (crc >> 1) ^ 0xA001 } else { crc >> 1 };
+            crc = if crc & 1 == 1 {
+                (crc >> 1) ^ 0xA001
+            } else {
+                crc >> 1
+            };
             bit += 1;
         }
         table[byte] = crc;
@@ -48,6 +53,9 @@ mod tests {
     fn the_check_values_of_both_polynomials_come_out() {
         assert_eq!(!crc32c(!0, b"123456789"), 0xE306_9283);
         assert_eq!(crc16(0, b"123456789"), 0xBB3D);
-        assert_eq!(crc32c(crc32c(!0, b"1234"), b"56789"), crc32c(!0, b"123456789"));
+        assert_eq!(
+            crc32c(crc32c(!0, b"1234"), b"56789"),
+            crc32c(!0, b"123456789")
+        );
     }
 }

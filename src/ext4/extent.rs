@@ -66,7 +66,11 @@ impl Extent {
     }
     /// Whether `next` follows in the file and in the image, in the same state.
     pub fn joins(&self, next: &Extent) -> bool {
-        let most = if self.unwritten { MAX_UNWRITTEN } else { MAX_WRITTEN };
+        let most = if self.unwritten {
+            MAX_UNWRITTEN
+        } else {
+            MAX_WRITTEN
+        };
         self.unwritten == next.unwritten
             && self.end() == u64::from(next.file.0)
             && self.block.0 + u64::from(self.len) == next.block.0
@@ -132,7 +136,13 @@ impl<'a> NodeRef<'a> {
         if found > MAX_DEPTH || depth.is_some_and(|want| want != found) {
             return wrong("eh_depth", found);
         }
-        Ok(NodeRef { raw, owner, entries, max, depth: found })
+        Ok(NodeRef {
+            raw,
+            owner,
+            entries,
+            max,
+            depth: found,
+        })
     }
 
     /// Checks the checksum of a node in a block of its own.
@@ -149,7 +159,11 @@ impl<'a> NodeRef<'a> {
             true => Ok(()),
             false => {
                 let what = format!("an extent block of inode {}", self.owner);
-                Err(Corrupt::Checksum { what, stored, computed })
+                Err(Corrupt::Checksum {
+                    what,
+                    stored,
+                    computed,
+                })
             }
         }
     }
@@ -207,7 +221,10 @@ impl<'a> NodeRef<'a> {
         let raw = self.item(at);
         let child = BlockNo(u64::from(le32(raw, 4)) | u64::from(le16(raw, 8)) << 32);
         match sb.contains(child, 1) {
-            true => Ok(Index { file: self.key(at), child }),
+            true => Ok(Index {
+                file: self.key(at),
+                child,
+            }),
             false => Err(self.outside(child)),
         }
     }
@@ -215,21 +232,43 @@ impl<'a> NodeRef<'a> {
     /// All items, their order checked.
     pub fn decode(&self, sb: &Superblock) -> Result<Node, Corrupt> {
         let items = match self.depth {
-            0 => Items::Extents((0..self.len()).map(|n| self.extent(n, sb)).collect::<Result<_, _>>()?),
-            _ => Items::Children((0..self.len()).map(|n| self.child(n, sb)).collect::<Result<_, _>>()?),
+            0 => Items::Extents(
+                (0..self.len())
+                    .map(|n| self.extent(n, sb))
+                    .collect::<Result<_, _>>()?,
+            ),
+            _ => Items::Children(
+                (0..self.len())
+                    .map(|n| self.child(n, sb))
+                    .collect::<Result<_, _>>()?,
+            ),
         };
         let disorder = match &items {
-            Items::Extents(list) => list.windows(2).find(|w| w[0].end() > u64::from(w[1].file.0)).map(|w| w[1].file),
-            Items::Children(list) => list.windows(2).find(|w| w[0].file >= w[1].file).map(|w| w[1].file),
+            Items::Extents(list) => list
+                .windows(2)
+                .find(|w| w[0].end() > u64::from(w[1].file.0))
+                .map(|w| w[1].file),
+            Items::Children(list) => list
+                .windows(2)
+                .find(|w| w[0].file >= w[1].file)
+                .map(|w| w[1].file),
         };
         match disorder {
             Some(file) => Err(bad(self.owner, "ee_block", u64::from(file.0))),
-            None => Ok(Node { depth: self.depth, max: self.max, generation: le32(self.raw, 8), items }),
+            None => Ok(Node {
+                depth: self.depth,
+                max: self.max,
+                generation: le32(self.raw, 8),
+                items,
+            }),
         }
     }
 
     fn outside(&self, block: BlockNo) -> Corrupt {
-        Corrupt::BlockOutside { what: format!("extent tree of inode {}", self.owner), block }
+        Corrupt::BlockOutside {
+            what: format!("extent tree of inode {}", self.owner),
+            block,
+        }
     }
 }
 
@@ -258,13 +297,20 @@ impl Node {
             Items::Extents(list) => Items::Extents(list.split_off(at)),
             Items::Children(list) => Items::Children(list.split_off(at)),
         };
-        Node { depth: self.depth, max, generation: 0, items }
+        Node {
+            depth: self.depth,
+            max,
+            generation: 0,
+            items,
+        }
     }
 
     /// Writes the node (which fits: `len() <= max`); what lies behind the
     /// items stays. `seed` is for a node in a block of its own.
     pub fn encode(&self, raw: &mut [u8], sb: &Superblock, seed: Option<u32>) {
-        assert!(self.len() <= usize::from(self.max) && ITEM + usize::from(self.max) * ITEM <= raw.len());
+        assert!(
+            self.len() <= usize::from(self.max) && ITEM + usize::from(self.max) * ITEM <= raw.len()
+        );
         put16(raw, 0, MAGIC);
         put16(raw, 2, self.len() as u16);
         put16(raw, 4, self.max);
@@ -272,8 +318,14 @@ impl Node {
         put32(raw, 8, self.generation);
         let mut items = raw[ITEM..].chunks_exact_mut(ITEM);
         match &self.items {
-            Items::Extents(list) => list.iter().zip(&mut items).for_each(|(extent, raw)| extent.encode(raw)),
-            Items::Children(list) => list.iter().zip(&mut items).for_each(|(index, raw)| index.encode(raw)),
+            Items::Extents(list) => list
+                .iter()
+                .zip(&mut items)
+                .for_each(|(extent, raw)| extent.encode(raw)),
+            Items::Children(list) => list
+                .iter()
+                .zip(&mut items)
+                .for_each(|(index, raw)| index.encode(raw)),
         }
         if let Some(seed) = seed.filter(|_| sb.has_metadata_csum()) {
             let at = tail(self.max);
@@ -286,7 +338,11 @@ impl Node {
 impl Extent {
     fn encode(&self, raw: &mut [u8]) {
         put32(raw, 0, self.file.0);
-        put16(raw, 4, (self.len + if self.unwritten { MAX_WRITTEN } else { 0 }) as u16);
+        put16(
+            raw,
+            4,
+            (self.len + if self.unwritten { MAX_WRITTEN } else { 0 }) as u16,
+        );
         put16(raw, 6, (self.block.0 >> 32) as u16);
         put32(raw, 8, self.block.0 as u32);
     }
@@ -307,5 +363,9 @@ fn tail(max: u16) -> usize {
 }
 
 fn bad(owner: InodeNo, field: &'static str, value: u64) -> Corrupt {
-    Corrupt::Field { what: format!("extent tree of inode {owner}"), field, value }
+    Corrupt::Field {
+        what: format!("extent tree of inode {owner}"),
+        field,
+        value,
+    }
 }

@@ -136,11 +136,19 @@ impl Features {
 
     /// Names of set incompat bits that we can't honour: don't touch the image.
     pub fn unreadable(self) -> Vec<String> {
-        names(self.incompat & !incompat::SUPPORTED, INCOMPAT_NAMES, "FEATURE_I")
+        names(
+            self.incompat & !incompat::SUPPORTED,
+            INCOMPAT_NAMES,
+            "FEATURE_I",
+        )
     }
     /// Names of set ro_compat bits that we can't honour: don't write.
     pub fn unwritable(self) -> Vec<String> {
-        names(self.ro_compat & !ro_compat::SUPPORTED, RO_COMPAT_NAMES, "FEATURE_R")
+        names(
+            self.ro_compat & !ro_compat::SUPPORTED,
+            RO_COMPAT_NAMES,
+            "FEATURE_R",
+        )
     }
     /// The names of all set bits, as dumpe2fs prints them.
     pub fn names(self) -> Vec<String> {
@@ -173,7 +181,11 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_is_named() {
-        let odd = Features { compat: 0, incompat: 0x8000 | 0x2 | 0x8000_0000, ro_compat: 0x200 | 0x1 };
+        let odd = Features {
+            compat: 0,
+            incompat: 0x8000 | 0x2 | 0x8000_0000,
+            ro_compat: 0x200 | 0x1,
+        };
         assert_eq!(odd.unreadable(), ["inline_data", "FEATURE_I31"]);
         assert_eq!(odd.unwritable(), ["bigalloc"]);
     }

@@ -40,19 +40,43 @@ impl Group {
     pub fn decode(raw: &[u8], sb: &Superblock, number: GroupNo) -> Result<Self, Corrupt> {
         let what = || format!("group {number}");
         if raw.len() < usize::from(sb.desc_size) {
-            return Err(Corrupt::Field { what: what(), field: "length", value: raw.len() as u64 });
+            return Err(Corrupt::Field {
+                what: what(),
+                field: "length",
+                value: raw.len() as u64,
+            });
         }
         let raw = &raw[..usize::from(sb.desc_size)];
         if let Some(computed) = checksum(raw, sb, number) {
             let stored = le16(raw, CHECKSUM);
             if stored != computed {
                 let (stored, computed) = (u32::from(stored), u32::from(computed));
-                return Err(Corrupt::Checksum { what: what(), stored, computed });
+                return Err(Corrupt::Checksum {
+                    what: what(),
+                    stored,
+                    computed,
+                });
             }
         }
         let wide = wide(sb);
-        let block = |lo, hi| BlockNo(u64::from(le32(raw, lo)) | if wide { u64::from(le32(raw, hi)) << 32 } else { 0 });
-        let count = |lo, hi| u32::from(le16(raw, lo)) | if wide { u32::from(le16(raw, hi)) << 16 } else { 0 };
+        let block = |lo, hi| {
+            BlockNo(
+                u64::from(le32(raw, lo))
+                    | if wide {
+                        u64::from(le32(raw, hi)) << 32
+                    } else {
+                        0
+                    },
+            )
+        };
+        let count = |lo, hi| {
+            u32::from(le16(raw, lo))
+                | if wide {
+                    u32::from(le16(raw, hi)) << 16
+                } else {
+                    0
+                }
+        };
         // Without checksums flags and unused counts have no meaning.
         let lazy = sb.has_uninit_groups();
         let group = Group {
@@ -72,23 +96,40 @@ impl Group {
     }
 
     fn check(&self, sb: &Superblock, number: GroupNo) -> Result<(), Corrupt> {
-        let pointers = [(self.block_bitmap, 1), (self.inode_bitmap, 1), (self.inode_table, sb.inode_table_blocks())];
+        let pointers = [
+            (self.block_bitmap, 1),
+            (self.inode_bitmap, 1),
+            (self.inode_table, sb.inode_table_blocks()),
+        ];
         for (block, count) in pointers {
             if !sb.contains(block, u64::from(count)) {
-                return Err(Corrupt::BlockOutside { what: format!("group {number}"), block });
+                return Err(Corrupt::BlockOutside {
+                    what: format!("group {number}"),
+                    block,
+                });
             }
         }
         let counts = [
-            (self.free_blocks, sb.group_blocks(number), "bg_free_blocks_count"),
-            (self.free_inodes, sb.inodes_per_group, "bg_free_inodes_count"),
+            (
+                self.free_blocks,
+                sb.group_blocks(number),
+                "bg_free_blocks_count",
+            ),
+            (
+                self.free_inodes,
+                sb.inodes_per_group,
+                "bg_free_inodes_count",
+            ),
             (self.itable_unused, sb.inodes_per_group, "bg_itable_unused"),
             (self.used_dirs, sb.inodes_per_group, "bg_used_dirs_count"),
         ];
         match counts.into_iter().find(|(count, most, _)| count > most) {
             None => Ok(()),
-            Some((count, _, field)) => {
-                Err(Corrupt::Field { what: format!("group {number}"), field, value: u64::from(count) })
-            }
+            Some((count, _, field)) => Err(Corrupt::Field {
+                what: format!("group {number}"),
+                field,
+                value: u64::from(count),
+            }),
         }
     }
 
@@ -149,7 +190,11 @@ fn checksum(raw: &[u8], sb: &Superblock, number: GroupNo) -> Option<u16> {
     } else if sb.features.ro_compat(ro_compat::GDT_CSUM) {
         let sum = crc16(crc16(!0, &sb.uuid), &number);
         let sum = crc16(sum, &raw[..CHECKSUM]);
-        Some(if wide(sb) { crc16(sum, &raw[CHECKSUM + 2..]) } else { sum })
+        Some(if wide(sb) {
+            crc16(sum, &raw[CHECKSUM + 2..])
+        } else {
+            sum
+        })
     } else {
         None
     }

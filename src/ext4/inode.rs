@@ -115,7 +115,11 @@ impl Inode {
     /// Decodes `sb.inode_size` bytes.
     pub fn decode(raw: &[u8], number: InodeNo, sb: &Superblock) -> Result<Self, Corrupt> {
         let size = usize::from(sb.inode_size);
-        let wrong = |field, value| Corrupt::Field { what: format!("inode {number}"), field, value };
+        let wrong = |field, value| Corrupt::Field {
+            what: format!("inode {number}"),
+            field,
+            value,
+        };
         if raw.len() < size {
             return Err(wrong("length", raw.len() as u64));
         }
@@ -132,18 +136,36 @@ impl Inode {
         let extra = |at| if has(at + 4) { le32(raw, at) } else { 0 };
         let wide_size = mode & self::mode::TYPE == self::mode::REGULAR;
         let wide_blocks = sb.features.ro_compat(ro_compat::HUGE_FILE);
-        let blocks = u64::from(le32(raw, 0x1C)) | if wide_blocks { u64::from(le16(raw, 0x74)) << 32 } else { 0 };
-        let unit = if wide_blocks && flags & flag::HUGE_FILE != 0 { u64::from(sb.block_size / 512) } else { 1 };
+        let blocks = u64::from(le32(raw, 0x1C))
+            | if wide_blocks {
+                u64::from(le16(raw, 0x74)) << 32
+            } else {
+                0
+            };
+        let unit = if wide_blocks && flags & flag::HUGE_FILE != 0 {
+            u64::from(sb.block_size / 512)
+        } else {
+            1
+        };
         let inode = Inode {
             number,
             mode,
             uid: u32::from(le16(raw, 0x2)) | u32::from(le16(raw, 0x78)) << 16,
             gid: u32::from(le16(raw, 0x18)) | u32::from(le16(raw, 0x7A)) << 16,
-            size: u64::from(le32(raw, 0x4)) | if wide_size { u64::from(le32(raw, 0x6C)) << 32 } else { 0 },
+            size: u64::from(le32(raw, 0x4))
+                | if wide_size {
+                    u64::from(le32(raw, 0x6C)) << 32
+                } else {
+                    0
+                },
             atime: time(le32(raw, 0x8), extra(0x8C)),
             ctime: time(le32(raw, 0xC), extra(0x84)),
             mtime: time(le32(raw, 0x10), extra(0x88)),
-            crtime: if has(0x94) { time(le32(raw, 0x90), extra(0x94)) } else { Time::default() },
+            crtime: if has(0x94) {
+                time(le32(raw, 0x90), extra(0x94))
+            } else {
+                Time::default()
+            },
             dtime: le32(raw, 0x14),
             links: le16(raw, 0x1A),
             blocks: blocks * unit,
@@ -152,7 +174,11 @@ impl Inode {
             version: u64::from(le32(raw, 0x24)) | u64::from(extra(0x98)) << 32,
             block: raw[0x28..0x64].try_into().expect("60 bytes"),
             file_acl: u64::from(le32(raw, 0x68))
-                | if sb.features.incompat(incompat::BIT64) { u64::from(le16(raw, 0x76)) << 32 } else { 0 },
+                | if sb.features.incompat(incompat::BIT64) {
+                    u64::from(le16(raw, 0x76)) << 32
+                } else {
+                    0
+                },
             extra_isize,
             tail: raw[OLD_SIZE + usize::from(extra_isize)..].to_vec(),
         };
@@ -203,7 +229,12 @@ impl Inode {
             put16(raw, 0x80, self.extra_isize);
             raw[end..].copy_from_slice(&self.tail);
         }
-        let times = [(0x8, 0x8C, self.atime), (0xC, 0x84, self.ctime), (0x10, 0x88, self.mtime), (0x90, 0x94, self.crtime)];
+        let times = [
+            (0x8, 0x8C, self.atime),
+            (0xC, 0x84, self.ctime),
+            (0x10, 0x88, self.mtime),
+            (0x90, 0x94, self.crtime),
+        ];
         for (base, extra, time) in times {
             let fits = end >= extra + 4;
             let (secs, more) = stamp(time, fits);
@@ -276,18 +307,29 @@ fn verify(raw: &[u8], number: InodeNo, sb: &Superblock, extra_isize: u16) -> Res
     if !sb.has_metadata_csum() {
         return Ok(());
     }
-    let high = if extra_isize >= 4 { u32::from(le16(raw, CHECKSUM_HI)) << 16 } else { 0 };
+    let high = if extra_isize >= 4 {
+        u32::from(le16(raw, CHECKSUM_HI)) << 16
+    } else {
+        0
+    };
     let stored = u32::from(le16(raw, CHECKSUM_LO)) | high;
     let computed = checksum(raw, number, sb, extra_isize);
     match stored == computed {
         true => Ok(()),
-        false => Err(Corrupt::Checksum { what: format!("inode {number}"), stored, computed }),
+        false => Err(Corrupt::Checksum {
+            what: format!("inode {number}"),
+            stored,
+            computed,
+        }),
     }
 }
 
 /// A stored time: signed seconds, then two bits of epoch and thirty of nanoseconds.
 fn time(secs: u32, extra: u32) -> Time {
-    Time { secs: i64::from(secs as i32) + (i64::from(extra & 3) << 32), nanos: (extra >> 2).min(999_999_999) }
+    Time {
+        secs: i64::from(secs as i32) + (i64::from(extra & 3) << 32),
+        nanos: (extra >> 2).min(999_999_999),
+    }
 }
 
 /// The inverse of [`time`]; times outside the range become its ends
@@ -306,12 +348,25 @@ mod tests {
 
     #[test]
     fn times_survive_until_2446() {
-        for secs in [-1, 0, i64::from(i32::MIN), 2_147_483_648, 4_294_967_296, 15_032_385_535] {
-            let at = Time { secs, nanos: 999_999_999 };
+        for secs in [
+            -1,
+            0,
+            i64::from(i32::MIN),
+            2_147_483_648,
+            4_294_967_296,
+            15_032_385_535,
+        ] {
+            let at = Time {
+                secs,
+                nanos: 999_999_999,
+            };
             let (base, extra) = stamp(at, true);
             assert_eq!(time(base, extra), at);
         }
-        let late = Time { secs: 20_000_000_000, nanos: 0 };
+        let late = Time {
+            secs: 20_000_000_000,
+            nanos: 0,
+        };
         assert_eq!(stamp(late, false).0, i32::MAX as u32);
         let (base, extra) = stamp(late, true);
         assert_eq!(time(base, extra).secs, 15_032_385_535);

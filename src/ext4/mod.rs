@@ -12,6 +12,7 @@ mod corrupt;
 pub mod dirent;
 pub mod extent;
 pub mod features;
+pub mod format;
 pub mod group;
 pub mod hash;
 pub mod htree;

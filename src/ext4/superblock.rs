@@ -5,7 +5,7 @@
 //! are read and written in the raw bytes, through [`last_orphan`] and its
 //! neighbours; [`seal`] puts the checksum right after a change.
 
-use super::bytes::{halves, le16, le32, put32, put_halves};
+use super::bytes::{halves, le16, le32, put_halves, put32};
 use super::checksum::crc32c;
 use super::features::{Features, compat, incompat, ro_compat};
 use super::{Corrupt, Unusable};
@@ -85,13 +85,21 @@ impl Superblock {
         let log_block_size = le32(raw, 0x18);
         if log_block_size > 2 {
             return Err(match log_block_size {
-                3..=6 => Unusable::Unsupported(format!("blocks of {} bytes", 1024u64 << log_block_size)),
+                3..=6 => {
+                    Unusable::Unsupported(format!("blocks of {} bytes", 1024u64 << log_block_size))
+                }
                 _ => field("s_log_block_size", u64::from(log_block_size)).into(),
             });
         }
         let dynamic = le32(raw, 0x4C) > 0;
         let is64 = features.incompat(incompat::BIT64);
-        let high = |at| if is64 { u64::from(le32(raw, at)) << 32 } else { 0 };
+        let high = |at| {
+            if is64 {
+                u64::from(le32(raw, at)) << 32
+            } else {
+                0
+            }
+        };
         let flags = le32(raw, 0x160);
         let uuid: [u8; 16] = raw[0x68..0x78].try_into().expect("16 bytes");
         let inode_size = if dynamic { le16(raw, 0x58) } else { 128 };
@@ -108,7 +116,11 @@ impl Superblock {
             reserved_blocks: u64::from(le32(raw, 0x8)) | high(0x154),
             reserved_uid: le16(raw, 0x50),
             reserved_gid: le16(raw, 0x52),
-            reserved_gdt_blocks: if features.compat(compat::RESIZE_INODE) { le16(raw, 0xCE) } else { 0 },
+            reserved_gdt_blocks: if features.compat(compat::RESIZE_INODE) {
+                le16(raw, 0xCE)
+            } else {
+                0
+            },
             overhead_blocks: le32(raw, 0x248),
             features,
             state: le16(raw, 0x3A),
@@ -127,9 +139,17 @@ impl Superblock {
                 // What the kernel itself writes, unless more is asked for.
                 size => le16(raw, 0x15E).max(32).min(size - 128) & !3,
             },
-            log_groups_per_flex: if features.incompat(incompat::FLEX_BG) { raw[0x174] } else { 0 },
+            log_groups_per_flex: if features.incompat(incompat::FLEX_BG) {
+                raw[0x174]
+            } else {
+                0
+            },
             journal_inode: le32(raw, 0xE0),
-            orphan_file_inode: if features.compat(compat::ORPHAN_FILE) { le32(raw, 0x280) } else { 0 },
+            orphan_file_inode: if features.compat(compat::ORPHAN_FILE) {
+                le32(raw, 0x280)
+            } else {
+                0
+            },
             lost_found_inode: le32(raw, 0x268),
         })
     }
@@ -139,10 +159,19 @@ impl Superblock {
         let cluster = le32(raw, 0x1C);
         let bigalloc = self.features.ro_compat(0x200);
         let checks: [(bool, &'static str, u64); 10] = [
-            (self.first_data_block == u64::from(bs == 1024), "s_first_data_block", self.first_data_block),
-            (bigalloc || cluster == le32(raw, 0x18), "s_log_cluster_size", u64::from(cluster)),
             (
-                (8..=8 * bs).contains(&self.blocks_per_group) && self.blocks_per_group % 8 == 0 || bigalloc,
+                self.first_data_block == u64::from(bs == 1024),
+                "s_first_data_block",
+                self.first_data_block,
+            ),
+            (
+                bigalloc || cluster == le32(raw, 0x18),
+                "s_log_cluster_size",
+                u64::from(cluster),
+            ),
+            (
+                (8..=8 * bs).contains(&self.blocks_per_group) && self.blocks_per_group % 8 == 0
+                    || bigalloc,
                 "s_blocks_per_group",
                 u64::from(self.blocks_per_group),
             ),
@@ -152,7 +181,8 @@ impl Superblock {
                 u64::from(self.inodes_per_group),
             ),
             (
-                self.inode_size.is_power_of_two() && (128..=bs).contains(&u32::from(self.inode_size)),
+                self.inode_size.is_power_of_two()
+                    && (128..=bs).contains(&u32::from(self.inode_size)),
                 "s_inode_size",
                 u64::from(self.inode_size),
             ),
@@ -171,14 +201,25 @@ impl Superblock {
                 "s_blocks_count",
                 self.blocks_count,
             ),
-            (self.first_inode >= 11 && self.first_inode <= self.inodes_per_group, "s_first_ino", u64::from(self.first_inode)),
-            (self.log_groups_per_flex < 32, "s_log_groups_per_flex", u64::from(self.log_groups_per_flex)),
+            (
+                self.first_inode >= 11 && self.first_inode <= self.inodes_per_group,
+                "s_first_ino",
+                u64::from(self.first_inode),
+            ),
+            (
+                self.log_groups_per_flex < 32,
+                "s_log_groups_per_flex",
+                u64::from(self.log_groups_per_flex),
+            ),
         ];
         if let Some((_, name, value)) = checks.into_iter().find(|(holds, _, _)| !holds) {
             return Err(field(name, value));
         }
-        let groups = (self.blocks_count - self.first_data_block).div_ceil(u64::from(self.blocks_per_group));
-        if groups.checked_mul(u64::from(self.inodes_per_group)) != Some(u64::from(self.inodes_count)) {
+        let groups =
+            (self.blocks_count - self.first_data_block).div_ceil(u64::from(self.blocks_per_group));
+        if groups.checked_mul(u64::from(self.inodes_per_group))
+            != Some(u64::from(self.inodes_count))
+        {
             return Err(field("s_inodes_count", u64::from(self.inodes_count)));
         }
         Ok(())
@@ -190,7 +231,8 @@ impl Superblock {
     }
     /// Whether groups may be uninitialised (and descriptors carry checksums).
     pub fn has_uninit_groups(&self) -> bool {
-        self.features.ro_compat(ro_compat::METADATA_CSUM | ro_compat::GDT_CSUM)
+        self.features
+            .ro_compat(ro_compat::METADATA_CSUM | ro_compat::GDT_CSUM)
     }
     /// Whether new files get extent trees.
     pub fn has_extents(&self) -> bool {
@@ -199,7 +241,9 @@ impl Superblock {
 
     /// Number of block groups.
     pub fn group_count(&self) -> u32 {
-        self.blocks_count.saturating_sub(self.first_data_block).div_ceil(u64::from(self.blocks_per_group)) as u32
+        self.blocks_count
+            .saturating_sub(self.first_data_block)
+            .div_ceil(u64::from(self.blocks_per_group)) as u32
     }
     /// The first block of a group.
     pub fn group_start(&self, group: GroupNo) -> BlockNo {
@@ -212,11 +256,18 @@ impl Superblock {
     }
     /// The group of a block (which must be a data block).
     pub fn group_of_block(&self, block: BlockNo) -> GroupNo {
-        GroupNo((block.0.saturating_sub(self.first_data_block) / u64::from(self.blocks_per_group)) as u32)
+        GroupNo(
+            (block.0.saturating_sub(self.first_data_block) / u64::from(self.blocks_per_group))
+                as u32,
+        )
     }
     /// Whether `first .. first + count` are blocks that a file could have.
     pub fn contains(&self, first: BlockNo, count: u64) -> bool {
-        first.0 > self.first_data_block && first.0.checked_add(count).is_some_and(|end| end <= self.blocks_count)
+        first.0 > self.first_data_block
+            && first
+                .0
+                .checked_add(count)
+                .is_some_and(|end| end <= self.blocks_count)
     }
     /// The group of an inode and its index there.
     pub fn group_of_inode(&self, inode: InodeNo) -> Result<(GroupNo, u32), Corrupt> {
@@ -224,7 +275,10 @@ impl Superblock {
             return Err(Corrupt::InodeOutside { inode });
         }
         let index = inode.0 - 1;
-        Ok((GroupNo(index / self.inodes_per_group), index % self.inodes_per_group))
+        Ok((
+            GroupNo(index / self.inodes_per_group),
+            index % self.inodes_per_group,
+        ))
     }
     /// The inode with an index in a group.
     pub fn inode_at(&self, group: GroupNo, index: u32) -> InodeNo {
@@ -238,17 +292,22 @@ impl Superblock {
     }
     /// Blocks of one group's inode table.
     pub fn inode_table_blocks(&self) -> u32 {
-        (u64::from(self.inodes_per_group) * u64::from(self.inode_size)).div_ceil(u64::from(self.block_size)) as u32
+        (u64::from(self.inodes_per_group) * u64::from(self.inode_size))
+            .div_ceil(u64::from(self.block_size)) as u32
     }
     /// Blocks of the group descriptors.
     pub fn descriptor_blocks(&self) -> u32 {
-        self.group_count().div_ceil(self.block_size / u32::from(self.desc_size))
+        self.group_count()
+            .div_ceil(self.block_size / u32::from(self.desc_size))
     }
     /// Block and byte offset of a group's descriptor.
     pub fn descriptor_place(&self, group: GroupNo) -> (BlockNo, usize) {
         let each = self.block_size / u32::from(self.desc_size);
         let block = self.first_data_block + 1 + u64::from(group.0 / each);
-        (BlockNo(block), (group.0 % each) as usize * usize::from(self.desc_size))
+        (
+            BlockNo(block),
+            (group.0 % each) as usize * usize::from(self.desc_size),
+        )
     }
     /// Block and byte offset of the superblock itself.
     pub fn home(&self) -> (BlockNo, usize) {
@@ -257,7 +316,9 @@ impl Superblock {
     }
     /// Whether a group begins with a copy of the superblock and the descriptors.
     pub fn has_backup(&self, group: GroupNo) -> bool {
-        let power = |base: u32| std::iter::successors(Some(base), |n| n.checked_mul(base)).any(|n| n == group.0);
+        let power = |base: u32| {
+            std::iter::successors(Some(base), |n| n.checked_mul(base)).any(|n| n == group.0)
+        };
         match group.0 {
             0 => true,
             _ if self.features.compat(compat::SPARSE_SUPER2) => false,
@@ -283,16 +344,26 @@ fn features_of(raw: &[u8; SIZE]) -> Features {
     if le32(raw, 0x4C) == 0 {
         return Features::default(); // revision 0 has no feature words
     }
-    Features { compat: le32(raw, COMPAT), incompat: le32(raw, 0x60), ro_compat: le32(raw, RO_COMPAT) }
+    Features {
+        compat: le32(raw, COMPAT),
+        incompat: le32(raw, 0x60),
+        ro_compat: le32(raw, RO_COMPAT),
+    }
 }
 
 fn refuse_unreadable(raw: &[u8; SIZE], features: Features) -> Result<(), Unusable> {
     let unknown = features.unreadable();
     if !unknown.is_empty() {
-        return Err(Unusable::Unsupported(format!("feature {}", unknown.join(", "))));
+        return Err(Unusable::Unsupported(format!(
+            "feature {}",
+            unknown.join(", ")
+        )));
     }
     if features.ro_compat(ro_compat::METADATA_CSUM) && raw[0x175] != 1 {
-        return Err(Unusable::Unsupported(format!("checksum type {}", raw[0x175])));
+        return Err(Unusable::Unsupported(format!(
+            "checksum type {}",
+            raw[0x175]
+        )));
     }
     Ok(())
 }
@@ -300,13 +371,21 @@ fn refuse_unreadable(raw: &[u8; SIZE], features: Features) -> Result<(), Unusabl
 fn verify(raw: &[u8; SIZE], features: Features) -> Result<(), Corrupt> {
     let (stored, computed) = (le32(raw, CHECKSUM), crc32c(!0, &raw[..CHECKSUM]));
     if features.ro_compat(ro_compat::METADATA_CSUM) && stored != computed {
-        return Err(Corrupt::Checksum { what: "the superblock".into(), stored, computed });
+        return Err(Corrupt::Checksum {
+            what: "the superblock".into(),
+            stored,
+            computed,
+        });
     }
     Ok(())
 }
 
 fn field(field: &'static str, value: u64) -> Corrupt {
-    Corrupt::Field { what: "superblock".into(), field, value }
+    Corrupt::Field {
+        what: "superblock".into(),
+        field,
+        value,
+    }
 }
 
 /// Puts the checksum right after a change. `raw` is the superblock's 1024 bytes.
@@ -361,5 +440,11 @@ pub fn free_counts(raw: &[u8]) -> (u64, u32) {
 pub fn set_free_counts(raw: &mut [u8], blocks: u64, inodes: u32) {
     put_halves(raw, 0xC, 0x158, blocks);
     put32(raw, 0x10, inodes);
+    seal(raw);
+}
+
+/// Marks the bytes as the copy that stands in a group (`s_block_group_nr`).
+pub fn set_backup_of(raw: &mut [u8], group: GroupNo) {
+    super::bytes::put16(raw, 0x5A, group.0 as u16);
     seal(raw);
 }

@@ -37,13 +37,20 @@ pub fn new_blocks(
     }
     let run = find_run(txn, sb, goal, want)?.ok_or(Error::NoSpace)?;
     take(txn, sb, &run)?;
-    Ok((BlockNo(sb.group_start(run.group).0 + u64::from(run.at)), run.len))
+    Ok((
+        BlockNo(sb.group_start(run.group).0 + u64::from(run.at)),
+        run.len,
+    ))
 }
 
 /// Gives blocks back.
 pub fn free_blocks(txn: &mut Txn<'_>, sb: &Superblock, first: BlockNo, count: u64) -> Result<()> {
     if !sb.contains(first, count) {
-        return Err(Corrupt::BlockOutside { what: "freeing".into(), block: first }.into());
+        return Err(Corrupt::BlockOutside {
+            what: "freeing".into(),
+            block: first,
+        }
+        .into());
     }
     let mut at = first;
     let end = first.0 + count;
@@ -51,7 +58,13 @@ pub fn free_blocks(txn: &mut Txn<'_>, sb: &Superblock, first: BlockNo, count: u6
         let number = sb.group_of_block(at);
         let start = sb.group_start(number);
         let stop = end.min(start.0 + u64::from(sb.group_blocks(number)));
-        give(txn, sb, number, (at.0 - start.0) as u32, (stop - start.0) as u32)?;
+        give(
+            txn,
+            sb,
+            number,
+            (at.0 - start.0) as u32,
+            (stop - start.0) as u32,
+        )?;
         at = BlockNo(stop);
     }
     txn.free(first, count);
@@ -68,7 +81,11 @@ pub fn new_inode(
     busy: &dyn Fn(InodeNo) -> bool,
 ) -> Result<InodeNo> {
     let (near, _) = sb.group_of_inode(parent)?;
-    let first = if directory && parent == InodeNo::ROOT { emptiest(txn, sb)? } else { near };
+    let first = if directory && parent == InodeNo::ROOT {
+        emptiest(txn, sb)?
+    } else {
+        near
+    };
     for number in around(sb, first) {
         if group(txn, sb, number)?.free_inodes == 0 {
             continue;
@@ -82,12 +99,21 @@ pub fn new_inode(
 }
 
 /// Gives an inode number back (its blocks must be free, its bytes written).
-pub fn free_inode(txn: &mut Txn<'_>, sb: &Superblock, inode: InodeNo, was_directory: bool) -> Result<()> {
+pub fn free_inode(
+    txn: &mut Txn<'_>,
+    sb: &Superblock,
+    inode: InodeNo,
+    was_directory: bool,
+) -> Result<()> {
     let (number, index) = sb.group_of_inode(inode)?;
     let mut group = group(txn, sb, number)?;
     let bits = inode_bitmap(txn, sb, number, &group)?;
     if inode.0 < sb.first_inode || !bitmap::get(&bits, index) || group.has(INODE_UNINIT) {
-        return Err(inconsistent(number, "inode freed twice", u64::from(inode.0)));
+        return Err(inconsistent(
+            number,
+            "inode freed twice",
+            u64::from(inode.0),
+        ));
     }
     let bits = txn.block_mut(group.inode_bitmap)?;
     bitmap::fill(bits, index, index + 1, false);
@@ -161,7 +187,11 @@ struct Run {
 }
 
 fn find_run(txn: &Txn<'_>, sb: &Superblock, goal: BlockNo, want: u32) -> Result<Option<Run>> {
-    let goal = if sb.contains(goal, 1) { goal } else { BlockNo(sb.first_data_block + 1) };
+    let goal = if sb.contains(goal, 1) {
+        goal
+    } else {
+        BlockNo(sb.first_data_block + 1)
+    };
     let near = sb.group_of_block(goal);
     let mut best: Option<Run> = None;
     let mut tried = 0;
@@ -172,20 +202,36 @@ fn find_run(txn: &Txn<'_>, sb: &Superblock, goal: BlockNo, want: u32) -> Result<
         }
         let bits = block_bitmap(txn, sb, number, &group)?;
         let size = sb.group_blocks(number);
-        let from = if number == near { (goal.0 - sb.group_start(near).0) as u32 } else { 0 };
+        let from = if number == near {
+            (goal.0 - sb.group_start(near).0) as u32
+        } else {
+            0
+        };
         let run = if number == near && !bitmap::get(&bits, from) {
             // The very next block is free: contiguous beats long.
             let most = size.min(from.saturating_add(want));
             let end = bitmap::next(&bits, from, most, true).unwrap_or(most);
-            return Ok(Some(Run { group: number, at: from, len: end - from }));
+            return Ok(Some(Run {
+                group: number,
+                at: from,
+                len: end - from,
+            }));
         } else {
             longest(&bits, from, size, want)
         };
         let Some((at, len)) = run else {
-            return Err(inconsistent(number, "bg_free_blocks_count", u64::from(group.free_blocks)));
+            return Err(inconsistent(
+                number,
+                "bg_free_blocks_count",
+                u64::from(group.free_blocks),
+            ));
         };
         if best.as_ref().is_none_or(|b| b.len < len) {
-            best = Some(Run { group: number, at, len });
+            best = Some(Run {
+                group: number,
+                at,
+                len,
+            });
         }
         tried += 1;
         if len >= want || tried >= PATIENCE {
@@ -221,7 +267,8 @@ fn take(txn: &mut Txn<'_>, sb: &Superblock, run: &Run) -> Result<()> {
     bitmap::fill(bits, run.at, run.at + run.len, true);
     group.block_bitmap_csum = bitmap::checksum(sb, Which::Blocks, bits);
     let left = group.free_blocks.checked_sub(run.len);
-    group.free_blocks = left.ok_or_else(|| inconsistent(run.group, "bg_free_blocks_count", group.free_blocks.into()))?;
+    group.free_blocks = left
+        .ok_or_else(|| inconsistent(run.group, "bg_free_blocks_count", group.free_blocks.into()))?;
     store_group(txn, sb, run.group, &group)
 }
 
@@ -231,7 +278,11 @@ fn give(txn: &mut Txn<'_>, sb: &Superblock, number: GroupNo, from: u32, to: u32)
     let bits = block_bitmap(txn, sb, number, &group)?;
     let at = |bit: u32| sb.group_start(number).0 + u64::from(bit);
     if group.has(BLOCK_UNINIT) || from < sb.base_blocks(number) {
-        return Err(inconsistent(number, "block freed that no file had", at(from)));
+        return Err(inconsistent(
+            number,
+            "block freed that no file had",
+            at(from),
+        ));
     }
     if let Some(bit) = bitmap::next(&bits, from, to, false) {
         return Err(inconsistent(number, "block freed twice", at(bit)));
@@ -244,7 +295,12 @@ fn give(txn: &mut Txn<'_>, sb: &Superblock, number: GroupNo, from: u32, to: u32)
 }
 
 /// A group's block bitmap, checked; computed where it was never written.
-fn block_bitmap(blocks: &dyn Blocks, sb: &Superblock, number: GroupNo, group: &Group) -> Result<Block> {
+fn block_bitmap(
+    blocks: &dyn Blocks,
+    sb: &Superblock,
+    number: GroupNo,
+    group: &Group,
+) -> Result<Block> {
     if group.has(BLOCK_UNINIT) {
         return Ok(initial_block_bitmap(blocks, sb, number, group)?.into());
     }
@@ -255,7 +311,12 @@ fn block_bitmap(blocks: &dyn Blocks, sb: &Superblock, number: GroupNo, group: &G
 
 /// What an uninitialised block bitmap stands for: the group's own metadata,
 /// the tables of other groups that flex_bg put here, and padding.
-fn initial_block_bitmap(blocks: &dyn Blocks, sb: &Superblock, number: GroupNo, own: &Group) -> Result<Vec<u8>> {
+fn initial_block_bitmap(
+    blocks: &dyn Blocks,
+    sb: &Superblock,
+    number: GroupNo,
+    own: &Group,
+) -> Result<Vec<u8>> {
     let mut bits = vec![0; sb.block_size as usize];
     let size = sb.group_blocks(number);
     bitmap::fill(&mut bits, 0, sb.base_blocks(number).min(size), true);
@@ -276,12 +337,21 @@ fn initial_block_bitmap(blocks: &dyn Blocks, sb: &Superblock, number: GroupNo, o
     bitmap::fill(&mut bits, size, sb.block_size * 8, true);
     match size - bitmap::ones(&bits, size) {
         free if free == own.free_blocks => Ok(bits),
-        free => Err(inconsistent(number, "bg_free_blocks_count of an uninitialised group", free.into())),
+        free => Err(inconsistent(
+            number,
+            "bg_free_blocks_count of an uninitialised group",
+            free.into(),
+        )),
     }
 }
 
 /// Writes the bitmap that was only implied so far.
-fn init_block_bitmap(txn: &mut Txn<'_>, sb: &Superblock, number: GroupNo, group: &mut Group) -> Result<()> {
+fn init_block_bitmap(
+    txn: &mut Txn<'_>,
+    sb: &Superblock,
+    number: GroupNo,
+    group: &mut Group,
+) -> Result<()> {
     if group.has(BLOCK_UNINIT) {
         let bits = initial_block_bitmap(txn, sb, number, group)?;
         txn.fresh(group.block_bitmap)?.copy_from_slice(&bits);
@@ -292,7 +362,12 @@ fn init_block_bitmap(txn: &mut Txn<'_>, sb: &Superblock, number: GroupNo, group:
 }
 
 /// A group's inode bitmap, checked; computed where it was never written.
-fn inode_bitmap(blocks: &dyn Blocks, sb: &Superblock, number: GroupNo, group: &Group) -> Result<Block> {
+fn inode_bitmap(
+    blocks: &dyn Blocks,
+    sb: &Superblock,
+    number: GroupNo,
+    group: &Group,
+) -> Result<Block> {
     if group.has(INODE_UNINIT) {
         return Ok(initial_inode_bitmap(sb).into());
     }
@@ -311,11 +386,20 @@ fn initial_inode_bitmap(sb: &Superblock) -> Vec<u8> {
 /// the average.
 fn emptiest(blocks: &dyn Blocks, sb: &Superblock) -> Result<GroupNo> {
     let count = sb.group_count().min(SPREAD);
-    let groups = (0..count).map(|n| group(blocks, sb, GroupNo(n))).collect::<Result<Vec<_>>>()?;
-    let average = |each: fn(&Group) -> u32| groups.iter().map(|g| u64::from(each(g))).sum::<u64>() / u64::from(count);
+    let groups = (0..count)
+        .map(|n| group(blocks, sb, GroupNo(n)))
+        .collect::<Result<Vec<_>>>()?;
+    let average = |each: fn(&Group) -> u32| {
+        groups.iter().map(|g| u64::from(each(g))).sum::<u64>() / u64::from(count)
+    };
     let (inodes, room) = (average(|g| g.free_inodes), average(|g| g.free_blocks));
-    let fits = |g: &Group| g.free_inodes > 0 && u64::from(g.free_inodes) >= inodes && u64::from(g.free_blocks) >= room;
-    let best = (0..count).zip(&groups).filter(|(_, g)| fits(g)).min_by_key(|(_, g)| g.used_dirs);
+    let fits = |g: &Group| {
+        g.free_inodes > 0 && u64::from(g.free_inodes) >= inodes && u64::from(g.free_blocks) >= room
+    };
+    let best = (0..count)
+        .zip(&groups)
+        .filter(|(_, g)| fits(g))
+        .min_by_key(|(_, g)| g.used_dirs);
     Ok(GroupNo(best.map_or(0, |(n, _)| n)))
 }
 
@@ -337,12 +421,19 @@ fn free_index(
     Ok(None)
 }
 
-fn take_inode(txn: &mut Txn<'_>, sb: &Superblock, number: GroupNo, index: u32, directory: bool) -> Result<()> {
+fn take_inode(
+    txn: &mut Txn<'_>,
+    sb: &Superblock,
+    number: GroupNo,
+    index: u32,
+    directory: bool,
+) -> Result<()> {
     let mut group = group(txn, sb, number)?;
     // As the kernel does: a group with inodes has both its bitmaps.
     init_block_bitmap(txn, sb, number, &mut group)?;
     if group.has(INODE_UNINIT) {
-        txn.fresh(group.inode_bitmap)?.copy_from_slice(&initial_inode_bitmap(sb));
+        txn.fresh(group.inode_bitmap)?
+            .copy_from_slice(&initial_inode_bitmap(sb));
         group.flags &= !INODE_UNINIT;
     }
     let bits = txn.block_mut(group.inode_bitmap)?;
@@ -363,7 +454,13 @@ fn take_inode(txn: &mut Txn<'_>, sb: &Superblock, number: GroupNo, index: u32, d
 
 /// Inodes that come below the unused mark without being used must read as
 /// zeros; in a table never written they hold anything.
-fn wipe_inodes(txn: &mut Txn<'_>, sb: &Superblock, group: &Group, from: u32, to: u32) -> Result<()> {
+fn wipe_inodes(
+    txn: &mut Txn<'_>,
+    sb: &Superblock,
+    group: &Group,
+    from: u32,
+    to: u32,
+) -> Result<()> {
     for index in from..to {
         let (block, at) = sb.inode_place(group.inode_table, index);
         txn.block_mut(block)?[at..at + usize::from(sb.inode_size)].fill(0);
@@ -372,5 +469,10 @@ fn wipe_inodes(txn: &mut Txn<'_>, sb: &Superblock, group: &Group, from: u32, to:
 }
 
 fn inconsistent(group: GroupNo, field: &'static str, value: u64) -> Error {
-    Corrupt::Field { what: format!("group {group}"), field, value }.into()
+    Corrupt::Field {
+        what: format!("group {group}"),
+        field,
+        value,
+    }
+    .into()
 }

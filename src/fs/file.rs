@@ -67,7 +67,10 @@ impl Fs {
         if self.tables.lock().close(number) {
             self.closed(number)?;
         }
-        Ok(Done { value: (), lsn: None })
+        Ok(Done {
+            value: (),
+            lsn: None,
+        })
     }
 
     /// Opens a directory.
@@ -77,7 +80,10 @@ impl Fs {
             return Err(Error::NotDirectory);
         }
         self.opened(number);
-        Ok(Done { value: (), lsn: None })
+        Ok(Done {
+            value: (),
+            lsn: None,
+        })
     }
 
     /// Closes a directory.
@@ -128,7 +134,10 @@ impl Fs {
         data: &[u8],
         kill_priv: bool,
     ) -> Result<Done<usize>> {
-        let mut done = Done { value: 0, lsn: None };
+        let mut done = Done {
+            value: 0,
+            lsn: None,
+        };
         let room = max_size(&self.sb).saturating_sub(offset);
         if room == 0 && !data.is_empty() {
             return Err(Error::TooBig);
@@ -150,7 +159,14 @@ impl Fs {
     }
 
     /// Writes what fits into one record, and into the image.
-    fn write_record(&self, by: &Caller, number: InodeNo, at: u64, data: &[u8], kill: bool) -> Result<(usize, Lsn)> {
+    fn write_record(
+        &self,
+        by: &Caller,
+        number: InodeNo,
+        at: u64,
+        data: &[u8],
+        kill: bool,
+    ) -> Result<(usize, Lsn)> {
         self.settle(number)?;
         let mut want = data.len();
         loop {
@@ -189,14 +205,27 @@ impl Fs {
             zero_tail(txn, &self.sb, &inode)?;
         }
         txn.attach(data, at);
-        self.place(txn, &mut inode, at, data.len(), self.privileged(by), reached)?;
+        self.place(
+            txn,
+            &mut inode,
+            at,
+            data.len(),
+            self.privileged(by),
+            reached,
+        )?;
         self.extend(txn, &mut inode, end)?;
         if kill {
             kill_priv(&mut inode);
         }
         (inode.mtime, inode.ctime) = (time, time);
         store(txn, &self.sb, &inode)?;
-        Ok(Op::Write { by: by.into(), inode: number, offset: at, len: data.len() as u64, time })
+        Ok(Op::Write {
+            by: by.into(),
+            inode: number,
+            offset: at,
+            len: data.len() as u64,
+            time,
+        })
     }
 
     /// Puts the attached data into the file's blocks, allocating what is missing.
@@ -217,13 +246,22 @@ impl Fs {
             let want = (end.div_ceil(bs) - file) as u32;
             let here = FileBlock(file as u32);
             let (block, count, new) = match map::find(txn, sb, inode, here)? {
-                Mapping::Mapped { block, len, unwritten: false } => (block, len.min(want), false),
-                Mapping::Mapped { block, len, unwritten: true } => {
+                Mapping::Mapped {
+                    block,
+                    len,
+                    unwritten: false,
+                } => (block, len.min(want), false),
+                Mapping::Mapped {
+                    block,
+                    len,
+                    unwritten: true,
+                } => {
                     map::mark(txn, sb, inode, here, len.min(want), false, privileged)?;
                     (block, len.min(want), true)
                 }
                 Mapping::Hole { len } => {
-                    let (block, count) = map::allocate(txn, sb, inode, here, len.min(want), false, privileged)?;
+                    let (block, count) =
+                        map::allocate(txn, sb, inode, here, len.min(want), false, privileged)?;
                     (block, count, true)
                 }
             };
@@ -238,7 +276,11 @@ impl Fs {
                 if new {
                     txn.fresh(block)?;
                 }
-                txn.patch(block, (start % bs) as usize, (start - at) as usize..(stop - at) as usize)?;
+                txn.patch(
+                    block,
+                    (start % bs) as usize,
+                    (start - at) as usize..(stop - at) as usize,
+                )?;
             }
             file += u64::from(count);
             *reached = ((file * bs).min(end) - at) as usize;
@@ -266,7 +308,11 @@ impl Fs {
             return Err(Error::NoDevice);
         }
         if inode.kind() != mode::REGULAR {
-            return Ok(if whence == Whence::Data { offset } else { inode.size });
+            return Ok(if whence == Whence::Data {
+                offset
+            } else {
+                inode.size
+            });
         }
         let mut at = offset / bs;
         while at * bs < inode.size {
@@ -312,7 +358,10 @@ impl Fs {
         let tables = u64::from(sb.group_count()) * (u64::from(sb.inode_table_blocks()) + 2);
         let journal = match sb.journal_inode {
             0 => 0,
-            number => super::inode::load(&self.view(), sb, InodeNo(number))?.size / u64::from(sb.block_size),
+            number => {
+                super::inode::load(&self.view(), sb, InodeNo(number))?.size
+                    / u64::from(sb.block_size)
+            }
         };
         Ok(sb.first_data_block + bases + tables + journal)
     }
@@ -325,7 +374,9 @@ impl Fs {
             Atime::Noatime => false,
             Atime::Strict => true,
             Atime::Relatime => {
-                inode.atime <= inode.mtime || inode.atime <= inode.ctime || now.secs - inode.atime.secs >= DAY
+                inode.atime <= inode.mtime
+                    || inode.atime <= inode.ctime
+                    || now.secs - inode.atime.secs >= DAY
             }
         };
         if !wanted || self.options.read_only || inode.has(flag::NOATIME) || inode.atime == now {
@@ -341,7 +392,10 @@ impl Fs {
         let mut inode = load_file(&txn, &self.sb, number)?;
         inode.atime = time;
         store(&mut txn, &self.sb, &inode)?;
-        txn.commit(&Op::Atime { inode: number, time })?;
+        txn.commit(&Op::Atime {
+            inode: number,
+            time,
+        })?;
         Ok(())
     }
 }
@@ -352,13 +406,23 @@ pub fn max_size(sb: &Superblock) -> u64 {
 }
 
 /// Reads a file's bytes (also a long symlink's); beyond its blocks zeros.
-pub fn read_at(blocks: &dyn Blocks, sb: &Superblock, inode: &Inode, offset: u64, into: &mut [u8]) -> Result<()> {
+pub fn read_at(
+    blocks: &dyn Blocks,
+    sb: &Superblock,
+    inode: &Inode,
+    offset: u64,
+    into: &mut [u8],
+) -> Result<()> {
     let bs = u64::from(sb.block_size);
     let end = offset + into.len() as u64;
     let mut at = offset;
     while at < end {
         let (block, count) = match map::find(blocks, sb, inode, FileBlock((at / bs) as u32))? {
-            Mapping::Mapped { block, len, unwritten: false } => (Some(block), len),
+            Mapping::Mapped {
+                block,
+                len,
+                unwritten: false,
+            } => (Some(block), len),
             Mapping::Mapped { len, .. } | Mapping::Hole { len } => (None, len),
         };
         let stop = end.min((at / bs + u64::from(count.max(1))) * bs);
@@ -371,7 +435,11 @@ pub fn read_at(blocks: &dyn Blocks, sb: &Superblock, inode: &Inode, offset: u64,
         while at < stop {
             let upto = stop.min((at / bs + 1) * bs);
             let piece = &mut into[(at - offset) as usize..(upto - offset) as usize];
-            blocks.read(crate::units::BlockNo(first.0 + at / bs - base), (at % bs) as usize, piece)?;
+            blocks.read(
+                crate::units::BlockNo(first.0 + at / bs - base),
+                (at % bs) as usize,
+                piece,
+            )?;
             at = upto;
         }
     }
@@ -386,12 +454,23 @@ pub(super) fn zero_tail(txn: &mut Txn<'_>, sb: &Superblock, inode: &Inode) -> Re
 }
 
 /// Zeros `from .. to`, which lie within one block, where data are.
-pub(super) fn zero_part(txn: &mut Txn<'_>, sb: &Superblock, inode: &Inode, from: u64, to: u64) -> Result<()> {
+pub(super) fn zero_part(
+    txn: &mut Txn<'_>,
+    sb: &Superblock,
+    inode: &Inode,
+    from: u64,
+    to: u64,
+) -> Result<()> {
     let bs = u64::from(sb.block_size);
     if from >= to {
         return Ok(());
     }
-    if let Mapping::Mapped { block, unwritten: false, .. } = map::find(txn, sb, inode, FileBlock((from / bs) as u32))? {
+    if let Mapping::Mapped {
+        block,
+        unwritten: false,
+        ..
+    } = map::find(txn, sb, inode, FileBlock((from / bs) as u32))?
+    {
         let (start, stop) = ((from % bs) as usize, (from % bs + (to - from)) as usize);
         if txn.block(block)?[start..stop].iter().any(|byte| *byte != 0) {
             txn.block_mut(block)?[start..stop].fill(0);

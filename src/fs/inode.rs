@@ -15,7 +15,12 @@ pub fn group(blocks: &dyn Blocks, sb: &Superblock, number: GroupNo) -> Result<Gr
 }
 
 /// Writes a group's descriptor.
-pub fn store_group(txn: &mut Txn<'_>, sb: &Superblock, number: GroupNo, group: &Group) -> Result<()> {
+pub fn store_group(
+    txn: &mut Txn<'_>,
+    sb: &Superblock,
+    number: GroupNo,
+    group: &Group,
+) -> Result<()> {
     let (block, at) = sb.descriptor_place(number);
     group.encode(&mut txn.block_mut(block)?[at..], sb, number);
     Ok(())
@@ -86,7 +91,9 @@ pub fn superblock_mut<'t>(txn: &'t mut Txn<'_>, sb: &Superblock) -> Result<&'t m
 
 /// Sets ro_compat bits of the superblock that are not set yet.
 pub fn want_ro_compat(txn: &mut Txn<'_>, sb: &Superblock, mask: u32) -> Result<()> {
-    if sb.features.ro_compat & mask != mask && !superblock::ro_compat_now(&superblock(txn, sb)?, mask) {
+    if sb.features.ro_compat & mask != mask
+        && !superblock::ro_compat_now(&superblock(txn, sb)?, mask)
+    {
         superblock::set_ro_compat(superblock_mut(txn, sb)?, mask, 0);
     }
     Ok(())

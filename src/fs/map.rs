@@ -39,9 +39,15 @@ pub fn find(blocks: &dyn Blocks, sb: &Superblock, inode: &Inode, at: FileBlock) 
     match around.left.filter(|e| e.end() > u64::from(at.0)) {
         Some(extent) => {
             let rest = extent.slice(u64::from(at.0), u64::MAX);
-            Ok(Mapping::Mapped { block: rest.block, len: rest.len, unwritten: rest.unwritten })
+            Ok(Mapping::Mapped {
+                block: rest.block,
+                len: rest.len,
+                unwritten: rest.unwritten,
+            })
         }
-        None => Ok(Mapping::Hole { len: around.next.saturating_sub(at.0) }),
+        None => Ok(Mapping::Hole {
+            len: around.next.saturating_sub(at.0),
+        }),
     }
 }
 
@@ -74,10 +80,25 @@ pub fn allocate(
         || tree::inode_goal(sb, inode),
         |e| BlockNo(e.block.0 + u64::from(at.0) - u64::from(e.file.0)),
     );
-    let want = want.min(if unwritten { MAX_UNWRITTEN } else { MAX_WRITTEN });
+    let want = want.min(if unwritten {
+        MAX_UNWRITTEN
+    } else {
+        MAX_WRITTEN
+    });
     let (block, len) = new_blocks(txn, sb, goal, want, privileged)?;
     charge(sb, inode, u64::from(len));
-    tree::insert(txn, sb, inode, Extent { file: at, len, block, unwritten }, privileged)?;
+    tree::insert(
+        txn,
+        sb,
+        inode,
+        Extent {
+            file: at,
+            len,
+            block,
+            unwritten,
+        },
+        privileged,
+    )?;
     Ok((block, len))
 }
 
@@ -95,11 +116,22 @@ pub fn mark(
     let tangled = tree::tangled(inode, at);
     tree::edit(txn, sb, inode, at, privileged, &mut |list| {
         let slot = list.partition_point(|e| e.file <= at).saturating_sub(1);
-        let Some(old) = list.get(slot).copied().filter(|e| e.file <= at && e.end() >= to) else {
+        let Some(old) = list
+            .get(slot)
+            .copied()
+            .filter(|e| e.file <= at && e.end() >= to)
+        else {
             return Err(tangled.clone());
         };
         list.remove(slot);
-        let pieces = [old.slice(0, from), Extent { unwritten, ..old.slice(from, to) }, old.slice(to, u64::MAX)];
+        let pieces = [
+            old.slice(0, from),
+            Extent {
+                unwritten,
+                ..old.slice(from, to)
+            },
+            old.slice(to, u64::MAX),
+        ];
         for piece in pieces.into_iter().filter(|p| p.len > 0) {
             tree::add(list, piece);
         }
@@ -109,7 +141,13 @@ pub fn mark(
 
 /// Frees blocks `from ..` of a file, last ones first. False: the record has
 /// grown past `budget` bytes before all was done; go on in another.
-pub fn free_from(txn: &mut Txn<'_>, sb: &Superblock, inode: &mut Inode, from: FileBlock, budget: usize) -> Result<bool> {
+pub fn free_from(
+    txn: &mut Txn<'_>,
+    sb: &Superblock,
+    inode: &mut Inode,
+    from: FileBlock,
+    budget: usize,
+) -> Result<bool> {
     if !has_blocks(inode) {
         return Ok(true);
     }
@@ -127,12 +165,20 @@ pub fn free_from(txn: &mut Txn<'_>, sb: &Superblock, inode: &mut Inode, from: Fi
 
 /// Frees up to `STEP` extents (or what of them lies behind `from`) at the end
 /// of the leaf that has `key`.
-fn cut_last(txn: &mut Txn<'_>, sb: &Superblock, inode: &mut Inode, key: FileBlock, from: FileBlock) -> Result<()> {
+fn cut_last(
+    txn: &mut Txn<'_>,
+    sb: &Superblock,
+    inode: &mut Inode,
+    key: FileBlock,
+    from: FileBlock,
+) -> Result<()> {
     let mut freed = Vec::new();
     let from = u64::from(from.0);
     tree::edit(txn, sb, inode, key, true, &mut |list| {
         while freed.len() < STEP {
-            let Some(last) = list.pop_if(|e| e.end() > from) else { break };
+            let Some(last) = list.pop_if(|e| e.end() > from) else {
+                break;
+            };
             let keep = last.slice(0, from);
             if u64::from(last.file.0) < from {
                 list.push(keep);
@@ -172,10 +218,16 @@ pub fn punch(
                 let gone = extent.slice(at, end);
                 let tangled = tree::tangled(inode, extent.file);
                 tree::edit(txn, sb, inode, extent.file, true, &mut |list| {
-                    let slot = list.iter().position(|e| *e == extent).ok_or_else(|| tangled.clone())?;
+                    let slot = list
+                        .iter()
+                        .position(|e| *e == extent)
+                        .ok_or_else(|| tangled.clone())?;
                     list.remove(slot);
                     let pieces = [extent.slice(0, at), extent.slice(end, u64::MAX)];
-                    pieces.into_iter().filter(|p| p.len > 0).for_each(|piece| tree::add(list, piece));
+                    pieces
+                        .into_iter()
+                        .filter(|p| p.len > 0)
+                        .for_each(|piece| tree::add(list, piece));
                     Ok(())
                 })?;
                 release(txn, sb, inode, &[gone])?;
@@ -201,9 +253,16 @@ fn charge(sb: &Superblock, inode: &mut Inode, blocks: u64) {
 }
 
 /// Adds a block of zeros to the end of a directory.
-pub fn append_directory_block(txn: &mut Txn<'_>, sb: &Superblock, inode: &mut Inode) -> Result<(FileBlock, BlockNo)> {
+pub fn append_directory_block(
+    txn: &mut Txn<'_>,
+    sb: &Superblock,
+    inode: &mut Inode,
+) -> Result<(FileBlock, BlockNo)> {
     let bs = u64::from(sb.block_size);
-    let at = u32::try_from(inode.size / bs).ok().filter(|n| *n < MAX_BLOCKS).ok_or(Error::TooBig)?;
+    let at = u32::try_from(inode.size / bs)
+        .ok()
+        .filter(|n| *n < MAX_BLOCKS)
+        .ok_or(Error::TooBig)?;
     // Without large_dir a directory's size has 32 bits.
     if inode.size + bs > u64::from(u32::MAX) {
         return Err(Error::NoSpace);

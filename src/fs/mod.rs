@@ -23,6 +23,7 @@ pub mod dir;
 pub mod file;
 pub mod inode;
 pub mod map;
+pub mod mkfs;
 mod name;
 pub mod orphan;
 mod perm;

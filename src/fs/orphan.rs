@@ -38,7 +38,10 @@ pub fn remove(txn: &mut Txn<'_>, sb: &Superblock, inode: &mut Inode) -> Result<(
     let next = InodeNo(inode.dtime);
     if head == inode.number {
         raw::set_last_orphan(superblock_mut(txn, sb)?, next);
-    } else if let Some(mut before) = chain(txn, sb)?.into_iter().find(|o| o.dtime == inode.number.0) {
+    } else if let Some(mut before) = chain(txn, sb)?
+        .into_iter()
+        .find(|o| o.dtime == inode.number.0)
+    {
         before.dtime = next.0;
         store(txn, sb, &before)?;
     }
@@ -48,7 +51,10 @@ pub fn remove(txn: &mut Txn<'_>, sb: &Superblock, inode: &mut Inode) -> Result<(
 
 /// The inodes on the chain, first one first.
 pub fn list(blocks: &dyn Blocks, sb: &Superblock) -> Result<Vec<InodeNo>> {
-    Ok(chain(blocks, sb)?.into_iter().map(|inode| inode.number).collect())
+    Ok(chain(blocks, sb)?
+        .into_iter()
+        .map(|inode| inode.number)
+        .collect())
 }
 
 fn chain(blocks: &dyn Blocks, sb: &Superblock) -> Result<Vec<Inode>> {
@@ -58,7 +64,12 @@ fn chain(blocks: &dyn Blocks, sb: &Superblock) -> Result<Vec<Inode>> {
         let inode = load(blocks, sb, at)?;
         if found.len() as u64 > u64::from(sb.inodes_count) {
             let what = "orphan chain".into();
-            return Err(Corrupt::Field { what, field: "i_dtime", value: u64::from(at.0) }.into());
+            return Err(Corrupt::Field {
+                what,
+                field: "i_dtime",
+                value: u64::from(at.0),
+            }
+            .into());
         }
         at = InodeNo(inode.dtime);
         found.push(inode);
@@ -69,11 +80,19 @@ fn chain(blocks: &dyn Blocks, sb: &Superblock) -> Result<Vec<Inode>> {
 impl Fs {
     /// An inode lost its last name: frees it at once, at its last close, or
     /// after this transaction in steps. Stores the inode.
-    pub(super) fn unlinked(&self, txn: &mut Txn<'_>, inode: &mut Inode, time: Time) -> Result<Later> {
+    pub(super) fn unlinked(
+        &self,
+        txn: &mut Txn<'_>,
+        inode: &mut Inode,
+        time: Time,
+    ) -> Result<Later> {
         let number = inode.number;
         let (open, pending) = {
             let tables = self.tables.lock();
-            (tables.opens.contains_key(&number), tables.pending.contains(&number))
+            (
+                tables.opens.contains_key(&number),
+                tables.pending.contains(&number),
+            )
         };
         if !open && !pending && self.free_blocks_of(txn, inode)? {
             self.delete(txn, inode, time)?;
@@ -193,7 +212,10 @@ impl Fs {
 
     fn free_behind_end(&self, txn: &mut Txn<'_>, inode: &mut Inode) -> Result<bool> {
         let budget = txn.limit() / 2;
-        let end = inode.size.div_ceil(u64::from(self.sb.block_size)).min(u64::from(u32::MAX));
+        let end = inode
+            .size
+            .div_ceil(u64::from(self.sb.block_size))
+            .min(u64::from(u32::MAX));
         map::free_from(txn, &self.sb, inode, FileBlock(end as u32), budget)
     }
 
@@ -210,7 +232,12 @@ impl Fs {
     /// Empties the orphan file.
     fn collect_orphan_file(&self) -> Result<usize> {
         let number = InodeNo(self.sb.orphan_file_inode);
-        if number.0 == 0 || !raw::ro_compat_now(&superblock(&self.view(), &self.sb)?, ro_compat::ORPHAN_PRESENT) {
+        if number.0 == 0
+            || !raw::ro_compat_now(
+                &superblock(&self.view(), &self.sb)?,
+                ro_compat::ORPHAN_PRESENT,
+            )
+        {
             return Ok(0);
         }
         let file = load(&self.view(), &self.sb, number)?;
@@ -219,19 +246,31 @@ impl Fs {
             count += self.collect_orphan_block(&file, FileBlock(at as u32))?;
         }
         let mut txn = self.begin()?;
-        raw::set_ro_compat(superblock_mut(&mut txn, &self.sb)?, 0, ro_compat::ORPHAN_PRESENT);
+        raw::set_ro_compat(
+            superblock_mut(&mut txn, &self.sb)?,
+            0,
+            ro_compat::ORPHAN_PRESENT,
+        );
         txn.commit(&Op::Orphan { inode: number })?;
         Ok(count)
     }
 
     fn collect_orphan_block(&self, file: &Inode, at: FileBlock) -> Result<usize> {
-        let Mapping::Mapped { block, unwritten: false, .. } = map::find(&self.view(), &self.sb, file, at)? else {
+        let Mapping::Mapped {
+            block,
+            unwritten: false,
+            ..
+        } = map::find(&self.view(), &self.sb, file, at)?
+        else {
             return Ok(0);
         };
         let bytes = self.view().block(block)?;
         let tail = bytes.len() - 8;
         check_orphan_block(&self.sb, file, block, &bytes)?;
-        let orphans: Vec<InodeNo> = (0..tail / 4).map(|n| InodeNo(le32(&bytes, n * 4))).filter(|n| n.0 != 0).collect();
+        let orphans: Vec<InodeNo> = (0..tail / 4)
+            .map(|n| InodeNo(le32(&bytes, n * 4)))
+            .filter(|n| n.0 != 0)
+            .collect();
         for number in &orphans {
             self.reap(*number)?;
         }
@@ -247,7 +286,10 @@ impl Fs {
 
 fn orphan_checksum(sb: &Superblock, file: &Inode, block: BlockNo, raw: &[u8]) -> u32 {
     match sb.has_metadata_csum() {
-        true => crc32c(crc32c(file.seed(sb), &block.0.to_le_bytes()), &raw[..raw.len() - 8]),
+        true => crc32c(
+            crc32c(file.seed(sb), &block.0.to_le_bytes()),
+            &raw[..raw.len() - 8],
+        ),
         false => 0,
     }
 }
@@ -257,12 +299,22 @@ fn check_orphan_block(sb: &Superblock, file: &Inode, block: BlockNo, raw: &[u8])
     let tail = raw.len() - 8;
     let magic = le32(raw, tail);
     if magic != ORPHAN_BLOCK_MAGIC {
-        return Err(Corrupt::Field { what: what(), field: "ob_magic", value: u64::from(magic) }.into());
+        return Err(Corrupt::Field {
+            what: what(),
+            field: "ob_magic",
+            value: u64::from(magic),
+        }
+        .into());
     }
     let (stored, computed) = (le32(raw, tail + 4), orphan_checksum(sb, file, block, raw));
     match stored == computed || !sb.has_metadata_csum() {
         true => Ok(()),
-        false => Err(Corrupt::Checksum { what: what(), stored, computed }.into()),
+        false => Err(Corrupt::Checksum {
+            what: what(),
+            stored,
+            computed,
+        }
+        .into()),
     }
 }
 

@@ -40,7 +40,13 @@ impl Fs {
         zero_part(txn, &self.sb, inode, size, size.next_multiple_of(bs))?;
         inode.size = size;
         let budget = txn.limit() / 2;
-        match map::free_from(txn, &self.sb, inode, FileBlock(size.div_ceil(bs) as u32), budget)? {
+        match map::free_from(
+            txn,
+            &self.sb,
+            inode,
+            FileBlock(size.div_ceil(bs) as u32),
+            budget,
+        )? {
             true => Ok(Later::default()),
             false => self.shortened(txn, inode),
         }
@@ -75,7 +81,14 @@ impl Fs {
 
     /// fallocate(2): `mode` 0, KEEP_SIZE, PUNCH_HOLE and ZERO_RANGE. A range
     /// too large for one record becomes several, each a fallocate of its own.
-    pub fn fallocate(&self, by: &Caller, number: InodeNo, mode: i32, offset: u64, len: u64) -> Result<Done<()>> {
+    pub fn fallocate(
+        &self,
+        by: &Caller,
+        number: InodeNo,
+        mode: i32,
+        offset: u64,
+        len: u64,
+    ) -> Result<Done<()>> {
         const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
         const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP;
         const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
@@ -86,7 +99,10 @@ impl Fs {
             ZERO | ZERO_KEEP => Space::Zero,
             _ => return Err(Error::Unsupported),
         };
-        let end = offset.checked_add(len).filter(|_| len > 0).ok_or(Error::Invalid)?;
+        let end = offset
+            .checked_add(len)
+            .filter(|_| len > 0)
+            .ok_or(Error::Invalid)?;
         if end > max_size(&self.sb) {
             return Err(Error::TooBig);
         }
@@ -99,7 +115,9 @@ impl Fs {
             self.check_space(&txn, by, &inode, space, at, end)?;
             let time = self.now();
             let reached = match space {
-                Space::Reserve => self.reserve(&mut txn, &mut inode, at, end, self.privileged(by))?,
+                Space::Reserve => {
+                    self.reserve(&mut txn, &mut inode, at, end, self.privileged(by))?
+                }
                 Space::Punch => self.punch(&mut txn, &mut inode, at, end)?,
                 Space::Zero => self.zero(&mut txn, &mut inode, at, end, self.privileged(by))?,
             };
@@ -113,14 +131,29 @@ impl Fs {
             (inode.mtime, inode.ctime) = (time, time);
             store(&mut txn, &self.sb, &inode)?;
             let (mode, len) = (mode as u32, reached - at);
-            lsn = Some(txn.commit(&Op::Fallocate { by: by.into(), inode: number, mode, offset: at, len, time })?);
+            lsn = Some(txn.commit(&Op::Fallocate {
+                by: by.into(),
+                inode: number,
+                mode,
+                offset: at,
+                len,
+                time,
+            })?);
             at = reached;
         }
         Ok(Done { value: (), lsn })
     }
 
     /// Refuses before anything is changed what can't be done to the end.
-    fn check_space(&self, blocks: &dyn Blocks, by: &Caller, inode: &Inode, space: Space, at: u64, end: u64) -> Result<()> {
+    fn check_space(
+        &self,
+        blocks: &dyn Blocks,
+        by: &Caller,
+        inode: &Inode,
+        space: Space,
+        at: u64,
+        end: u64,
+    ) -> Result<()> {
         must_be_regular(inode)?;
         if inode.has(flag::IMMUTABLE) {
             return Err(Error::NotPermitted);
@@ -133,13 +166,22 @@ impl Fs {
             return Ok(());
         }
         let missing = holes(blocks, &self.sb, inode, at, end)?;
-        match missing > 0 && missing > super::alloc::available(blocks, &self.sb, self.privileged(by), missing)? {
+        match missing > 0
+            && missing > super::alloc::available(blocks, &self.sb, self.privileged(by), missing)?
+        {
             true => Err(Error::NoSpace),
             false => Ok(()),
         }
     }
 
-    fn reserve(&self, txn: &mut Txn<'_>, inode: &mut Inode, from: u64, to: u64, privileged: bool) -> Result<u64> {
+    fn reserve(
+        &self,
+        txn: &mut Txn<'_>,
+        inode: &mut Inode,
+        from: u64,
+        to: u64,
+        privileged: bool,
+    ) -> Result<u64> {
         let bs = u64::from(self.sb.block_size);
         let budget = txn.limit() / 2;
         let (mut at, end) = (from / bs, to.div_ceil(bs));
@@ -165,7 +207,14 @@ impl Fs {
             return Ok(to);
         }
         zero_part(txn, &self.sb, inode, from, first * bs)?;
-        let reached = map::punch(txn, &self.sb, inode, FileBlock(first as u32), FileBlock(last as u32), budget)?;
+        let reached = map::punch(
+            txn,
+            &self.sb,
+            inode,
+            FileBlock(first as u32),
+            FileBlock(last as u32),
+            budget,
+        )?;
         if u64::from(reached.0) < last {
             return Ok(u64::from(reached.0) * bs);
         }
@@ -173,7 +222,14 @@ impl Fs {
         Ok(to)
     }
 
-    fn zero(&self, txn: &mut Txn<'_>, inode: &mut Inode, from: u64, to: u64, privileged: bool) -> Result<u64> {
+    fn zero(
+        &self,
+        txn: &mut Txn<'_>,
+        inode: &mut Inode,
+        from: u64,
+        to: u64,
+        privileged: bool,
+    ) -> Result<u64> {
         let bs = u64::from(self.sb.block_size);
         let budget = txn.limit() / 2;
         let (first, last) = (from.div_ceil(bs), to / bs);
@@ -184,7 +240,10 @@ impl Fs {
                 Mapping::Mapped { len, unwritten, .. } => (len, !unwritten),
                 Mapping::Hole { len } => {
                     let want = u64::from(len).min(end - at) as u32;
-                    (map::allocate(txn, &self.sb, inode, here, want, true, privileged)?.1, false)
+                    (
+                        map::allocate(txn, &self.sb, inode, here, want, true, privileged)?.1,
+                        false,
+                    )
                 }
             };
             // Only whole blocks can become unwritten; the ends are zeroed by hand.
@@ -192,7 +251,13 @@ impl Fs {
             let len = match (at < first, at >= last) {
                 _ if !written => len,
                 (true, _) | (_, true) => {
-                    zero_part(txn, &self.sb, inode, from.max(at * bs), to.min((at + 1) * bs))?;
+                    zero_part(
+                        txn,
+                        &self.sb,
+                        inode,
+                        from.max(at * bs),
+                        to.min((at + 1) * bs),
+                    )?;
                     1
                 }
                 _ => {

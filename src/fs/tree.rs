@@ -10,9 +10,9 @@
 
 use super::alloc::{free_blocks, new_blocks};
 use super::{Error, Result};
-use crate::ext4::{Corrupt, Superblock};
 use crate::ext4::extent::{Extent, Index, Items, MAX_BLOCKS, MAX_DEPTH, Node, NodeRef, room};
 use crate::ext4::inode::Inode;
+use crate::ext4::{Corrupt, Superblock};
 use crate::journal::{Blocks, Txn};
 use crate::units::{BlockNo, FileBlock};
 
@@ -29,7 +29,12 @@ pub struct Around {
 }
 
 /// Looks a file block up.
-pub fn around(blocks: &dyn Blocks, sb: &Superblock, inode: &Inode, at: FileBlock) -> Result<Around> {
+pub fn around(
+    blocks: &dyn Blocks,
+    sb: &Superblock,
+    inode: &Inode,
+    at: FileBlock,
+) -> Result<Around> {
     let root = NodeRef::open(&inode.block, inode.number, None)?;
     descend(blocks, sb, inode, root, at, MAX_BLOCKS)
 }
@@ -44,10 +49,17 @@ fn descend(
 ) -> Result<Around> {
     let slot = node.search(at);
     let behind = slot.map_or(0, |n| n + 1);
-    let next = if behind < node.len() { node.key(behind).0 } else { next };
+    let next = if behind < node.len() {
+        node.key(behind).0
+    } else {
+        next
+    };
     match slot {
         None => Ok(Around { left: None, next }),
-        Some(slot) if node.depth == 0 => Ok(Around { left: Some(node.extent(slot, sb)?), next }),
+        Some(slot) if node.depth == 0 => Ok(Around {
+            left: Some(node.extent(slot, sb)?),
+            next,
+        }),
         Some(slot) => {
             let child = blocks.block(node.child(slot, sb)?.child)?;
             let below = NodeRef::open(&child, inode.number, Some(node.depth - 1))?;
@@ -73,7 +85,14 @@ pub fn edit(
     change: Change<'_>,
 ) -> Result<()> {
     let mut root = NodeRef::open(&inode.block, inode.number, None)?.decode(sb)?;
-    let mut tree = Tree { txn, sb, seed: inode.seed(sb), goal: inode_goal(sb, inode), inode, privileged };
+    let mut tree = Tree {
+        txn,
+        sb,
+        seed: inode.seed(sb),
+        goal: inode_goal(sb, inode),
+        inode,
+        privileged,
+    };
     tree.edit_below(&mut root, key, change)?;
     tree.fit_root(&mut root)?;
     root.encode(&mut inode.block, sb, None);
@@ -81,7 +100,13 @@ pub fn edit(
 }
 
 /// Adds an extent where there is a hole.
-pub fn insert(txn: &mut Txn<'_>, sb: &Superblock, inode: &mut Inode, new: Extent, privileged: bool) -> Result<()> {
+pub fn insert(
+    txn: &mut Txn<'_>,
+    sb: &Superblock,
+    inode: &mut Inode,
+    new: Extent,
+    privileged: bool,
+) -> Result<()> {
     edit(txn, sb, inode, new.file, privileged, &mut |list| {
         add(list, new);
         Ok(())
@@ -133,7 +158,9 @@ impl Tree<'_, '_> {
             Items::Children(list) => list,
         };
         let at = list.partition_point(|i| i.file <= key).saturating_sub(1);
-        let Some(index) = list.get(at).copied() else { return Err(Error::Invalid) };
+        let Some(index) = list.get(at).copied() else {
+            return Err(Error::Invalid);
+        };
         let mut child = self.load(index.child, node.depth - 1)?;
         self.edit_below(&mut child, key, change)?;
         if child.is_empty() {
@@ -156,11 +183,18 @@ impl Tree<'_, '_> {
             Items::Extents(list) => list.last().is_some_and(|e| e.file <= key),
             Items::Children(list) => list.last().is_some_and(|i| i.file <= key),
         };
-        let at = if appended { usize::from(node.max) } else { node.len() / 2 };
+        let at = if appended {
+            usize::from(node.max)
+        } else {
+            node.len() / 2
+        };
         let sibling = node.split_off(at, room(self.txn.block_size()));
         let child = self.acquire()?;
         self.store(child, &sibling)?;
-        Ok(Index { file: sibling.first().unwrap_or(key), child })
+        Ok(Index {
+            file: sibling.first().unwrap_or(key),
+            child,
+        })
     }
 
     /// Lets the root grow a level or give up levels that one node can do without.
@@ -178,14 +212,24 @@ impl Tree<'_, '_> {
         }
         while let Items::Children(list) = &root.items {
             match list[..] {
-                [] => *root = Node { depth: 0, items: Items::Extents(Vec::new()), ..*root },
+                [] => {
+                    *root = Node {
+                        depth: 0,
+                        items: Items::Extents(Vec::new()),
+                        ..*root
+                    }
+                }
                 [index] => {
                     let child = self.load(index.child, root.depth - 1)?;
                     if child.len() > usize::from(root.max) {
                         break;
                     }
                     self.release(index.child)?;
-                    *root = Node { max: root.max, generation: root.generation, ..child };
+                    *root = Node {
+                        max: root.max,
+                        generation: root.generation,
+                        ..child
+                    };
                 }
                 _ => break,
             }
@@ -214,7 +258,10 @@ impl Tree<'_, '_> {
 
     fn release(&mut self, block: BlockNo) -> Result<()> {
         free_blocks(self.txn, self.sb, block, 1)?;
-        self.inode.blocks = self.inode.blocks.saturating_sub(u64::from(self.sb.block_size / 512));
+        self.inode.blocks = self
+            .inode
+            .blocks
+            .saturating_sub(u64::from(self.sb.block_size / 512));
         Ok(())
     }
 }
@@ -222,5 +269,10 @@ impl Tree<'_, '_> {
 /// The tree's keys lead elsewhere than its leaves say.
 pub fn tangled(inode: &Inode, at: FileBlock) -> Error {
     let what = format!("extent tree of inode {}", inode.number);
-    Corrupt::Field { what, field: "ei_block", value: u64::from(at.0) }.into()
+    Corrupt::Field {
+        what,
+        field: "ei_block",
+        value: u64::from(at.0),
+    }
+    .into()
 }

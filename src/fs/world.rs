@@ -8,19 +8,25 @@ use std::sync::Arc;
 use super::{Caller, Fs, Options, alloc, dir, inode};
 use crate::device::Disk;
 use crate::device::memory::{MemoryDisk, Pages};
-use crate::ext4::inode::{Inode, mode};
 use crate::ext4::Superblock;
+use crate::ext4::inode::{Inode, mode};
 use crate::journal::{Journal, Op};
 use crate::units::{InodeNo, StepClock, Time};
 
 /// The formats that files are tested on.
 pub const FORMATS: &[(&str, &[&str])] = &[
     ("debian", &["-b4096", "-I256"]),
-    ("upstream", &["-b4096", "-I256", "-Ometadata_csum_seed,orphan_file"]),
+    (
+        "upstream",
+        &["-b4096", "-I256", "-Ometadata_csum_seed,orphan_file"],
+    ),
     ("no checksums", &["-b4096", "-I256", "-O^metadata_csum"]),
     ("1k blocks", &["-b1024", "-I256"]),
     ("2k blocks", &["-b2048", "-I256"]),
-    ("uninit_bg", &["-b1024", "-I256", "-Ouninit_bg,^metadata_csum"]),
+    (
+        "uninit_bg",
+        &["-b1024", "-I256", "-Ouninit_bg,^metadata_csum"],
+    ),
     ("128-byte inodes", &["-b1024", "-I128"]),
     ("no flex_bg", &["-b1024", "-O^flex_bg"]),
     ("32 bits", &["-b1024", "-O^64bit"]),
@@ -29,7 +35,14 @@ pub const FORMATS: &[(&str, &[&str])] = &[
 /// Formats with block maps in place of extents.
 pub const MAPPED: &[(&str, &[&str])] = &[
     ("no extents", &["-b1024", "-O^extent,^64bit"]),
-    ("ext3", &["-b1024", "-I128", "-O^extent,^64bit,^flex_bg,^huge_file,^metadata_csum,^dir_nlink,^extra_isize"]),
+    (
+        "ext3",
+        &[
+            "-b1024",
+            "-I128",
+            "-O^extent,^64bit,^flex_bg,^huge_file,^metadata_csum,^dir_nlink,^extra_isize",
+        ],
+    ),
 ];
 
 pub struct World {
@@ -45,7 +58,10 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("image");
         std::fs::File::create(&path).unwrap().set_len(size).unwrap();
-        run(Command::new("mkfs.ext4").args(["-q", "-F"]).args(args).arg(&path));
+        run(Command::new("mkfs.ext4")
+            .args(["-q", "-F"])
+            .args(args)
+            .arg(&path));
         let disk = Arc::new(MemoryDisk::from_pages(pages_of(&path)));
         World::over(disk, folder)
     }
@@ -55,9 +71,17 @@ impl World {
         disk.read_at(&mut raw, 1024).unwrap();
         let sb = Superblock::decode(&raw).unwrap();
         let journal = Journal::scratch(disk.clone(), sb.block_size as usize);
-        let clock = Arc::new(StepClock::new(Time { secs: 1_790_000_000, nanos: 0 }));
+        let clock = Arc::new(StepClock::new(Time {
+            secs: 1_790_000_000,
+            nanos: 0,
+        }));
         let fs = Fs::new(journal, sb, Options::default(), clock);
-        World { fs, disk, by: Caller::default(), folder }
+        World {
+            fs,
+            disk,
+            by: Caller::default(),
+            folder,
+        }
     }
 
     /// The same image, opened anew: what was only in memory is gone.
@@ -107,14 +131,24 @@ impl World {
         self.fs.truncate(&self.by, number, size).unwrap();
     }
 
-    pub fn fallocate(&self, number: InodeNo, mode: i32, offset: u64, len: u64) -> super::Result<()> {
-        self.fs.fallocate(&self.by, number, mode, offset, len).map(drop)
+    pub fn fallocate(
+        &self,
+        number: InodeNo,
+        mode: i32,
+        offset: u64,
+        len: u64,
+    ) -> super::Result<()> {
+        self.fs
+            .fallocate(&self.by, number, mode, offset, len)
+            .map(drop)
     }
 
     /// The whole file.
     pub fn contents(&self, number: InodeNo) -> Vec<u8> {
         let size = self.inode(number).size;
-        self.fs.read(number, 0, u32::try_from(size).unwrap()).unwrap()
+        self.fs
+            .read(number, 0, u32::try_from(size).unwrap())
+            .unwrap()
     }
 
     pub fn free_blocks(&self) -> u64 {
@@ -142,24 +176,46 @@ impl World {
     /// What debugfs reads from a file.
     pub fn debugfs_reads(&self, number: InodeNo) -> Vec<u8> {
         let path = self.dump();
-        let out = Command::new("debugfs").args(["-R", &format!("cat <{number}>")]).arg(&path).output().unwrap();
+        let out = Command::new("debugfs")
+            .args(["-R", &format!("cat <{number}>")])
+            .arg(&path)
+            .output()
+            .unwrap();
         out.stdout
     }
 }
 
 #[track_caller]
 pub fn e2fsck(path: &std::path::Path, when: &str) {
-    let out = Command::new("e2fsck").args(["-fn"]).arg(path).env("LC_ALL", "C").output().unwrap();
-    let said = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
-    let finding = |l: &&str| l.contains('?') && !l.contains("could be narrower") && !l.contains("Optimize");
-    let bad = out.status.code() != Some(0) && (out.status.code() != Some(4) || said.lines().any(|l| finding(&l)) || !said.contains("narrower"));
-    assert!(!bad, "{when}: e2fsck exits {:?}:\n{said}", out.status.code());
+    let out = Command::new("e2fsck")
+        .args(["-fn"])
+        .arg(path)
+        .env("LC_ALL", "C")
+        .output()
+        .unwrap();
+    let said =
+        String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    let finding =
+        |l: &&str| l.contains('?') && !l.contains("could be narrower") && !l.contains("Optimize");
+    let bad = out.status.code() != Some(0)
+        && (out.status.code() != Some(4)
+            || said.lines().any(|l| finding(&l))
+            || !said.contains("narrower"));
+    assert!(
+        !bad,
+        "{when}: e2fsck exits {:?}:\n{said}",
+        out.status.code()
+    );
 }
 
 #[track_caller]
 pub fn run(command: &mut Command) -> String {
     let out = command.env("LC_ALL", "C").output().unwrap();
-    assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
 

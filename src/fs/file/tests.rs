@@ -81,7 +81,14 @@ fn random_changes(name: &str, args: &[&str], extents: bool) {
     let file = world.file("file");
     let free = world.free_blocks();
     let random = fastrand::Rng::with_seed(1);
-    let mut twin = Twin { world: &world, file, model: Vec::new(), random, most: 600_000, extents };
+    let mut twin = Twin {
+        world: &world,
+        file,
+        model: Vec::new(),
+        random,
+        most: 600_000,
+        extents,
+    };
     for round in 0..240 {
         let what = format!("{name}, step {round}: {}", twin.step());
         twin.compare(&what);
