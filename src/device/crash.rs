@@ -88,6 +88,9 @@ impl Frontier {
                 self.settle(|pending| pending.file() == Some(*file) && !pending.is_name())
             }
             Event::SyncNames => self.settle(Pending::is_name),
+            Event::Forget { file } => self
+                .pending
+                .retain(|pending| pending.is_name() || pending.file() != Some(*file)),
             other => self.pending.push(other.clone()),
         }
         if let Event::Name { file, .. } = event {
@@ -170,7 +173,7 @@ impl Frontier {
                         left.names.remove(name);
                     }
                 }
-                (Event::Sync { .. } | Event::SyncNames, _) => {}
+                (Event::Sync { .. } | Event::SyncNames | Event::Forget { .. }, _) => {}
             }
         }
         let hashes = self.write_sectors(&outcomes, &mut left.files);

@@ -168,7 +168,10 @@ impl Disk for MemoryDisk {
         if len > self.len()? {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(Box::new(MemoryMap { pages: self.0.clone(), len: len as usize }))
+        Ok(Box::new(MemoryMap {
+            pages: self.0.clone(),
+            len: len as usize,
+        }))
     }
 }
 
@@ -198,12 +201,18 @@ pub struct MemoryDir(RwLock<BTreeMap<String, Arc<MemoryDisk>>>);
 impl MemoryDir {
     /// A folder with these files.
     pub fn from_files(files: impl IntoIterator<Item = (String, Pages)>) -> Self {
-        let files = files.into_iter().map(|(name, pages)| (name, Arc::new(MemoryDisk::from_pages(pages))));
+        let files = files
+            .into_iter()
+            .map(|(name, pages)| (name, Arc::new(MemoryDisk::from_pages(pages))));
         MemoryDir(RwLock::new(files.collect()))
     }
     /// Its files' contents now.
     pub fn files(&self) -> BTreeMap<String, Pages> {
-        self.0.read().iter().map(|(name, disk)| (name.clone(), disk.pages())).collect()
+        self.0
+            .read()
+            .iter()
+            .map(|(name, disk)| (name.clone(), disk.pages()))
+            .collect()
     }
 }
 
@@ -233,7 +242,11 @@ impl Dir for MemoryDir {
         Ok(())
     }
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.0.write().remove(name).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.0
+            .write()
+            .remove(name)
+            .map(drop)
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
     fn sync(&self) -> io::Result<()> {
         Ok(())

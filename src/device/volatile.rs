@@ -75,6 +75,41 @@ pub enum Event {
     },
     /// All earlier names are stable.
     SyncNames,
+    /// A sync of the file failed and the host forgot what was to be written:
+    /// reads still show it, but no later sync will bring it to the disk.
+    Forget {
+        /// Whose bytes.
+        file: FileId,
+    },
+}
+
+/// A kind of call that can be made to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// Reading bytes.
+    Read,
+    /// Writing, changing a length, setting space aside.
+    Write,
+    /// A sync of a file or of the folder.
+    Sync,
+    /// Creating, renaming, removing a name.
+    Name,
+}
+
+/// A failure to come.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    /// What fails.
+    pub call: Call,
+    /// How many such calls succeed before.
+    pub after: usize,
+    /// How many fail then; the later ones succeed again.
+    pub times: usize,
+    /// With which error: `libc::EIO`, `libc::ENOSPC`.
+    pub errno: i32,
+    /// Whether a failing sync makes the host forget what was dirty, as Linux
+    /// does, or leaves it dirty.
+    pub forget: bool,
 }
 
 /// A host in memory.
@@ -86,6 +121,7 @@ struct Live {
     files: Vec<Pages>,
     trace: Vec<Event>,
     failing: bool,
+    faults: Vec<Fault>,
 }
 
 impl Host {
@@ -101,7 +137,20 @@ impl Host {
             files,
             trace: Vec::new(),
             failing: false,
+            faults: Vec::new(),
         })))
+    }
+
+    /// What another host was after its first `events` changes: as a process
+    /// killed there leaves it, with all that was pending still pending.
+    pub fn killed_at(other: &Host, events: usize) -> Arc<Self> {
+        let host = Host::new(other.start());
+        let mut live = host.0.lock();
+        for event in &other.0.lock().trace[..events] {
+            live.replay(event);
+        }
+        drop(live);
+        host
     }
 
     /// The image.
@@ -159,6 +208,11 @@ impl Host {
         self.0.lock().failing = failing;
     }
 
+    /// Arms a failure.
+    pub fn fail(&self, fault: Fault) {
+        self.0.lock().faults.push(fault);
+    }
+
     fn change<T>(&self, change: impl FnOnce(&mut Live) -> io::Result<T>) -> io::Result<T> {
         change(&mut self.0.lock())
     }
@@ -198,9 +252,56 @@ impl Live {
         self.files[file.0 as usize].set_len(len);
     }
 
+    /// Takes over another host's change.
+    fn replay(&mut self, event: &Event) {
+        match event {
+            Event::Write {
+                file,
+                offset,
+                bytes,
+                ..
+            } => self.files[file.0 as usize].write(bytes, *offset),
+            Event::Len { file, len } => self.files[file.0 as usize].set_len(*len),
+            Event::Name { file, name } => {
+                let files = self.files.len().max(file.0 as usize + 1);
+                self.files.resize(files, Pages::default());
+                self.names.retain(|_, named| named != file);
+                self.names.insert(name.clone(), *file);
+            }
+            Event::Unname { name, .. } => drop(self.names.remove(name)),
+            Event::Sync { .. } | Event::SyncNames | Event::Forget { .. } => {}
+        }
+        self.trace.push(event.clone());
+    }
+
+    /// Fails if a fault is due; tells whether a failing sync forgets.
+    fn admit(&mut self, call: Call) -> Result<(), (io::Error, bool)> {
+        for fault in self.faults.iter_mut().filter(|fault| fault.call == call) {
+            match (fault.after, fault.times) {
+                (0, 0) => {}
+                (0, _) => {
+                    fault.times -= 1;
+                    return Err((io::Error::from_raw_os_error(fault.errno), fault.forget));
+                }
+                _ => fault.after -= 1,
+            }
+        }
+        Ok(())
+    }
+
+    fn allow(&mut self, call: Call) -> io::Result<()> {
+        self.admit(call).map_err(|(error, _)| error)
+    }
+
     fn sync(&mut self, event: Event) -> io::Result<()> {
         if self.failing {
             return Err(io::Error::other("the simulated disk fails to sync"));
+        }
+        if let Err((error, forget)) = self.admit(Call::Sync) {
+            if let (true, Event::Sync { file }) = (forget, event) {
+                self.trace.push(Event::Forget { file });
+            }
+            return Err(error);
         }
         self.trace.push(event);
         Ok(())
@@ -231,6 +332,7 @@ impl Disk for VolatileDisk {
         Ok(self.pages(Pages::len))
     }
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.host.change(|live| live.allow(Call::Read))?;
         self.pages(|pages| match offset.checked_add(buf.len() as u64) {
             Some(end) if end <= pages.len() => {
                 pages.read(buf, offset);
@@ -241,6 +343,7 @@ impl Disk for VolatileDisk {
     }
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         self.host.change(|live| {
+            live.allow(Call::Write)?;
             live.write(self.file, offset, buf, false);
             Ok(())
         })
@@ -251,12 +354,14 @@ impl Disk for VolatileDisk {
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.host.change(|live| {
+            live.allow(Call::Write)?;
             live.set_len(self.file, len);
             Ok(())
         })
     }
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         self.host.change(|live| {
+            live.allow(Call::Write)?;
             if offset + len > live.files[self.file.0 as usize].len() {
                 live.set_len(self.file, offset + len);
             }
@@ -337,6 +442,7 @@ impl Dir for VolatileDir {
     }
     fn create(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
         let file = self.host.change(|live| {
+            live.allow(Call::Name)?;
             if live.names.contains_key(name) {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
@@ -353,6 +459,7 @@ impl Dir for VolatileDir {
     }
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.host.change(|live| {
+            live.allow(Call::Name)?;
             let file = live.find(from)?;
             live.names.remove(from);
             live.names.insert(to.to_owned(), file);
@@ -365,6 +472,7 @@ impl Dir for VolatileDir {
     }
     fn remove(&self, name: &str) -> io::Result<()> {
         self.host.change(|live| {
+            live.allow(Call::Name)?;
             let file = live.find(name)?;
             live.names.remove(name);
             live.trace.push(Event::Unname {

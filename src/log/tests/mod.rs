@@ -7,6 +7,8 @@ use crate::device::memory::MemoryDir;
 use crate::units::StepClock;
 
 mod basics;
+mod crash;
+mod damage;
 
 /// Small segments, a clock that steps, and salts that repeat.
 fn options(seed: u64) -> Options {
