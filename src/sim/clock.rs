@@ -17,7 +17,8 @@ impl StillClock {
     }
     /// Moves on, and says where to.
     pub fn advance(&self, millis: u32) -> Time {
-        self.0.fetch_add(i64::from(millis) * 1_000_000, Ordering::Relaxed);
+        self.0
+            .fetch_add(i64::from(millis) * 1_000_000, Ordering::Relaxed);
         self.wall()
     }
 }

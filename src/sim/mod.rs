@@ -4,13 +4,22 @@
 //! power can be cut; a reference [`Model`] says what must be found afterwards.
 
 pub mod clock;
+pub mod drive;
+pub mod explore;
 pub mod model;
 pub mod random;
+pub mod round;
+pub mod shrink;
 pub mod step;
+pub mod system;
 pub mod tree;
+pub mod walk;
 pub mod workload;
+pub mod world;
 
+pub use explore::Counts;
 pub use model::{History, Model, Refusal};
+pub use round::{Failure, Report, Round};
 pub use step::Step;
 pub use tree::{Node, Tree};
 pub use workload::{Mix, Workload};

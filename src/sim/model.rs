@@ -339,9 +339,16 @@ impl Model {
         let (id, parent) = (self.next, self.inodes[&dir].node.clone());
         let directory = kind == Kind::Directory;
         let inherits = parent.perm & SGID != 0;
+        // A stranger to the directory's group does not get to run as it.
+        let stranger = inherits && self.by.0 != 0 && self.by.1 != parent.gid;
+        let perm = match mode & 0o7777 {
+            perm if directory && inherits => perm | SGID,
+            perm if !directory && stranger && perm & GROUP_EXEC != 0 => perm & !SGID,
+            perm => perm,
+        };
         let node = Node {
             kind,
-            perm: mode & 0o7777 | if directory && inherits { SGID } else { 0 },
+            perm,
             links: if directory { 2 } else { 1 },
             uid: self.by.0,
             gid: if inherits { parent.gid } else { self.by.1 },

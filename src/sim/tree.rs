@@ -199,6 +199,26 @@ impl<Id: Ord> Builder<Id> {
 }
 
 impl Tree {
+    /// Nothing but a root directory.
+    pub fn root() -> Self {
+        let node = Node {
+            kind: Kind::Directory,
+            perm: 0o755,
+            links: 2,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            mtime: Time::default(),
+            ctime: Time::default(),
+            content: Content::default(),
+            xattrs: BTreeMap::new(),
+        };
+        Tree {
+            names: BTreeMap::from([(Vec::new(), 0)]),
+            nodes: vec![Arc::new(node)],
+        }
+    }
+
     /// How `self` (what should be) and `found` differ, for a reader; `None`
     /// if they are equal.
     pub fn difference(&self, found: &Tree) -> Option<String> {

@@ -426,44 +426,20 @@ impl FromStr for Workload {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-    use std::sync::Arc;
-
     use super::*;
-    use crate::sim::tree::{Builder, Content, Node};
-
-    fn empty() -> Tree {
-        let node = Node {
-            kind: Kind::Directory,
-            perm: 0o755,
-            links: 2,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            mtime: Time::default(),
-            ctime: Time::default(),
-            content: Content::default(),
-            xattrs: BTreeMap::new(),
-        };
-        let mut builder = Builder::default();
-        builder
-            .name::<()>(Vec::new(), 0, || Ok(Arc::new(node)))
-            .unwrap();
-        builder.finish()
-    }
 
     #[test]
     fn a_workload_survives_the_way_through_its_text() {
         for (seed, mix) in (0..).zip(Mix::ALL) {
-            let workload = Workload::random(seed, 300, mix, &empty());
+            let workload = Workload::random(seed, 300, mix, &Tree::root());
             assert_eq!(workload.to_string().parse(), Ok(workload));
         }
     }
 
     #[test]
     fn most_steps_make_sense_and_files_link_and_grow() {
-        let workload = Workload::random(1, 500, Mix::All, &empty());
-        let mut model = Model::of(&empty());
+        let workload = Workload::random(1, 500, Mix::All, &Tree::root());
+        let mut model = Model::of(&Tree::root());
         let done = workload
             .0
             .iter()

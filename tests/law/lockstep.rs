@@ -1,0 +1,81 @@
+//! The file system against the model, step by step and without any cut:
+//! results and trees are equal after every step, and e2fsck agrees.
+
+use journalfs::device::memory::{MemoryDisk, Pages};
+use journalfs::sim::clock::StillClock;
+use journalfs::sim::random::Random;
+use journalfs::sim::shrink::shrink_steps;
+use journalfs::sim::system::{Setup, format};
+use journalfs::sim::world::{Looking, World};
+use journalfs::sim::{Failure, Mix, Tree, Workload};
+
+use crate::support::e2fsck;
+use crate::support::images::Image;
+
+/// Runs a workload; what is left of the image must please e2fsck.
+fn lockstep(setup: &Setup, image: &Pages, workload: &Workload) -> Result<usize, String> {
+    let world = World::run(setup, image.clone(), workload, Looking::Always)?;
+    let full = world.full;
+    let (left, _) = world.finish()?;
+    let file = Image::blank(0);
+    file.write_back(&MemoryDisk::from_pages(left.image));
+    let judgement = e2fsck::judge(file.path());
+    let only_counts = judgement
+        .output
+        .lines()
+        .filter(|l| l.contains('?') || l.contains("rong"))
+        .all(|l| l.contains("count wrong (") || l.trim() == "Fix? no" || l.contains("Fix? no"));
+    match judgement.is_clean() || only_counts {
+        true => Ok(full),
+        false => Err(format!("e2fsck is not content: {judgement:?}")),
+    }
+}
+
+/// Fails with the shortest list of steps that still fails.
+fn assert_lockstep(seed: u64, setup: &Setup, image: &Pages, workload: &Workload) -> usize {
+    let attempt = |workload: &Workload| {
+        let run = || lockstep(setup, image, workload);
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(run))
+            .unwrap_or_else(|_| Err("panicked".into()))
+    };
+    attempt(workload).unwrap_or_else(|what| {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        let fails = |steps: &Workload| attempt(steps).err().map(Failure::Run);
+        let (steps, failure) = shrink_steps(workload, Failure::Run(what), deadline, &fails);
+        panic!("seed {seed}, {setup:?}: {failure}\n{steps}");
+    })
+}
+
+/// The seed in `JOURNALFS_SEED`, and how many from there on.
+fn seeds(usual: u64) -> std::ops::Range<u64> {
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok())
+    };
+    let first = number("JOURNALFS_SEED").unwrap_or(1);
+    first..first + number("JOURNALFS_ROUNDS").unwrap_or(usual)
+}
+
+#[test]
+fn file_system_and_model_agree_after_every_step() {
+    let mut full = 0;
+    for seed in seeds(12) {
+        println!("seed {seed}");
+        let mut random = Random::new(seed);
+        let setup = Setup::random(&mut random);
+        let image = format(&setup, &StillClock::new()).unwrap();
+        let mix = *random.pick(&[Mix::All, Mix::Names, Mix::Contents]);
+        let mut workload = Workload::random(random.bits(), 200, mix, &Tree::root());
+        workload.0.retain(|s| {
+            !matches!(
+                s,
+                journalfs::sim::Step::Fsync
+                    | journalfs::sim::Step::Tick
+                    | journalfs::sim::Step::Checkpoint
+            )
+        });
+        full += assert_lockstep(seed, &setup, &image, &workload);
+    }
+    println!("{full} steps found the image full");
+}
