@@ -60,10 +60,18 @@ impl Journal {
     }
 
     /// A session begins: its record is durable when this returns, and only
-    /// then may its guard be written.
-    pub fn begin_session(&self, session: Session, pinned: &[u8]) -> Result<()> {
+    /// then may its guard be written. The image is to be recognised by the
+    /// blocks of `witnesses`, should its anchor be torn.
+    pub fn begin_session(
+        &self,
+        session: Session,
+        pinned: &[u8],
+        witnesses: &[BlockNo],
+    ) -> Result<()> {
         let inner = &*self.0;
         let log = inner.log()?;
+        let sample = |block: &BlockNo| Ok((*block, crc32fast::hash(&inner.read_home(*block)?)));
+        let samples = witnesses.iter().map(sample).collect::<Result<_>>()?;
         let mut state = inner.state.write();
         debug_assert!(
             state.dirty.is_empty(),
@@ -77,7 +85,7 @@ impl Journal {
             session: session.clone(),
             through,
             pinned: pinned.into(),
-            samples: Vec::new(),
+            samples,
         };
         inner.append(log, &Record::Session(base))?;
         let done = inner.sync(log)?;
@@ -117,6 +125,11 @@ impl Journal {
         inner.mark(log)?;
         let _ = inner.stopped.set("the session has ended".into());
         Ok(())
+    }
+
+    /// Bytes written to the image so far.
+    pub fn written_home(&self) -> u64 {
+        self.0.written_home.load(Ordering::SeqCst)
     }
 
     /// The pinned block's newest version.
@@ -234,6 +247,9 @@ pub(super) fn write_home(inner: &Inner, changed: &Changed) -> Result<Vec<(BlockN
             .image
             .write_at(&piece, first.0 * size as u64)
             .map_err(|e| image_error("write", e))?;
+        inner
+            .written_home
+            .fetch_add(piece.len() as u64, Ordering::SeqCst);
         let taken = run
             .iter()
             .zip(piece.chunks(size))

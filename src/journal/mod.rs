@@ -228,6 +228,8 @@ struct Inner {
     /// held by changed blocks, and the last record.
     held: AtomicUsize,
     last: AtomicU64,
+    /// Bytes written to the image.
+    written_home: AtomicU64,
     /// No more operations: the session is about to end.
     closing: AtomicBool,
     waiting: commit::Waiting,
@@ -268,6 +270,7 @@ impl Journal {
             roomy: AtomicU64::new(u64::MAX),
             held: AtomicUsize::new(0),
             last: AtomicU64::new(last),
+            written_home: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             waiting: commit::Waiting::default(),
             stopped: OnceLock::new(),
@@ -279,6 +282,11 @@ impl Journal {
     pub fn scratch(image: Arc<dyn Disk>, block_size: usize) -> Self {
         let options = Options::for_image(0, block_size);
         Self::new(image, options, Keep::Scratch, State::default()).expect("the image has a length")
+    }
+
+    /// An image without records, for reading only.
+    pub fn read_only(image: Arc<dyn Disk>, options: Options) -> Result<Self> {
+        Self::new(image, options, Keep::Memory, State::default())
     }
 
     /// Writes everything home (scratch only; elsewhere a checkpoint does).

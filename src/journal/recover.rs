@@ -191,7 +191,7 @@ impl Unrecovered {
     }
 
     /// Nothing can be kept of a log that is damaged where it was durable.
-    fn refuse_damage(&self) -> Result<()> {
+    pub fn refuse_damage(&self) -> Result<()> {
         match self.survey.verdict() {
             Verdict::Corrupt(bad) => Err(Error::Log(crate::log::Error::Corrupt {
                 lsn: bad.lsn,
@@ -265,6 +265,20 @@ impl Unrecovered {
         Journal::new(image, options, Keep::Log(log), state)
     }
 
+    /// Blocks (with the CRC-32 of their bytes) that are on the image as the
+    /// last base saw them, since no record behind it touches them.
+    pub fn untouched_samples(&self) -> Result<Vec<(BlockNo, u32)>> {
+        let Some((_, base)) = &self.base else {
+            return Ok(Vec::new());
+        };
+        let mut untouched = Untouched {
+            through: base.through,
+            samples: base.samples.clone(),
+        };
+        replay(self.survey.frames(base.through.next()), &mut untouched)?;
+        Ok(untouched.samples)
+    }
+
     fn start(&self, options: &Options) -> (Base, State) {
         let base = self
             .base
@@ -303,10 +317,9 @@ impl Unrecovered {
         let mut checking = Checking {
             inner: &inner.0,
             through: base.through,
-            samples: base.samples.clone(),
         };
         replay(self.survey.frames(base.through.next()), &mut checking)?;
-        for (block, crc) in checking.samples {
+        for (block, crc) in self.untouched_samples()? {
             if crc32fast::hash(&inner.0.read_home(block)?) != crc {
                 return Err(Error::Stale {
                     block,
@@ -340,11 +353,10 @@ impl Replay for Redoing<'_> {
     }
 }
 
-/// Looks whether redo can be applied, and which samples it leaves alone.
+/// Looks whether redo can be applied.
 struct Checking<'j> {
     inner: &'j Inner,
     through: Lsn,
-    samples: Vec<(BlockNo, u32)>,
 }
 
 impl Replay for Checking<'_> {
@@ -356,12 +368,25 @@ impl Replay for Checking<'_> {
             return Ok(());
         }
         let data_len = data.map_or(0, Place::len);
-        for redo in redo {
-            redo_fits(self.inner, redo, data_len)
-                .map_err(|why| Error::Corrupt { lsn: at.lsn, why })?;
-            let (first, count) = redo.blocks();
-            self.samples
-                .retain(|(block, _)| block.since(first).is_none_or(|n| n >= count));
+        redo.iter()
+            .try_for_each(|redo| redo_fits(self.inner, redo, data_len))
+            .map_err(|why| Error::Corrupt { lsn: at.lsn, why })
+    }
+}
+
+/// Finds which samples later records leave alone.
+struct Untouched {
+    through: Lsn,
+    samples: Vec<(BlockNo, u32)>,
+}
+
+impl Replay for Untouched {
+    fn record(&mut self, at: &Heading, record: &Record, _: Option<&Place>) -> Result<()> {
+        if let (Record::Operation(operation), true) = (record, at.lsn > self.through) {
+            for (first, count) in operation.redo.iter().map(Redo::blocks) {
+                self.samples
+                    .retain(|(block, _)| block.since(first).is_none_or(|n| n >= count));
+            }
         }
         Ok(())
     }

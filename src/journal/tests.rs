@@ -87,7 +87,7 @@ fn empty_host() -> Arc<Host> {
 fn begin(host: &Arc<Host>, options: Options) -> Journal {
     let unrecovered = Journal::open(host.folder()).unwrap();
     let journal = unrecovered.begin_anew(host.image(), options).unwrap();
-    journal.begin_session(session(1), &[1; SIZE]).unwrap();
+    journal.begin_session(session(1), &[1; SIZE], &[]).unwrap();
     journal
 }
 

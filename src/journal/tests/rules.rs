@@ -222,7 +222,7 @@ fn a_session_that_ended_well_is_resumed_with_nothing_to_replay() {
     assert_eq!(unrecovered.report().operations, 0);
     let last = unrecovered.report().last;
     let journal = unrecovered.resume(host.image(), options(2)).unwrap();
-    journal.begin_session(session(2), &pinned).unwrap();
+    journal.begin_session(session(2), &pinned, &[]).unwrap();
     assert!(journal.watermarks().appended > last);
     assert_holds(&journal, &world.model);
 
@@ -257,7 +257,7 @@ fn a_new_timeline_keeps_nothing_and_numbers_on() {
         .unwrap()
         .begin_anew(host.image(), options(3))
         .unwrap();
-    journal.begin_session(session(2), &[1; SIZE]).unwrap();
+    journal.begin_session(session(2), &[1; SIZE], &[]).unwrap();
     assert!(journal.watermarks().appended > last);
     assert!(host.kill().image.to_vec() == before);
     let (host, _journal) = recover(&host.kill(), 4);
