@@ -11,12 +11,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::folder::Spare;
+use super::index::Index;
 use super::segment::Segment;
 use super::{Durable, Error, Inner, Log, Result};
 use crate::units::Lsn;
 
 /// `installed` marks on their way to stable storage.
-#[derive(Default)]
 pub(super) struct Installs {
     /// (appended when it was set, installed): every later frame carries it.
     pending: VecDeque<(Lsn, Lsn)>,
@@ -25,6 +25,14 @@ pub(super) struct Installs {
 }
 
 impl Installs {
+    /// At an opening: the fresh segment's header carries the mark.
+    pub fn recorded(installed: Lsn) -> Installs {
+        Installs {
+            pending: VecDeque::new(),
+            recorded: installed,
+        }
+    }
+
     fn settle(&mut self, durable: Lsn) {
         while let Some((appended, installed)) = self.pending.front().copied() {
             if durable <= appended {
@@ -79,32 +87,15 @@ impl Log {
         installs.recorded
     }
 
-    /// Writes a spare file through, if one more may be wanted: so that going
-    /// on in the next segment, and the next recovery, find one ready.
+    /// Makes one more spare ready, if one may be wanted: so that going on in
+    /// the next segment, and the next recovery, find a file written through.
+    /// A full host is no error: cleaning will give spares.
     pub fn prepare(&self) -> Result<()> {
         self.0.alive()?;
-        let size = self.0.options.segment_size;
-        let number = {
-            let mut tail = self.0.tail.lock();
-            let total = tail.live + tail.spares.ready.len();
-            if tail.spares.ready.len() >= 2 || total >= self.0.options.segments as usize {
-                return Ok(());
-            }
-            tail.spares.number()
-        };
-        let spare = Spare::allocate(&*self.0.dir, number, size)?;
-        let filled = spare
-            .fill(size)
-            .and_then(|()| spare.with_index(&*self.0.dir, size));
-        match filled {
-            Ok(spare) => self.0.tail.lock().spares.ready.insert(0, spare),
-            Err(e) => {
-                // No sync of the log depended on it: the file is given up, not the log.
-                let _ = self.0.dir.remove(&Spare::store_name(number));
-                return Err(e);
-            }
+        match self.0.prepare_one() {
+            Err(e) if e.host_is_full() => Ok(()),
+            other => other,
         }
-        Ok(())
     }
 }
 
@@ -119,6 +110,43 @@ impl Inner {
             next.prev() <= through && Arc::strong_count(segment) == 1
         });
         idle.map(|((base, _), _)| *base).collect()
+    }
+
+    fn prepare_one(&self) -> Result<()> {
+        let size = self.options.segment_size;
+        let Some(mut spare) = self.unfilled_spare()? else {
+            return Ok(());
+        };
+        // Outside the lock: this writes and syncs a whole segment.
+        let filled = spare
+            .fill(size)
+            .and_then(|()| spare.make_index(&*self.dir, size));
+        match filled {
+            Ok(()) => self.tail.lock().spares.ready.insert(0, spare),
+            // Nothing depended on it: the file is given up, not the log.
+            Err(_) => drop(self.dir.remove(&Spare::store_name(spare.number))),
+        }
+        filled
+    }
+
+    /// A spare to be filled: a new one while there may be more files, else
+    /// one at hand that so far is only allocated.
+    fn unfilled_spare(&self) -> Result<Option<Spare>> {
+        let mut tail = self.tail.lock();
+        let total = tail.live + tail.spares.ready.len();
+        let ready = &mut tail.spares.ready;
+        for spare in ready.iter_mut().filter(|spare| spare.filled) {
+            spare.make_index(&*self.dir, self.options.segment_size)?;
+        }
+        if ready.iter().filter(|spare| spare.filled).count() >= 2 {
+            return Ok(None);
+        }
+        if total < self.options.segments as usize {
+            let number = tail.spares.number();
+            return Spare::allocate(&*self.dir, number, self.options.segment_size).map(Some);
+        }
+        let unfilled = ready.iter().position(|spare| !spare.filled);
+        Ok(unfilled.map(|at| ready.remove(at)))
     }
 
     /// Takes a segment out of the chain and makes its file a spare.
@@ -154,11 +182,19 @@ impl Inner {
             };
             rename(&store, &Spare::store_name(number))?;
             // The index file comes along if there is one.
-            let _ = self.dir.rename(&index, &Spare::index_name(number));
+            let moved = self.dir.rename(&index, &Spare::index_name(number));
+            let disk = segment.disk.clone();
+            let index = match Arc::into_inner(segment).map(|segment| segment.index) {
+                Some(Index::Mapped(mapped)) if moved.is_ok() => {
+                    mapped.reuse(self.options.segment_size)
+                }
+                _ => None,
+            };
             tail.spares.ready.push(Spare {
                 number,
-                disk: segment.disk.clone(),
-                index: None,
+                disk,
+                index,
+                filled: true,
             });
         } else {
             self.dir

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
-use super::frame::{PAGE, le32};
+use super::frame::PAGE;
 use super::index::{self, Mapped};
 use super::segment::Header;
 use super::{Error, Result};
@@ -31,7 +31,7 @@ pub(super) struct File {
 /// What a store file's first page says.
 pub(super) enum Content {
     Segment(Header),
-    Spare,
+    Spare { filled: bool },
     Unknown,
 }
 
@@ -64,8 +64,7 @@ fn open(dir: &dyn Dir, name: &str) -> Result<Option<File>> {
         disk.read_at(&mut page, 0)?;
         let content = match Header::decode(&page) {
             Some(header) => Content::Segment(header),
-            None if is_spare(&page) => Content::Spare,
-            None => Content::Unknown,
+            None => spare_content(&page).unwrap_or(Content::Unknown),
         };
         Ok(File {
             name: name.to_owned(),
@@ -81,14 +80,18 @@ fn open(dir: &dyn Dir, name: &str) -> Result<Option<File>> {
     }
 }
 
-fn is_spare(page: &[u8]) -> bool {
-    page.len() >= 16 && page[..8] == SPARE && le32(page, 8) == crc32fast::hash(&SPARE)
+fn spare_content(page: &[u8]) -> Option<Content> {
+    let sum = page.get(8..12)?;
+    let whole = page[..8] == SPARE && sum == crc32fast::hash(&SPARE).to_le_bytes();
+    let filled = *page.get(12)? == 1;
+    whole.then_some(Content::Spare { filled })
 }
 
-fn spare_page() -> Vec<u8> {
+fn spare_page(filled: bool) -> Vec<u8> {
     let mut page = vec![FILL; PAGE as usize];
     page[..8].copy_from_slice(&SPARE);
     page[8..12].copy_from_slice(&crc32fast::hash(&SPARE).to_le_bytes());
+    page[12] = u8::from(filled);
     page
 }
 
@@ -98,6 +101,8 @@ pub(super) struct Spare {
     pub disk: Arc<dyn Disk>,
     /// The mapped index file that goes with it, once there is one.
     pub index: Option<Mapped>,
+    /// Every block of it has been written once.
+    pub filled: bool,
 }
 
 impl Spare {
@@ -108,6 +113,13 @@ impl Spare {
         format!("spare-{number}.index")
     }
 
+    /// The number in a spare store file's name.
+    pub fn number_of_store(name: &str) -> Option<u64> {
+        name.strip_prefix("spare-")?
+            .strip_suffix(".store")?
+            .parse()
+            .ok()
+    }
     fn number_in(name: &str) -> Option<u64> {
         name.strip_prefix("spare-")?.split('.').next()?.parse().ok()
     }
@@ -118,6 +130,7 @@ impl Spare {
         let make = || {
             let disk = dir.create(&name)?;
             disk.allocate(0, size)?;
+            disk.write_at(&spare_page(false), 0)?;
             Ok(disk)
         };
         match make() {
@@ -125,6 +138,7 @@ impl Spare {
                 number,
                 disk,
                 index: None,
+                filled: false,
             }),
             Err(e) => {
                 // What could be made is of no use; a full host wants it back.
@@ -135,9 +149,9 @@ impl Spare {
     }
 
     /// Writes the file through, a piece at a time, and marks it as spare.
-    pub fn fill(&self, size: u64) -> Result<()> {
+    pub fn fill(&mut self, size: u64) -> Result<()> {
         let write = || {
-            let piece = vec![FILL; 1 << 20];
+            let piece = vec![FILL; size.min(1 << 20) as usize];
             let mut at = PAGE;
             while at < size {
                 let len = (size - at).min(piece.len() as u64);
@@ -145,14 +159,17 @@ impl Spare {
                 self.disk.write_back(at, len)?;
                 at += len;
             }
-            self.disk.write_at(&spare_page(), 0)?;
+            self.disk.write_at(&spare_page(true), 0)?;
             self.disk.sync()
         };
-        write().map_err(|e| Error::io(format!("new segment {}", Self::store_name(self.number)), e))
+        let name = Self::store_name(self.number);
+        write().map_err(|e| Error::io(format!("new segment {name}"), e))?;
+        self.filled = true;
+        Ok(())
     }
 
     /// Makes and maps the index file, if there is none yet.
-    pub fn with_index(mut self, dir: &dyn Dir, size: u64) -> Result<Spare> {
+    pub fn make_index(&mut self, dir: &dyn Dir, size: u64) -> Result<()> {
         if self.index.is_none() {
             let name = Self::index_name(self.number);
             let make = || {
@@ -161,7 +178,7 @@ impl Spare {
             };
             self.index = Some(make().map_err(|e| Error::io(format!("new index {name}"), e))?);
         }
-        Ok(self)
+        Ok(())
     }
 }
 
@@ -198,13 +215,21 @@ impl Spares {
         self.next += 1;
         self.next - 1
     }
-    /// A spare to use now: one at hand or, in need, one that is only allocated.
-    pub fn take(&mut self, dir: &dyn Dir, size: u64) -> Result<Spare> {
-        let spare = match self.ready.pop() {
-            Some(spare) => spare,
-            None => Spare::allocate(dir, self.number(), size)?,
+    /// A spare to use now: one at hand, but so that `leave` of them remain
+    /// for a recovery on a full host, or else one that is only allocated.
+    pub fn take(&mut self, dir: &dyn Dir, size: u64, leave: usize) -> Result<Spare> {
+        let best = self.ready.iter().rposition(|spare| spare.filled);
+        let mut spare = match best.or(self.ready.len().checked_sub(1)) {
+            Some(at) if self.ready.len() > leave => self.ready.remove(at),
+            _ => Spare::allocate(dir, self.number(), size)?,
         };
-        spare.with_index(dir, size)
+        match spare.make_index(dir, size) {
+            Ok(()) => Ok(spare),
+            Err(e) => {
+                self.ready.push(spare);
+                Err(e)
+            }
+        }
     }
 }
 

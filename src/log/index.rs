@@ -107,6 +107,17 @@ impl Mapped {
         })
     }
 
+    /// The same file for another segment of this size, if it has room for that.
+    pub fn reuse(self, segment_size: u64) -> Option<Mapped> {
+        let fits = self.map.len() as u64 == file_len(segment_size);
+        self.map.store(0, &[0; HEADER]);
+        let Mapped { map, .. } = self;
+        fits.then_some(Mapped {
+            map,
+            count: AtomicU64::new(0),
+        })
+    }
+
     fn load(&self, at: u64) -> Entry {
         let mut raw = [0; ENTRY];
         self.map.load(HEADER + at as usize * ENTRY, &mut raw);

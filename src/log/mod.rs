@@ -109,6 +109,11 @@ impl Error {
             source: Arc::new(source),
         }
     }
+    /// Whether the host has no space left, which older records' files may give.
+    fn host_is_full(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, Error::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+    }
     fn io_on(what: &str, name: &str) -> impl FnOnce(std::io::Error) -> Error + use<> {
         let what = format!("{what} of {name}");
         move |source| Error::io(what, source)
@@ -217,7 +222,7 @@ impl Log {
             installed: AtomicU64::new(installed.0),
             synced: AtomicU64::new(0),
             syncing: Mutex::new(()),
-            cleaning: Mutex::new(clean::Installs::default()),
+            cleaning: Mutex::new(clean::Installs::recorded(installed)),
             dead: OnceLock::new(),
         }))
     }
@@ -312,7 +317,7 @@ impl Inner {
     }
 
     /// Stops the log for good. The first reason stays.
-    fn die(&self, why: &Error) {
+    fn die(&self, why: &dyn std::fmt::Display) {
         let why: Arc<str> = why.to_string().into();
         let _ = self.dead.set(why);
         // Under the lock, or a waiter could miss it between look and wait.

@@ -17,7 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::folder::{self, Content, Spare, Spares};
+use super::folder::{self, Content, File, Spare, Spares};
 use super::frame::{self, FrameHeader, PAGE};
 use super::index::{self, Entry, Index, Seal};
 use super::segment::{ANEW, Header, OPENING, Segment};
@@ -70,7 +70,7 @@ impl Opening {
     ) -> Result<Opening> {
         options.check()?;
         let mut spares = Spares::numbered_above(&*survey.dir)?;
-        adopt_spares(&survey, &options, &mut spares)?;
+        adopt_spares(&survey, &options, &mut spares);
         let times = survey.pieces.iter().map(|piece| {
             let last = piece
                 .segment
@@ -109,10 +109,9 @@ impl Opening {
     /// Old segments that stay part of the log: those before `from`.
     fn kept_pieces(&self) -> impl Iterator<Item = &Piece> {
         let anew = self.flags & ANEW != 0;
-        self.survey
-            .pieces
-            .iter()
-            .filter(move |piece| !anew && piece.segment.header.base < self.from)
+        self.survey.pieces.iter().filter(move |piece| {
+            !anew && piece.segment.header.base < self.from && !self.survey.is_retired(piece)
+        })
     }
 
     fn begin_segment(&mut self, needed: u64) -> Result<()> {
@@ -121,11 +120,12 @@ impl Opening {
             .segment_size
             .max(PAGE + needed.next_multiple_of(PAGE));
         let spare = match size == self.options.segment_size {
-            true => self.spares.take(&*self.survey.dir, size)?,
+            true => self.spares.take(&*self.survey.dir, size, 0)?,
             false => {
                 let number = self.spares.number();
-                Spare::allocate(&*self.survey.dir, number, size)?
-                    .with_index(&*self.survey.dir, size)?
+                let mut spare = Spare::allocate(&*self.survey.dir, number, size)?;
+                spare.make_index(&*self.survey.dir, size)?;
+                spare
             }
         };
         let base = self.fresh.last().map_or(self.from, |fresh| {
@@ -343,15 +343,26 @@ impl Opening {
         dir.sync()
             .map_err(Error::io_on("sync", "the journal's folder"))?;
         for (number, at) in aside {
-            let file = &self.survey.files[at];
-            if self.spares.ready.len() < self.options.segments as usize
-                && file.len == self.options.segment_size
-            {
-                self.spares.ready.push(Spare {
-                    number,
-                    disk: file.disk.clone(),
-                    index: None,
-                });
+            self.spares
+                .ready
+                .extend(self.survey.files[at].spare(number, &self.options));
+        }
+        Ok(())
+    }
+
+    /// As many spares as there may be, and at least one, so that the next
+    /// recovery finds a file even if the host is full by then.
+    fn settle_spares(&mut self, live: usize) -> Result<()> {
+        let most = (self.options.segments as usize).saturating_sub(live).max(1);
+        self.spares.ready.truncate(most);
+        if self.spares.ready.is_empty() {
+            let number = self.spares.number();
+            let size = self.options.segment_size;
+            match Spare::allocate(&*self.survey.dir, number, size) {
+                Ok(spare) => self.spares.ready.push(spare),
+                // A recovery must come through also on a full host.
+                Err(e) if e.host_is_full() && self.survey.epoch > Epoch(0) => {}
+                Err(e) => return Err(e),
             }
         }
         Ok(())
@@ -411,6 +422,7 @@ impl Opening {
             chain.insert(base, segment.clone());
             active = Some((segment, fresh.end, fresh.seal));
         }
+        self.settle_spares(chain.len())?;
         for spare in &self.spares.ready {
             keep.extend([
                 Spare::store_name(spare.number),
@@ -442,30 +454,49 @@ impl Opening {
 }
 
 /// Files that may be overwritten before the new chain is durable: those that
-/// call themselves spare and hold nothing of the log that was surveyed.
-fn adopt_spares(survey: &Survey, options: &Options, spares: &mut Spares) -> Result<()> {
-    let used: BTreeSet<usize> = survey.pieces.iter().map(|piece| piece.file).collect();
+/// call themselves spare and hold nothing that the log needs.
+fn adopt_spares(survey: &Survey, options: &Options, spares: &mut Spares) {
+    let pieces: BTreeMap<usize, &Piece> = survey
+        .pieces
+        .iter()
+        .map(|piece| (piece.file, piece))
+        .collect();
     for (at, file) in survey.files.iter().enumerate() {
-        let idle = match &file.content {
-            Content::Spare => true,
-            Content::Segment(header) => header.epoch < survey.epoch && !used.contains(&at),
-            Content::Unknown => false,
+        let idle = match (&file.content, pieces.get(&at)) {
+            (Content::Spare { .. }, _) => true,
+            (_, Some(piece)) => survey.is_retired(piece),
+            (Content::Segment(header), None) => header.epoch < survey.epoch,
+            (Content::Unknown, None) => false,
         };
-        let number = file
-            .name
-            .strip_prefix("spare-")
-            .and_then(|rest| rest.strip_suffix(".store"));
-        if let (true, true, Some(number)) = (
-            idle,
-            file.len == options.segment_size,
-            number.and_then(|n| n.parse().ok()),
-        ) {
-            spares.ready.push(Spare {
-                number,
-                disk: file.disk.clone(),
-                index: None,
-            });
+        if let (true, Some(number)) = (idle, Spare::number_of_store(&file.name)) {
+            spares.ready.extend(file.spare(number, options));
         }
     }
-    Ok(())
+}
+
+impl Survey {
+    /// Whether a segment had been taken out of the log: its file got a
+    /// spare's name only after the mark that allows it was durable.
+    fn is_retired(&self, piece: &Piece) -> bool {
+        let name = &self.files[piece.file].name;
+        piece.through <= self.installed && Spare::number_of_store(name).is_some()
+    }
+}
+
+impl File {
+    /// The file as a spare, if it has the right size.
+    fn spare(&self, number: u64, options: &Options) -> Option<Spare> {
+        let filled = match self.content {
+            Content::Segment(_) => true,
+            Content::Spare { filled } => filled,
+            Content::Unknown => false,
+        };
+        let disk = self.disk.clone();
+        (self.len == options.segment_size).then_some(Spare {
+            number,
+            disk,
+            index: None,
+            filled,
+        })
+    }
 }

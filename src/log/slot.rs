@@ -280,8 +280,9 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         if !self.done {
-            let why = Error::Missing(self.placed.lsn);
-            self.log.die(&why);
+            let lsn = self.placed.lsn;
+            self.log
+                .die(&format_args!("record {lsn} was numbered but never written"));
         }
     }
 }

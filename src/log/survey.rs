@@ -10,6 +10,7 @@
 //! sync once succeeded. X, the first record above `installed` that is bad or
 //! missing. A power failure can only explain X > D.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::folder::{self, Content, File};
@@ -83,6 +84,30 @@ pub(super) struct Piece {
 impl Survey {
     /// Reads a folder; an empty one is a valid empty log.
     pub fn read(dir: Arc<dyn Dir>) -> Result<Survey> {
+        // A live log may recycle segments while an outside reader is at it;
+        // what looks like damage then is gone at another look.
+        for _ in 0..4 {
+            let survey = Self::look(dir.clone())?;
+            let damaged = matches!(survey.verdict, Verdict::Corrupt(_));
+            if !damaged || !survey.has_moved_on()? {
+                return Ok(survey);
+            }
+        }
+        Self::look(dir)
+    }
+
+    /// Whether the folder holds other segments than it did.
+    fn has_moved_on(&self) -> Result<bool> {
+        let salts = |files: &[File]| -> BTreeSet<u64> {
+            files
+                .iter()
+                .filter_map(|file| Some(file.header()?.salt))
+                .collect()
+        };
+        Ok(salts(&self.files) != salts(&folder::files(&*self.dir)?))
+    }
+
+    fn look(dir: Arc<dyn Dir>) -> Result<Survey> {
         let files = folder::files(&*dir)?;
         let chain = lineage(&files);
         let known = chain

@@ -36,6 +36,9 @@ pub(super) struct Tail {
     pub spares: Spares,
     /// Segments in use: the active one and those behind it.
     pub live: usize,
+    /// Segments that spare frames may take: one more than there are after an
+    /// opening that had much to copy, since a checkpoint must still be possible.
+    most: usize,
 }
 
 /// A frame's number and place.
@@ -81,6 +84,7 @@ impl Tail {
             written_back: 0,
             spares,
             live,
+            most: live + 1,
         }
     }
 
@@ -108,8 +112,12 @@ impl Tail {
     /// Segments that may still be begun. One more is kept for recovery and is
     /// open to `spare` frames alone.
     fn allowance(&self, options: &Options, spare: bool) -> u64 {
-        let free = (options.segments as usize).saturating_sub(self.live) as u64;
-        if spare { free } else { free.saturating_sub(1) }
+        let all = options.segments as usize;
+        let free = match spare {
+            true => self.most.max(all).saturating_sub(self.live),
+            false => all.saturating_sub(self.live + 1),
+        };
+        free as u64
     }
 
     /// Bytes that ordinary frames can still take; page alignment and what is
@@ -143,7 +151,7 @@ impl Tail {
         }
         self.check_room(&log.options, len, spare)?;
         if !self.fits(len) {
-            self.rotate(log)?;
+            self.rotate(log, spare)?;
         }
         let wall = log.options.clock.wall().as_nanos();
         self.time = self.time.saturating_add(1).max(wall);
@@ -180,12 +188,11 @@ impl Tail {
     /// Goes on in the next segment. Fails harmlessly when the host has no
     /// room for another file; finally when a header can't be written, since
     /// two headers might then claim the same place.
-    fn rotate(&mut self, log: &Inner) -> Result<()> {
-        let spare = self.spares.take(&*log.dir, log.options.segment_size)?;
-        let begun = self.begin(log, spare);
-        begun.inspect_err(|e| {
-            log.die(e);
-        })
+    fn rotate(&mut self, log: &Inner, spare: bool) -> Result<()> {
+        let leave = if spare { 0 } else { 1 };
+        let next = self.spares.take(&*log.dir, log.options.segment_size, leave);
+        let next = next.map_err(|e| if e.host_is_full() { Error::Full } else { e })?;
+        self.begin(log, next).inspect_err(|e| log.die(e))
     }
 
     fn begin(&mut self, log: &Inner, mut spare: Spare) -> Result<()> {
