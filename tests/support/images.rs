@@ -93,6 +93,11 @@ impl Variant {
             .unwrap_or_else(|| panic!("no variant {name}"))
     }
 
+    /// Whether new files map their blocks by extents (the alternative is ext3's).
+    pub fn has_extents(&self) -> bool {
+        !self.args.iter().any(|arg| arg.contains("^extent"))
+    }
+
     /// A fresh image of `size` bytes. Times are the current ones; the UUID
     /// and the hash seed are fixed, so that runs repeat.
     pub fn make(&self, size: u64) -> Image {

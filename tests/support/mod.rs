@@ -17,6 +17,7 @@
 //! ```
 #![allow(dead_code)] // no binary uses all of it
 
+pub mod bench;
 pub mod e2fsck;
 pub mod fill;
 pub mod images;

@@ -1,0 +1,83 @@
+//! Every promised format × every kind of operation, without FUSE: what the
+//! file system leaves behind must please `check` and e2fsck, and the kernel
+//! must see the same tree.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod script;
+
+use support::bench::Bench;
+use support::fill;
+use support::images::{VARIANTS, Variant};
+use support::kernel::Mount;
+use support::random::Seeded;
+use support::tree::Tree;
+
+/// Runs a part of the script on every format and asks the judges.
+fn on_every_format(what: &str, part: impl Fn(&Bench, &mut Seeded)) {
+    let mut random = Seeded::new("images");
+    for variant in chosen().filter(|variant| variant.has_extents()) {
+        let bench = Bench::new(variant, 48 << 20);
+        eprintln!("{what} on {}", variant.name);
+        part(&bench, &mut random);
+        let name = format!("{what} on {}", variant.name);
+        bench.judge(&name);
+        let bench = bench.reopen();
+        bench.judge(&format!("{name}, opened again"));
+    }
+}
+
+/// All formats, or the one named in `JOURNALFS_FORMAT`.
+fn chosen() -> impl Iterator<Item = &'static Variant> {
+    let only = std::env::var("JOURNALFS_FORMAT").ok();
+    VARIANTS
+        .iter()
+        .filter(move |variant| only.as_deref().is_none_or(|name| name == variant.name))
+}
+
+/// A tree of the kernel's making must be shown as the kernel shows it, can be
+/// worked on, and be removed to the last file.
+#[test]
+fn kernel_made_trees_are_shown_and_changed() {
+    let mut random = Seeded::new("kernel-made");
+    for variant in chosen().filter(|variant| variant.has_extents()) {
+        let image = variant.make(96 << 20);
+        let Some(mount) = Mount::read_write(image.path()) else {
+            return;
+        };
+        fill::everything(mount.path(), fill::SMALL, &mut random);
+        let tree = Tree::of(mount.path());
+        mount.unmount();
+        let bench = Bench::over(image);
+        bench.tree().assert_same("fs", &tree, "kernel");
+        let name = format!("a kernel-made tree on {}", variant.name);
+        script::change_everything(&bench, &mut random);
+        bench.judge(&format!("{name}, changed"));
+        script::remove_everything(&bench, "");
+        bench.judge(&format!("{name}, removed"));
+    }
+}
+
+macro_rules! parts {
+    ($($name:ident)*) => {$(
+        #[test]
+        fn $name() {
+            on_every_format(stringify!($name), script::$name);
+        }
+    )*};
+}
+
+parts! {
+    files_are_written_and_cut
+    holes_are_made_and_found
+    names_come_and_go
+    renames_of_every_kind
+    large_directories_grow_and_shrink
+    attributes_are_set
+    extended_attributes_are_set
+    open_files_outlive_their_names
+    a_full_image_recovers
+    the_largest_file_has_its_last_byte
+    scattered_files_get_deep_trees
+}

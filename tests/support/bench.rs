@@ -1,0 +1,380 @@
+//! An image in memory with a file system over it, by paths: for scripts of
+//! operations without FUSE. At the end all judges look at it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use journalfs::check;
+use journalfs::device::Disk;
+use journalfs::device::memory::MemoryDisk;
+use journalfs::ext4::Superblock;
+use journalfs::fs::{self, Attr, Caller, Error, Fs, Kind, Options, Result, SetAttr, SetTime};
+use journalfs::journal::{Blocks, Journal, Op};
+use journalfs::units::{InodeNo, StepClock, Time};
+
+use super::images::{Image, Variant};
+use super::kernel::Mount;
+use super::tree::{Node, Sum, Tree};
+
+/// A file system over an image in memory.
+pub struct Bench {
+    image: Image,
+    disk: Arc<MemoryDisk>,
+    pub fs: Fs,
+    pub by: Caller,
+}
+
+impl Bench {
+    /// Over a fresh image.
+    pub fn new(variant: &Variant, size: u64) -> Self {
+        Self::over(variant.make(size))
+    }
+
+    /// Over this image.
+    pub fn over(image: Image) -> Self {
+        let disk = image.to_memory();
+        let fs = open(disk.clone());
+        Bench {
+            image,
+            disk,
+            fs,
+            by: Caller::default(),
+        }
+    }
+
+    /// The same image, opened again as after an unmount.
+    pub fn reopen(self) -> Self {
+        self.close();
+        let fs = open(self.disk.clone());
+        fs.collect_orphans().expect("orphans are collected");
+        Bench { fs, ..self }
+    }
+
+    /// Writes everything home, the superblock's totals included.
+    fn close(&self) {
+        self.fs.tidy().expect("freeing is finished");
+        let mut txn = self.fs.journal().begin().expect("a transaction");
+        fs::alloc::settle_counts(&mut txn, self.fs.superblock()).expect("counts");
+        let mark = Op::Mark {
+            name: b"closed".to_vec(),
+            time: Time::default(),
+        };
+        txn.commit(&mark).expect("commit");
+        self.fs.journal().flush().expect("flush");
+    }
+
+    /// All judges: our check, e2fsck, and the kernel, who must see this tree.
+    #[track_caller]
+    pub fn judge(&self, what: &str) {
+        self.judge_without_kernel(what);
+        let shown = self.tree();
+        let Some(mount) = Mount::read_only(self.image.path()) else {
+            return;
+        };
+        shown.assert_same(&format!("{what}: fs"), &Tree::of(mount.path()), "kernel");
+    }
+
+    /// Our check and e2fsck.
+    #[track_caller]
+    pub fn judge_without_kernel(&self, what: &str) {
+        self.close();
+        let report = check::run_image(&*self.disk);
+        let findings: Vec<String> = report.findings.iter().map(ToString::to_string).collect();
+        self.image.write_back(&*self.disk as &dyn Disk);
+        let judgement = super::e2fsck::judge(self.image.path());
+        assert!(
+            judgement.is_clean() && findings.is_empty(),
+            "{what}: e2fsck exits {}:\n{}check finds:\n{}",
+            judgement.code,
+            judgement.output,
+            findings.join("\n")
+        );
+    }
+
+    /// The inode at a path from the root, `""` for the root itself.
+    pub fn at(&self, path: &str) -> Result<InodeNo> {
+        let mut inode = InodeNo::ROOT;
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            inode = self.fs.lookup(&self.by, inode, name.as_bytes())?.inode;
+        }
+        Ok(inode)
+    }
+
+    fn parent<'p>(&self, path: &'p str) -> Result<(InodeNo, &'p [u8])> {
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        Ok((self.at(folder)?, name.as_bytes()))
+    }
+
+    pub fn attr(&self, path: &str) -> Result<Attr> {
+        self.fs.getattr(self.at(path)?)
+    }
+    pub fn create(&self, path: &str) -> Result<InodeNo> {
+        let (parent, name) = self.parent(path)?;
+        Ok(self
+            .fs
+            .create(&self.by, parent, name, 0o644, 0o022)?
+            .value
+            .inode)
+    }
+    /// All of it, in pieces as FUSE would bring them.
+    pub fn write(&self, path: &str, offset: u64, data: &[u8]) -> Result<()> {
+        let inode = self.at(path).or_else(|_| self.create(path))?;
+        let mut done = 0;
+        while done < data.len() {
+            let end = data.len().min(done + (128 << 10));
+            let n = self
+                .fs
+                .write(
+                    &self.by,
+                    inode,
+                    offset + done as u64,
+                    &data[done..end],
+                    true,
+                )?
+                .value;
+            assert!(n > 0, "a write of nothing");
+            done += n;
+        }
+        Ok(())
+    }
+    pub fn read(&self, path: &str) -> Result<Vec<u8>> {
+        let inode = self.at(path)?;
+        let size = self.fs.getattr(inode)?.size;
+        let mut bytes = Vec::new();
+        while (bytes.len() as u64) < size {
+            let piece = self.fs.read(inode, bytes.len() as u64, 128 << 10)?;
+            assert!(
+                !piece.is_empty(),
+                "{path} ends at {} of {size}",
+                bytes.len()
+            );
+            bytes.extend(piece);
+        }
+        Ok(bytes)
+    }
+    pub fn mkdir(&self, path: &str) -> Result<InodeNo> {
+        let (parent, name) = self.parent(path)?;
+        Ok(self
+            .fs
+            .mkdir(&self.by, parent, name, 0o755, 0o022)?
+            .value
+            .inode)
+    }
+    pub fn mknod(&self, path: &str, mode: u16, rdev: u32) -> Result<InodeNo> {
+        let (parent, name) = self.parent(path)?;
+        Ok(self
+            .fs
+            .mknod(&self.by, parent, name, mode, 0o022, rdev)?
+            .value
+            .inode)
+    }
+    pub fn symlink(&self, path: &str, target: &[u8]) -> Result<InodeNo> {
+        let (parent, name) = self.parent(path)?;
+        Ok(self.fs.symlink(&self.by, parent, name, target)?.value.inode)
+    }
+    pub fn link(&self, from: &str, to: &str) -> Result<()> {
+        let (parent, name) = self.parent(to)?;
+        self.fs
+            .link(&self.by, self.at(from)?, parent, name)
+            .map(drop)
+    }
+    pub fn unlink(&self, path: &str) -> Result<()> {
+        let (parent, name) = self.parent(path)?;
+        self.fs.unlink(&self.by, parent, name).map(drop)
+    }
+    pub fn rmdir(&self, path: &str) -> Result<()> {
+        let (parent, name) = self.parent(path)?;
+        self.fs.rmdir(&self.by, parent, name).map(drop)
+    }
+    pub fn rename(&self, from: &str, to: &str, flags: u32) -> Result<()> {
+        let ((from, name), (to, new_name)) = (self.parent(from)?, self.parent(to)?);
+        self.fs
+            .rename(&self.by, from, name, to, new_name, flags)
+            .map(drop)
+    }
+    pub fn truncate(&self, path: &str, size: u64) -> Result<()> {
+        self.setattr(
+            path,
+            SetAttr {
+                size: Some(size),
+                ..SetAttr::default()
+            },
+        )
+    }
+    pub fn setattr(&self, path: &str, set: SetAttr) -> Result<()> {
+        self.fs.setattr(&self.by, self.at(path)?, &set).map(drop)
+    }
+    pub fn set_times(&self, path: &str, mtime: Time) -> Result<()> {
+        let time = Some(SetTime::At(mtime));
+        self.setattr(
+            path,
+            SetAttr {
+                atime: time,
+                mtime: time,
+                ..SetAttr::default()
+            },
+        )
+    }
+    pub fn fallocate(&self, path: &str, mode: i32, offset: u64, len: u64) -> Result<()> {
+        self.fs
+            .fallocate(&self.by, self.at(path)?, mode, offset, len)
+            .map(drop)
+    }
+    pub fn set_xattr(&self, path: &str, name: &str, value: &[u8]) -> Result<()> {
+        self.fs
+            .setxattr(&self.by, self.at(path)?, name.as_bytes(), value, 0)
+            .map(drop)
+    }
+    pub fn remove_xattr(&self, path: &str, name: &str) -> Result<()> {
+        self.fs
+            .removexattr(&self.by, self.at(path)?, name.as_bytes())
+            .map(drop)
+    }
+    /// Names in a directory, but for `.` and `..`.
+    pub fn names(&self, path: &str) -> Result<Vec<Vec<u8>>> {
+        let mut names = Vec::new();
+        self.fs
+            .readdir(&self.by, self.at(path)?, 0, &mut |_, name, _, _| {
+                names.push(name.to_vec());
+                true
+            })?;
+        names.retain(|name| !matches!(name.as_slice(), b"." | b".."));
+        Ok(names)
+    }
+
+    /// Everything that the file system shows.
+    #[track_caller]
+    pub fn tree(&self) -> Tree {
+        let mut tree = Tree::default();
+        let mut first_names = BTreeMap::new();
+        self.walk(&mut tree, &mut first_names, PathBuf::new(), InodeNo::ROOT);
+        tree
+    }
+
+    #[track_caller]
+    fn walk(
+        &self,
+        tree: &mut Tree,
+        first: &mut BTreeMap<InodeNo, PathBuf>,
+        name: PathBuf,
+        inode: InodeNo,
+    ) {
+        let attr = self
+            .fs
+            .getattr(inode)
+            .unwrap_or_else(|e| panic!("getattr {}: {e}", name.display()));
+        let mut node = self
+            .node(&name, &attr)
+            .unwrap_or_else(|e| panic!("{}: {e}", name.display()));
+        node.first_name = first.entry(inode).or_insert_with(|| name.clone()).clone();
+        tree.nodes.insert(name.clone(), node);
+        if attr.kind != Kind::Directory {
+            return;
+        }
+        let mut entries = Vec::new();
+        let listed = self
+            .fs
+            .readdir(&self.by, inode, 0, &mut |_, entry, inode, _| {
+                entries.push((entry.to_vec(), inode));
+                true
+            });
+        listed.unwrap_or_else(|e| panic!("readdir {}: {e}", name.display()));
+        entries.retain(|(name, _)| !matches!(name.as_slice(), b"." | b".."));
+        entries.sort();
+        for (entry, inode) in entries {
+            let entry = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&entry);
+            self.walk(tree, first, name.join(entry), inode);
+        }
+    }
+
+    fn node(&self, name: &Path, attr: &Attr) -> Result<Node> {
+        let kind = match attr.kind {
+            Kind::Regular => '-',
+            Kind::Directory => 'd',
+            Kind::Symlink => 'l',
+            Kind::CharDevice => 'c',
+            Kind::BlockDevice => 'b',
+            Kind::Fifo => 'p',
+            Kind::Socket => 's',
+        };
+        let device = matches!(kind, 'c' | 'b');
+        Ok(Node {
+            kind,
+            mode: attr.perm.into(),
+            uid: attr.uid,
+            gid: attr.gid,
+            size: if kind == 'd' { 0 } else { attr.size },
+            links: attr.links.into(),
+            mtime: (attr.mtime.secs, attr.mtime.nanos),
+            ctime: (attr.ctime.secs, attr.ctime.nanos),
+            rdev: match device {
+                true => (
+                    attr.rdev >> 8 & 0xfff,
+                    attr.rdev & 0xff | attr.rdev >> 12 & 0xf_ff00,
+                ),
+                false => (0, 0),
+            },
+            contents: if kind == '-' {
+                self.contents(name, attr)?
+            } else {
+                0
+            },
+            target: if kind == 'l' {
+                self.fs.readlink(attr.inode)?
+            } else {
+                Vec::new()
+            },
+            xattrs: self.xattrs(attr.inode)?,
+            first_name: PathBuf::new(),
+        })
+    }
+
+    fn contents(&self, name: &Path, attr: &Attr) -> Result<u64> {
+        let mut sum = Sum::default();
+        let mut at = 0;
+        while at < attr.size {
+            let piece = self.fs.read(attr.inode, at, 1 << 20)?;
+            assert!(
+                !piece.is_empty(),
+                "{} ends at {at} of {}",
+                name.display(),
+                attr.size
+            );
+            sum.update(&piece);
+            at += piece.len() as u64;
+        }
+        Ok(sum.finish())
+    }
+
+    fn xattrs(&self, inode: InodeNo) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+        let names = self.fs.listxattr(&self.by, inode)?;
+        let names = names.split(|&b| b == 0).filter(|name| !name.is_empty());
+        names
+            .map(|name| Ok((name.to_vec(), self.fs.getxattr(&self.by, inode, name)?)))
+            .collect()
+    }
+}
+
+fn open(disk: Arc<MemoryDisk>) -> Fs {
+    let mut raw = [0; 1024];
+    disk.read_at(&mut raw, 1024).expect("a superblock");
+    let sb = Superblock::decode(&raw).unwrap_or_else(|e| panic!("superblock: {e}"));
+    let block_size = sb.block_size as usize;
+    let journal = Journal::scratch(disk, block_size);
+    assert_eq!(journal.view().block_size(), block_size);
+    let clock = StepClock::new(Time {
+        secs: 1_800_000_000,
+        nanos: 123_456_789,
+    });
+    Fs::new(journal, sb, Options::default(), Arc::new(clock))
+}
+
+/// Fails unless the operation was refused for this reason.
+#[track_caller]
+pub fn assert_refused<T: std::fmt::Debug>(result: Result<T>, want: &Error) {
+    match result {
+        Err(error) if std::mem::discriminant(&error) == std::mem::discriminant(want) => {}
+        other => panic!("expected \"{want}\", got {other:?}"),
+    }
+}
