@@ -6,6 +6,7 @@
 
 pub mod acl;
 pub mod bitmap;
+pub mod blockmap;
 pub(crate) mod bytes;
 pub mod checksum;
 mod corrupt;

@@ -4,7 +4,6 @@ use super::inode::{load_file, store, want_ro_compat};
 use super::map::{self, Mapping};
 use super::{Atime, Caller, Done, Error, Fs, Result, Time};
 use crate::ext4::Superblock;
-use crate::ext4::extent::MAX_BLOCKS;
 use crate::ext4::features::ro_compat;
 use crate::ext4::inode::{Inode, flag, mode};
 use crate::journal::{Blocks, Op, Txn};
@@ -138,11 +137,6 @@ impl Fs {
             value: 0,
             lsn: None,
         };
-        let room = max_size(&self.sb).saturating_sub(offset);
-        if room == 0 && !data.is_empty() {
-            return Err(Error::TooBig);
-        }
-        let data = &data[..data.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
         while done.value < data.len() {
             let at = offset + done.value as u64;
             match self.write_record(by, number, at, &data[done.value..], kill_priv) {
@@ -150,6 +144,8 @@ impl Fs {
                     done.value += written;
                     done.lsn = Some(lsn);
                 }
+                // To be done again from the start, when there is room.
+                Err(Error::Full) => return Err(Error::Full),
                 Err(error) if done.value == 0 => return Err(error),
                 // What was written stays written; the caller sees the error when it goes on.
                 Err(_) => break,
@@ -175,7 +171,7 @@ impl Fs {
             want = want.min(most - (at % u64::from(self.sb.block_size)) as usize);
             let mut reached = 0;
             match self.write_all(&mut txn, by, number, at, &data[..want], kill, &mut reached) {
-                Ok(op) => return Ok((want, txn.commit(&op)?)),
+                Ok((len, op)) => return Ok((len, txn.commit(&op)?)),
                 // Full: give the half-done change up, and do again what there was room for.
                 Err(Error::NoSpace) if reached > 0 && reached < want => want = reached,
                 Err(error) => return Err(error),
@@ -193,12 +189,17 @@ impl Fs {
         data: &'d [u8],
         kill: bool,
         reached: &mut usize,
-    ) -> Result<Op> {
+    ) -> Result<(usize, Op)> {
         let mut inode = load_file(txn, &self.sb, number)?;
         must_be_regular(&inode)?;
         if inode.has(flag::IMMUTABLE) {
             return Err(Error::NotPermitted);
         }
+        let room = max_size(&self.sb, &inode).saturating_sub(at);
+        if room == 0 {
+            return Err(Error::TooBig);
+        }
+        let data = &data[..data.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
         let time = self.now();
         let end = at + data.len() as u64;
         if at > inode.size {
@@ -219,13 +220,14 @@ impl Fs {
         }
         (inode.mtime, inode.ctime) = (time, time);
         store(txn, &self.sb, &inode)?;
-        Ok(Op::Write {
+        let op = Op::Write {
             by: by.into(),
             inode: number,
             offset: at,
             len: data.len() as u64,
             time,
-        })
+        };
+        Ok((data.len(), op))
     }
 
     /// Puts the attached data into the file's blocks, allocating what is missing.
@@ -401,8 +403,8 @@ impl Fs {
 }
 
 /// The largest size that a file may have.
-pub fn max_size(sb: &Superblock) -> u64 {
-    u64::from(MAX_BLOCKS) * u64::from(sb.block_size)
+pub fn max_size(sb: &Superblock, inode: &Inode) -> u64 {
+    map::max_blocks(sb, inode) * u64::from(sb.block_size)
 }
 
 /// Reads a file's bytes (also a long symlink's); beyond its blocks zeros.

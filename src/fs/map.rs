@@ -1,7 +1,7 @@
 //! A file's blocks: which block of the image a block of the file is.
 
 use super::alloc::{free_blocks, new_blocks};
-use super::{Error, Result, tree};
+use super::{Error, Result, blockmap, tree};
 use crate::ext4::Superblock;
 use crate::ext4::extent::{Extent, MAX_BLOCKS, MAX_UNWRITTEN, MAX_WRITTEN};
 use crate::ext4::inode::{Inode, flag, mode};
@@ -10,6 +10,8 @@ use crate::units::{BlockNo, FileBlock};
 
 /// Extents that one step of freeing takes before it looks at the record's size.
 const STEP: usize = 16;
+/// Blocks of a block map that one such step takes.
+const MAPPED_STEP: u64 = 128;
 
 /// What a block of a file is, and for how many blocks on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +35,7 @@ pub enum Mapping {
 /// Looks a block of a file up.
 pub fn find(blocks: &dyn Blocks, sb: &Superblock, inode: &Inode, at: FileBlock) -> Result<Mapping> {
     if !inode.has(flag::EXTENTS) {
-        return Err(Error::Unsupported);
+        return blockmap::find(blocks, sb, inode, at);
     }
     let around = tree::around(blocks, sb, inode, at)?;
     match around.left.filter(|e| e.end() > u64::from(at.0)) {
@@ -48,6 +50,14 @@ pub fn find(blocks: &dyn Blocks, sb: &Superblock, inode: &Inode, at: FileBlock) 
         None => Ok(Mapping::Hole {
             len: around.next.saturating_sub(at.0),
         }),
+    }
+}
+
+/// Blocks that a file can have.
+pub fn max_blocks(sb: &Superblock, inode: &Inode) -> u64 {
+    match inode.has(flag::EXTENTS) {
+        true => u64::from(MAX_BLOCKS),
+        false => blockmap::max_blocks(sb),
     }
 }
 
@@ -73,7 +83,7 @@ pub fn allocate(
     privileged: bool,
 ) -> Result<(BlockNo, u32)> {
     if !inode.has(flag::EXTENTS) {
-        return Err(Error::Unsupported);
+        return blockmap::allocate(txn, sb, inode, at, want, privileged);
     }
     let left = tree::around(txn, sb, inode, at)?.left;
     let goal = left.map_or_else(
@@ -152,7 +162,7 @@ pub fn free_from(
         return Ok(true);
     }
     if !inode.has(flag::EXTENTS) {
-        return Err(Error::Unsupported);
+        return free_mapped_from(txn, sb, inode, u64::from(from.0), budget);
     }
     while let Some(last) = tree::last(txn, sb, inode)?.filter(|e| e.end() > u64::from(from.0)) {
         if txn.len() > budget {
@@ -203,13 +213,14 @@ pub fn punch(
     to: FileBlock,
     budget: usize,
 ) -> Result<FileBlock> {
-    if !inode.has(flag::EXTENTS) {
-        return Err(Error::Unsupported);
-    }
     let (mut at, end) = (u64::from(from.0), u64::from(to.0));
     while at < end {
         if txn.len() > budget {
             return Ok(FileBlock(at as u32));
+        }
+        if !inode.has(flag::EXTENTS) {
+            at = punch_mapped(txn, sb, inode, at, end)?;
+            continue;
         }
         let around = tree::around(txn, sb, inode, FileBlock(at as u32))?;
         match around.left.filter(|e| e.end() > at) {
@@ -236,6 +247,49 @@ pub fn punch(
         }
     }
     Ok(to)
+}
+
+/// The same for a block map, a few blocks at a time.
+fn free_mapped_from(
+    txn: &mut Txn<'_>,
+    sb: &Superblock,
+    inode: &mut Inode,
+    from: u64,
+    budget: usize,
+) -> Result<bool> {
+    while let Some(last) = blockmap::last(txn, sb, inode)?
+        .map(|n| u64::from(n.0))
+        .filter(|n| *n >= from)
+    {
+        if txn.len() > budget {
+            return Ok(false);
+        }
+        blockmap::free_range(
+            txn,
+            sb,
+            inode,
+            from.max(last.saturating_sub(MAPPED_STEP)),
+            last + 1,
+        )?;
+    }
+    Ok(true)
+}
+
+fn punch_mapped(
+    txn: &mut Txn<'_>,
+    sb: &Superblock,
+    inode: &mut Inode,
+    at: u64,
+    end: u64,
+) -> Result<u64> {
+    match blockmap::find(txn, sb, inode, FileBlock(at as u32))? {
+        Mapping::Hole { len } => Ok(at + u64::from(len.max(1))),
+        Mapping::Mapped { .. } => {
+            let upto = end.min(at + MAPPED_STEP);
+            blockmap::free_range(txn, sb, inode, at, upto)?;
+            Ok(upto)
+        }
+    }
 }
 
 fn release(txn: &mut Txn<'_>, sb: &Superblock, inode: &mut Inode, freed: &[Extent]) -> Result<()> {

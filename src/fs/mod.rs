@@ -17,6 +17,7 @@ use crate::units::{Clock, InodeNo, Lsn, Time};
 
 pub mod alloc;
 mod attr;
+mod blockmap;
 mod caller;
 mod create;
 pub mod dir;

@@ -28,7 +28,7 @@ impl Fs {
     /// blocks that one record can't free go afterwards, size first.
     pub(super) fn resize(&self, txn: &mut Txn<'_>, inode: &mut Inode, size: u64) -> Result<Later> {
         must_be_regular(inode)?;
-        if size > max_size(&self.sb) {
+        if size > max_size(&self.sb, inode) {
             return Err(Error::TooBig);
         }
         if size >= inode.size {
@@ -103,9 +103,6 @@ impl Fs {
             .checked_add(len)
             .filter(|_| len > 0)
             .ok_or(Error::Invalid)?;
-        if end > max_size(&self.sb) {
-            return Err(Error::TooBig);
-        }
         self.settle(number)?;
         let mut at = offset;
         let mut lsn = None;
@@ -155,6 +152,9 @@ impl Fs {
         end: u64,
     ) -> Result<()> {
         must_be_regular(inode)?;
+        if end > max_size(&self.sb, inode) {
+            return Err(Error::TooBig);
+        }
         if inode.has(flag::IMMUTABLE) {
             return Err(Error::NotPermitted);
         }
