@@ -105,6 +105,16 @@ pub fn take_off(raw: &Raw) -> Raw {
     free
 }
 
+/// The superblock of an image whose journal is given up: the guard off, and
+/// errors noted, so that e2fsck looks at everything.
+pub fn give_up(raw: &Raw) -> Raw {
+    let mut free = take_off(raw);
+    let state = le16(&free, STATE) | STATE_ERRORS;
+    put16(&mut free, STATE, state);
+    superblock::seal(&mut free);
+    free
+}
+
 fn has_internal_journal(raw: &Raw) -> bool {
     le32(raw, COMPAT) & compat::HAS_JOURNAL != 0 && le32(raw, JOURNAL_INUM) != 0
 }

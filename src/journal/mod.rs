@@ -295,6 +295,14 @@ impl Journal {
         checkpoint::write_home(&self.0, &state.dirty).map(drop)
     }
 
+    /// The log's segments, for people; none without a log.
+    pub fn segments(&self) -> Vec<crate::log::SegmentInfo> {
+        match &self.0.keep {
+            Keep::Log(log) => log.segments(),
+            Keep::Scratch | Keep::Memory => Vec::new(),
+        }
+    }
+
     /// Begins an operation. [`Error::Full`] when the log has no room for it
     /// now: this never waits for a disk. A thread must not hold a view when it
     /// calls this.

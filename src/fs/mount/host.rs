@@ -46,13 +46,13 @@ pub fn open_host(image: &Path, journal: Option<&Path>, options: Options) -> Resu
 }
 
 /// A lock on a file, held while it lives.
-struct Lock {
+pub struct Lock {
     _file: File,
 }
 
 impl Lock {
     /// Shared by readers, or one writer's alone.
-    fn on(path: &Path, shared: bool) -> Result<Lock> {
+    pub fn on(path: &Path, shared: bool) -> Result<Lock> {
         let file = OpenOptions::new().read(true).write(!shared).open(path);
         let file = file.map_err(io_error(&path.display().to_string()))?;
         Self::take(file, path, shared)
@@ -115,7 +115,7 @@ fn in_use(path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
 
 /// A file behind a loop device is the kernel's while that exists. A reader
 /// refuses too: it would see a state between two writes.
-fn refuse_loop_device(image: &Path) -> Result<()> {
+pub fn refuse_loop_device(image: &Path) -> Result<()> {
     let about = std::fs::metadata(image).map_err(io_error(&image.display().to_string()))?;
     if about.file_type().is_block_device() {
         return Ok(());
