@@ -1,0 +1,777 @@
+//! fuser's callbacks on the core: decode, serve, encode. No decisions here.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use fuser::{
+    AccessFlags, BsdFileFlags, Errno, FileHandle, FopenFlags, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, TimeOrNow, WriteFlags,
+};
+
+use crate::fs::{AskGroups, Caller, Groups, SetAttr, SetTime, Whence};
+
+use super::core::Core;
+use super::groups::Processes;
+use super::reply::{
+    TTL, attributes, errno, file_type, generation, inode_of, node_of, nothing, time,
+};
+use super::request::{Answer, Reply, Request};
+
+/// The largest write in one request; fuser's default of 16 MiB would be one
+/// record of 16 MiB.
+const MAX_WRITE: u32 = 1 << 20;
+
+/// What INIT is to negotiate, and what follows from it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Negotiate {
+    /// The kernel checks permissions, and ACLs with them.
+    pub kernel_acls: bool,
+    /// Nobody may open directories whose listing we would refuse: spare the
+    /// kernel the question.
+    pub no_opendir: bool,
+}
+
+/// A core under fuser.
+pub struct Adapter {
+    core: Arc<Core>,
+    processes: Arc<dyn AskGroups>,
+    negotiate: Negotiate,
+}
+
+impl Adapter {
+    /// Over a core.
+    pub fn new(core: Arc<Core>, negotiate: Negotiate) -> Self {
+        Adapter {
+            core,
+            processes: Arc::new(Processes),
+            negotiate,
+        }
+    }
+
+    fn by(&self, request: &fuser::Request) -> Caller {
+        Caller {
+            uid: request.uid(),
+            gid: request.gid(),
+            pid: request.pid(),
+            groups: Groups::ask(self.processes.clone()),
+        }
+    }
+
+    fn serve(
+        &self,
+        by: &fuser::Request,
+        request: Request<'_>,
+        answer: impl FnOnce(Answer) + Send + 'static,
+    ) {
+        self.core.serve(self.by(by), request, answer);
+    }
+
+    fn empty(&self, by: &fuser::Request, request: Request<'_>, reply: ReplyEmpty) {
+        self.serve(by, request, |answer| match answer {
+            Ok(_) => reply.ok(),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn entry(&self, by: &fuser::Request, request: Request<'_>, reply: ReplyEntry) {
+        self.serve(by, request, |answer| match answer {
+            Ok(Reply::Entry(attr)) => reply.entry(&TTL, &attributes(&attr), generation(&attr)),
+            Ok(_) => reply.entry(&TTL, &nothing(), fuser::Generation(0)),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn attr(&self, by: &fuser::Request, request: Request<'_>, reply: ReplyAttr) {
+        self.serve(by, request, |answer| match answer {
+            Ok(Reply::Attr(attr)) => reply.attr(&TTL, &attributes(&attr)),
+            Ok(_) => reply.error(Errno::EIO),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn opened(
+        &self,
+        by: &fuser::Request,
+        request: Request<'_>,
+        flags: FopenFlags,
+        reply: ReplyOpen,
+    ) {
+        self.serve(by, request, move |answer| match answer {
+            Ok(_) => reply.opened(FileHandle(0), flags),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn data(&self, by: &fuser::Request, request: Request<'_>, reply: ReplyData) {
+        self.serve(by, request, |answer| match answer {
+            Ok(Reply::Bytes(bytes)) => reply.data(&bytes),
+            Ok(_) => reply.error(Errno::EIO),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn xattr(&self, by: &fuser::Request, request: Request<'_>, size: u32, reply: ReplyXattr) {
+        self.serve(by, request, move |answer| match answer {
+            Ok(Reply::Bytes(bytes)) if size == 0 => reply.size(bytes.len() as u32),
+            Ok(Reply::Bytes(bytes)) if bytes.len() <= size as usize => reply.data(&bytes),
+            Ok(Reply::Bytes(_)) => reply.error(Errno::ERANGE),
+            Ok(_) => reply.error(Errno::EIO),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+}
+
+impl fuser::Filesystem for Adapter {
+    fn init(&mut self, _: &fuser::Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        // Not WRITEBACK_CACHE: it hides the order of writes from us. Not
+        // AUTO_INVAL_DATA: nobody else changes the image. Not SETXATTR_EXT:
+        // fuser 0.18 panics on it.
+        let mut wanted = InitFlags::FUSE_ATOMIC_O_TRUNC
+            | InitFlags::FUSE_DONT_MASK // a default ACL takes the umask's place
+            | InitFlags::FUSE_HANDLE_KILLPRIV_V2
+            | InitFlags::FUSE_PARALLEL_DIROPS
+            | InitFlags::FUSE_DO_READDIRPLUS
+            | InitFlags::FUSE_READDIRPLUS_AUTO
+            | InitFlags::FUSE_CACHE_SYMLINKS
+            | InitFlags::FUSE_EXPLICIT_INVAL_DATA
+            | InitFlags::FUSE_ASYNC_DIO
+            | InitFlags::FUSE_HAS_IOCTL_DIR;
+        if self.negotiate.no_opendir {
+            wanted |= InitFlags::FUSE_NO_OPENDIR_SUPPORT;
+        }
+        if self.negotiate.kernel_acls {
+            wanted |= InitFlags::FUSE_POSIX_ACL;
+        }
+        // An older kernel has fewer of them; all are for speed or for ACLs.
+        let _ = config.add_capabilities(wanted & config.capabilities());
+        let _ = config.set_max_write(MAX_WRITE);
+        let _ = config.set_max_background(64);
+        Ok(())
+    }
+
+    fn lookup(&self, by: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.entry(
+            by,
+            Request::Lookup {
+                parent: inode_of(parent),
+                name: bytes(name),
+            },
+            reply,
+        );
+    }
+
+    fn forget(&self, by: &fuser::Request, node: INodeNo, count: u64) {
+        self.serve(
+            by,
+            Request::Forget {
+                inode: inode_of(node),
+                count,
+            },
+            drop,
+        );
+    }
+
+    fn getattr(&self, by: &fuser::Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        self.attr(
+            by,
+            Request::GetAttr {
+                inode: inode_of(node),
+            },
+            reply,
+        );
+    }
+
+    fn setattr(
+        &self,
+        by: &fuser::Request,
+        node: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        handle: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr {
+            mode: mode.map(|mode| (mode & 0o7777) as u16),
+            uid,
+            gid,
+            size,
+            atime: atime.map(set_time),
+            mtime: mtime.map(set_time),
+            by_handle: handle.is_some(),
+        };
+        self.attr(
+            by,
+            Request::SetAttr {
+                inode: inode_of(node),
+                set,
+            },
+            reply,
+        );
+    }
+
+    fn readlink(&self, by: &fuser::Request, node: INodeNo, reply: ReplyData) {
+        self.data(
+            by,
+            Request::ReadLink {
+                inode: inode_of(node),
+            },
+            reply,
+        );
+    }
+
+    fn mknod(
+        &self,
+        by: &fuser::Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        self.entry(
+            by,
+            Request::MakeNode {
+                parent: inode_of(parent),
+                name: bytes(name),
+                mode,
+                umask,
+                rdev,
+            },
+            reply,
+        );
+    }
+
+    fn mkdir(
+        &self,
+        by: &fuser::Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        self.entry(
+            by,
+            Request::MakeDir {
+                parent: inode_of(parent),
+                name: bytes(name),
+                mode,
+                umask,
+            },
+            reply,
+        );
+    }
+
+    fn unlink(&self, by: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.empty(
+            by,
+            Request::Unlink {
+                parent: inode_of(parent),
+                name: bytes(name),
+            },
+            reply,
+        );
+    }
+
+    fn rmdir(&self, by: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.empty(
+            by,
+            Request::RemoveDir {
+                parent: inode_of(parent),
+                name: bytes(name),
+            },
+            reply,
+        );
+    }
+
+    fn symlink(
+        &self,
+        by: &fuser::Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let target = bytes(target.as_os_str());
+        self.entry(
+            by,
+            Request::Symlink {
+                parent: inode_of(parent),
+                name: bytes(name),
+                target,
+            },
+            reply,
+        );
+    }
+
+    fn rename(
+        &self,
+        by: &fuser::Request,
+        parent: INodeNo,
+        name: &OsStr,
+        to: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let request = Request::Rename {
+            from: inode_of(parent),
+            name: bytes(name),
+            to: inode_of(to),
+            new_name: bytes(new_name),
+            flags: flags.bits(),
+        };
+        self.empty(by, request, reply);
+    }
+
+    fn link(
+        &self,
+        by: &fuser::Request,
+        node: INodeNo,
+        parent: INodeNo,
+        name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let request = Request::Link {
+            inode: inode_of(node),
+            parent: inode_of(parent),
+            name: bytes(name),
+        };
+        self.entry(by, request, reply);
+    }
+
+    fn open(&self, by: &fuser::Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let request = Request::Open {
+            inode: inode_of(node),
+            flags: flags.0,
+        };
+        self.opened(by, request, FopenFlags::FOPEN_KEEP_CACHE, reply);
+    }
+
+    fn read(
+        &self,
+        by: &fuser::Request,
+        node: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.data(
+            by,
+            Request::Read {
+                inode: inode_of(node),
+                offset,
+                size,
+            },
+            reply,
+        );
+    }
+
+    fn write(
+        &self,
+        by: &fuser::Request,
+        node: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        // Through the page cache the kernel sends an FSYNC of its own after a
+        // synchronous write; past it, nobody does.
+        let durable =
+            flags.0 & libc::O_DIRECT != 0 && flags.0 & (libc::O_DSYNC | libc::O_SYNC) != 0;
+        let request = Request::Write {
+            inode: inode_of(node),
+            offset,
+            data: data.into(),
+            kill_priv: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            durable,
+        };
+        self.serve(by, request, |answer| match answer {
+            Ok(Reply::Written(len)) => reply.written(len),
+            Ok(_) => reply.error(Errno::EIO),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn flush(
+        &self,
+        _: &fuser::Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        // Nothing hangs on close(2): writes were answered when recorded.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn release(
+        &self,
+        by: &fuser::Request,
+        node: INodeNo,
+        _: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.empty(
+            by,
+            Request::Release {
+                inode: inode_of(node),
+            },
+            reply,
+        );
+    }
+
+    fn fsync(&self, by: &fuser::Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.empty(by, Request::Sync, reply);
+    }
+
+    fn opendir(&self, by: &fuser::Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        if self.negotiate.no_opendir {
+            // "Don't ask again, and cache what you list."
+            return reply.error(Errno::ENOSYS);
+        }
+        let request = Request::OpenDir {
+            inode: inode_of(node),
+        };
+        self.opened(
+            by,
+            request,
+            FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR,
+            reply,
+        );
+    }
+
+    fn readdir(
+        &self,
+        by: &fuser::Request,
+        node: INodeNo,
+        _: FileHandle,
+        from: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let listed = self
+            .core
+            .list(&self.by(by), inode_of(node), from, false, &mut |entry| {
+                let name = OsStr::from_bytes(entry.name);
+                !reply.add(
+                    node_of(entry.inode),
+                    entry.cookie,
+                    file_type(entry.kind),
+                    name,
+                )
+            });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        by: &fuser::Request,
+        node: INodeNo,
+        _: FileHandle,
+        from: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let listed = self
+            .core
+            .list(&self.by(by), inode_of(node), from, true, &mut |entry| {
+                let name = OsStr::from_bytes(entry.name);
+                let (attr, generation) = match &entry.attr {
+                    Some(attr) => (attributes(attr), generation(attr)),
+                    None => (nothing(), fuser::Generation(0)),
+                };
+                !reply.add(
+                    node_of(entry.inode),
+                    entry.cookie,
+                    name,
+                    &TTL,
+                    &attr,
+                    generation,
+                )
+            });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn releasedir(
+        &self,
+        by: &fuser::Request,
+        node: INodeNo,
+        _: FileHandle,
+        _: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.empty(
+            by,
+            Request::ReleaseDir {
+                inode: inode_of(node),
+            },
+            reply,
+        );
+    }
+
+    fn fsyncdir(&self, by: &fuser::Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.empty(by, Request::Sync, reply);
+    }
+
+    fn statfs(&self, by: &fuser::Request, _: INodeNo, reply: ReplyStatfs) {
+        self.serve(by, Request::Statfs, |answer| match answer {
+            Ok(Reply::Statfs(s)) => reply.statfs(
+                s.blocks,
+                s.free,
+                s.available,
+                s.inodes,
+                s.free_inodes,
+                s.block_size,
+                s.name_max,
+                s.block_size,
+            ),
+            Ok(_) => reply.error(Errno::EIO),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn setxattr(
+        &self,
+        by: &fuser::Request,
+        node: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _: u32,
+        reply: ReplyEmpty,
+    ) {
+        let request = Request::SetXattr {
+            inode: inode_of(node),
+            name: bytes(name),
+            value: value.into(),
+            flags: flags as u32,
+        };
+        self.empty(by, request, reply);
+    }
+
+    fn getxattr(
+        &self,
+        by: &fuser::Request,
+        node: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        self.xattr(
+            by,
+            Request::GetXattr {
+                inode: inode_of(node),
+                name: bytes(name),
+            },
+            size,
+            reply,
+        );
+    }
+
+    fn listxattr(&self, by: &fuser::Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        self.xattr(
+            by,
+            Request::ListXattr {
+                inode: inode_of(node),
+            },
+            size,
+            reply,
+        );
+    }
+
+    fn removexattr(&self, by: &fuser::Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.empty(
+            by,
+            Request::RemoveXattr {
+                inode: inode_of(node),
+                name: bytes(name),
+            },
+            reply,
+        );
+    }
+
+    fn access(&self, by: &fuser::Request, node: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        self.empty(
+            by,
+            Request::Access {
+                inode: inode_of(node),
+                mask: mask.bits() as u32,
+            },
+            reply,
+        );
+    }
+
+    fn create(
+        &self,
+        by: &fuser::Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let request = Request::Create {
+            parent: inode_of(parent),
+            name: bytes(name),
+            mode,
+            umask,
+            flags,
+        };
+        self.serve(by, request, |answer| match answer {
+            Ok(Reply::Created(attr)) => {
+                let flags = FopenFlags::FOPEN_KEEP_CACHE;
+                reply.created(
+                    &TTL,
+                    &attributes(&attr),
+                    generation(&attr),
+                    FileHandle(0),
+                    flags,
+                );
+            }
+            Ok(_) => reply.error(Errno::EIO),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn ioctl(
+        &self,
+        by: &fuser::Request,
+        node: INodeNo,
+        _: FileHandle,
+        _: IoctlFlags,
+        command: u32,
+        _: &[u8],
+        _: u32,
+        reply: ReplyIoctl,
+    ) {
+        // FS_IOC_GETFLAGS, for 32-bit and 64-bit callers: what lsattr shows.
+        if command != 0x8008_6601 && command != 0x8004_6601 {
+            return reply.error(Errno::ENOTTY);
+        }
+        self.serve(
+            by,
+            Request::GetAttr {
+                inode: inode_of(node),
+            },
+            |answer| match answer {
+                Ok(Reply::Attr(attr)) => reply.ioctl(0, &attr.flags.to_ne_bytes()),
+                Ok(_) => reply.error(Errno::EIO),
+                Err(error) => reply.error(errno(&error)),
+            },
+        );
+    }
+
+    fn fallocate(
+        &self,
+        by: &fuser::Request,
+        node: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        len: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        self.empty(
+            by,
+            Request::Fallocate {
+                inode: inode_of(node),
+                mode,
+                offset,
+                len,
+            },
+            reply,
+        );
+    }
+
+    fn lseek(
+        &self,
+        by: &fuser::Request,
+        node: INodeNo,
+        _: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let whence = match whence {
+            libc::SEEK_DATA => Whence::Data,
+            libc::SEEK_HOLE => Whence::Hole,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(offset) = u64::try_from(offset) else {
+            return reply.error(Errno::ENXIO);
+        };
+        self.serve(
+            by,
+            Request::Seek {
+                inode: inode_of(node),
+                offset,
+                whence,
+            },
+            |answer| match answer {
+                Ok(Reply::Offset(at)) => reply.offset(at as i64),
+                Ok(_) => reply.error(Errno::EIO),
+                Err(error) => reply.error(errno(&error)),
+            },
+        );
+    }
+
+    // copy_file_range is left to the kernel, which then reads and writes; so
+    // are locks, which are its own on a file system that nobody else mounts.
+    fn copy_file_range(
+        &self,
+        _: &fuser::Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: u64,
+        _: INodeNo,
+        _: FileHandle,
+        _: u64,
+        _: u64,
+        _: fuser::CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+}
+
+fn bytes(name: &OsStr) -> super::request::Bytes<'_> {
+    name.as_bytes().into()
+}
+
+fn set_time(at: TimeOrNow) -> SetTime {
+    match at {
+        TimeOrNow::Now => SetTime::Now,
+        TimeOrNow::SpecificTime(at) => SetTime::At(time(at)),
+    }
+}

@@ -1,0 +1,338 @@
+//! The requests, served: typed request in, answer out, the answer possibly
+//! later and from another thread.
+//!
+//! A transport (fuser today) decodes, calls [`Core::serve`] with a
+//! continuation, and encodes what that gets. No thread of a transport ever
+//! waits for a disk's sync, for room in the journal or for a checkpoint:
+//!
+//! ```text
+//!   serve ──► perform ──┬─► answered at once
+//!                       ├─► to be durable first: the committer answers
+//!                       └─► no room in the journal: parked, done again after a checkpoint
+//! ```
+
+use std::sync::Arc;
+
+use crate::fs::{Attr, Caller, Done, Error, Fs, Kind, Result};
+use crate::units::{InodeNo, Lsn};
+
+use super::request::{Answer, Reply, Request};
+
+/// The last record's Lsn and the watermarks, as JSON, on the root directory;
+/// not listed.
+pub const STATUS_XATTR: &str = "user.journalfs.status";
+/// The last record's Lsn alone, as decimal digits.
+pub const LSN_XATTR: &str = "user.journalfs.lsn";
+
+/// What the virtual attribute [`STATUS_XATTR`] says.
+pub type Status = Box<dyn Fn() -> String + Send + Sync>;
+
+/// Serves requests on one file system.
+pub struct Core {
+    fs: Arc<Fs>,
+    /// Answer changes only when they are durable (`-o sync`).
+    sync: bool,
+    status: Status,
+}
+
+/// An entry of a directory, for a transport's buffer.
+pub struct Entry<'a> {
+    /// Where to go on after it.
+    pub cookie: u64,
+    /// Its name.
+    pub name: &'a [u8],
+    /// What it is.
+    pub inode: InodeNo,
+    /// Its type.
+    pub kind: Kind,
+    /// Its attributes, if they were asked for (never for `.` and `..`).
+    pub attr: Option<Attr>,
+}
+
+/// An answer, and the record that must be durable before it may go out.
+struct Performed {
+    reply: Reply,
+    after: Option<Lsn>,
+}
+
+impl Core {
+    /// Over an open file system.
+    pub fn new(fs: Arc<Fs>, sync: bool, status: Status) -> Arc<Self> {
+        Arc::new(Core { fs, sync, status })
+    }
+
+    /// The file system below.
+    pub fn fs(&self) -> &Arc<Fs> {
+        &self.fs
+    }
+
+    /// Serves one request. `answer` is called exactly once, from this thread
+    /// or another.
+    pub fn serve<A>(self: &Arc<Self>, by: Caller, request: Request<'_>, answer: A)
+    where
+        A: FnOnce(Answer) + Send + 'static,
+    {
+        match self.perform(&by, &request) {
+            Ok(Performed { reply, after: None }) => answer(Ok(reply)),
+            Ok(Performed {
+                reply,
+                after: Some(lsn),
+            }) => self.when_durable(lsn, reply, answer),
+            Err(Error::Full) => self.park(by, request.into_owned(), answer),
+            Err(error) => answer(Err(error)),
+        }
+    }
+
+    fn when_durable(&self, lsn: Lsn, reply: Reply, answer: impl FnOnce(Answer) + Send + 'static) {
+        let tell = move |durable: crate::journal::Result<()>| match durable {
+            Ok(()) => answer(Ok(reply)),
+            Err(error) => answer(Err(Error::Journal(error))),
+        };
+        self.fs.journal().when_durable(lsn, Box::new(tell));
+    }
+
+    /// Does the request again when a checkpoint has made room. It has changed
+    /// nothing so far: space is reserved before anything else.
+    fn park<A>(self: &Arc<Self>, by: Caller, request: Request<'static>, answer: A)
+    where
+        A: FnOnce(Answer) + Send + 'static,
+    {
+        let core = self.clone();
+        // Boxed, since a request that is parked again would otherwise be a
+        // closure within a closure of the same type without end.
+        let answer: Box<dyn FnOnce(Answer) + Send> = Box::new(answer);
+        self.fs
+            .journal()
+            .when_room(Box::new(move || core.serve(by, request, answer)));
+    }
+
+    /// The request on the file system: one call each.
+    fn perform(&self, by: &Caller, request: &Request<'_>) -> Result<Performed> {
+        use Request as R;
+        let fs = &self.fs;
+        let reply = match request {
+            R::Lookup { parent, name } => match fs.lookup(by, *parent, name) {
+                Ok(attr) => self.entry(attr),
+                Err(Error::NotFound) => Reply::NoEntry,
+                Err(error) => return Err(error),
+            },
+            R::GetAttr { inode } => Reply::Attr(fs.getattr(*inode)?),
+            R::SetAttr { inode, set } => {
+                return self.done(fs.setattr(by, *inode, set)?, Reply::Attr);
+            }
+            R::ReadLink { inode } => Reply::Bytes(fs.readlink(*inode)?),
+            R::Create {
+                parent,
+                name,
+                mode,
+                umask,
+                ..
+            } => {
+                let created = fs.create(by, *parent, name, perm(*mode), perm(*umask))?;
+                // The creator may open it whatever its mode says.
+                fs.opened(created.value.inode);
+                return self.done(created, |attr| {
+                    self.fs.remember(attr.inode);
+                    Reply::Created(attr)
+                });
+            }
+            R::MakeNode {
+                parent,
+                name,
+                mode,
+                umask,
+                rdev,
+            } => {
+                return self.made(fs.mknod(
+                    by,
+                    *parent,
+                    name,
+                    *mode as u16,
+                    perm(*umask),
+                    *rdev,
+                )?);
+            }
+            R::MakeDir {
+                parent,
+                name,
+                mode,
+                umask,
+            } => {
+                return self.made(fs.mkdir(by, *parent, name, perm(*mode), perm(*umask))?);
+            }
+            R::Symlink {
+                parent,
+                name,
+                target,
+            } => return self.made(fs.symlink(by, *parent, name, target)?),
+            R::Link {
+                inode,
+                parent,
+                name,
+            } => return self.made(fs.link(by, *inode, *parent, name)?),
+            R::Unlink { parent, name } => return self.nothing(fs.unlink(by, *parent, name)?),
+            R::RemoveDir { parent, name } => return self.nothing(fs.rmdir(by, *parent, name)?),
+            R::Rename {
+                from,
+                name,
+                to,
+                new_name,
+                flags,
+            } => {
+                return self.nothing(fs.rename(by, *from, name, *to, new_name, *flags)?);
+            }
+            R::Open { inode, flags } => {
+                return self.done(fs.open(by, *inode, *flags)?, |()| Reply::Opened);
+            }
+            R::Release { inode } => return self.nothing(fs.release(*inode)?),
+            R::OpenDir { inode, .. } => {
+                return self.done(fs.opendir(by, *inode)?, |()| Reply::Opened);
+            }
+            R::ReleaseDir { inode } => return self.nothing(fs.releasedir(*inode)?),
+            R::Read {
+                inode,
+                offset,
+                size,
+            } => Reply::Bytes(fs.read(*inode, *offset, *size)?),
+            R::Write {
+                inode,
+                offset,
+                data,
+                kill_priv,
+                durable,
+            } => {
+                let done = fs.write(by, *inode, *offset, data, *kill_priv)?;
+                let reply = Reply::Written(done.value as u32);
+                return Ok(self.after(done.lsn, reply, *durable));
+            }
+            R::Sync => return Ok(self.after(Some(self.last()), Reply::Done, true)),
+            R::Fallocate {
+                inode,
+                mode,
+                offset,
+                len,
+            } => {
+                return self.nothing(fs.fallocate(by, *inode, *mode, *offset, *len)?);
+            }
+            R::Seek {
+                inode,
+                offset,
+                whence,
+            } => Reply::Offset(fs.seek(*inode, *offset, *whence)?),
+            R::Statfs => Reply::Statfs(fs.statfs()?),
+            R::GetXattr { inode, name } => Reply::Bytes(self.getxattr(by, *inode, name)?),
+            R::ListXattr { inode } => Reply::Bytes(fs.listxattr(by, *inode)?),
+            R::SetXattr { name, .. } | R::RemoveXattr { name, .. } if is_virtual(name) => {
+                return Err(Error::NotPermitted);
+            }
+            R::SetXattr {
+                inode,
+                name,
+                value,
+                flags,
+            } => {
+                return self.nothing(fs.setxattr(by, *inode, name, value, *flags)?);
+            }
+            R::RemoveXattr { inode, name } => {
+                return self.nothing(fs.removexattr(by, *inode, name)?);
+            }
+            R::Access { inode, mask } => {
+                fs.access(by, *inode, *mask)?;
+                Reply::Done
+            }
+            R::Forget { inode, count } => {
+                fs.forget(*inode, *count);
+                Reply::Done
+            }
+        };
+        Ok(Performed { reply, after: None })
+    }
+
+    /// Lists a directory from a cookie on, as far as `add` takes entries (it
+    /// answers whether it took one). With `plus` each brings its attributes
+    /// and counts as looked up.
+    pub fn list(
+        &self,
+        by: &Caller,
+        inode: InodeNo,
+        from: u64,
+        plus: bool,
+        add: &mut dyn FnMut(Entry<'_>) -> bool,
+    ) -> Result<()> {
+        if !plus {
+            return self
+                .fs
+                .readdir(by, inode, from, &mut |cookie, name, inode, kind| {
+                    add(Entry {
+                        cookie,
+                        name,
+                        inode,
+                        kind,
+                        attr: None,
+                    })
+                });
+        }
+        self.fs
+            .readdirplus(by, inode, from, &mut |cookie, name, attr: &Attr| {
+                let named = name != b"." && name != b"..";
+                let entry = Entry {
+                    cookie,
+                    name,
+                    inode: attr.inode,
+                    kind: attr.kind,
+                    attr: Some(*attr),
+                };
+                let taken = add(entry);
+                if taken && named {
+                    self.fs.remember(attr.inode);
+                }
+                taken
+            })
+    }
+
+    fn getxattr(&self, by: &Caller, inode: InodeNo, name: &[u8]) -> Result<Vec<u8>> {
+        match name {
+            _ if inode != InodeNo::ROOT => self.fs.getxattr(by, inode, name),
+            name if name == STATUS_XATTR.as_bytes() => Ok((self.status)().into_bytes()),
+            name if name == LSN_XATTR.as_bytes() => Ok(self.last().to_string().into_bytes()),
+            _ => self.fs.getxattr(by, inode, name),
+        }
+    }
+
+    fn last(&self) -> Lsn {
+        self.fs.journal().watermarks().appended
+    }
+
+    fn entry(&self, attr: Attr) -> Reply {
+        self.fs.remember(attr.inode);
+        Reply::Entry(attr)
+    }
+
+    fn made(&self, done: Done<Attr>) -> Result<Performed> {
+        self.done(done, |attr| self.entry(attr))
+    }
+
+    fn nothing(&self, done: Done<()>) -> Result<Performed> {
+        self.done(done, |()| Reply::Done)
+    }
+
+    fn done<T>(&self, done: Done<T>, reply: impl FnOnce(T) -> Reply) -> Result<Performed> {
+        Ok(self.after(done.lsn, reply(done.value), false))
+    }
+
+    fn after(&self, lsn: Option<Lsn>, reply: Reply, durable: bool) -> Performed {
+        Performed {
+            reply,
+            after: lsn.filter(|_| durable || self.sync),
+        }
+    }
+}
+
+fn is_virtual(name: &[u8]) -> bool {
+    name.starts_with(b"user.journalfs.")
+}
+
+/// Permission bits of a mode.
+fn perm(mode: u32) -> u16 {
+    (mode & 0o7777) as u16
+}

@@ -1,0 +1,178 @@
+//! From answers to what the kernel understands. The only place with errno.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{Errno, FileAttr, FileType, Generation, INodeNo};
+
+use crate::fs::{Attr, Error, Kind};
+use crate::units::{InodeNo, Time};
+
+/// Nobody else changes the image: the kernel may keep what it knows.
+pub const TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// The number that the kernel gets for an error.
+pub fn errno(error: &Error) -> Errno {
+    match error {
+        Error::NotFound => Errno::ENOENT,
+        Error::Exists => Errno::EEXIST,
+        Error::NotDirectory => Errno::ENOTDIR,
+        Error::IsDirectory => Errno::EISDIR,
+        Error::NotEmpty => Errno::ENOTEMPTY,
+        Error::Access => Errno::EACCES,
+        Error::NotPermitted => Errno::EPERM,
+        Error::NoSpace => Errno::ENOSPC,
+        Error::TooBig => Errno::EFBIG,
+        Error::NameTooLong => Errno::ENAMETOOLONG,
+        Error::TooManyLinks => Errno::EMLINK,
+        Error::Invalid => Errno::EINVAL,
+        Error::NoAttribute => Errno::ENODATA,
+        Error::Range => Errno::ERANGE,
+        Error::ValueTooBig => Errno::E2BIG,
+        Error::Unsupported => Errno::ENOTSUP,
+        Error::NoDevice => Errno::ENXIO,
+        Error::Stale => Errno::ESTALE,
+        Error::Busy => Errno::EBUSY,
+        Error::ReadOnly(_) => Errno::EROFS,
+        // Parked, not answered; should one escape, the caller may try again.
+        Error::Full => Errno::EAGAIN,
+        Error::Corrupt(_) | Error::Journal(_) => Errno::EIO,
+    }
+}
+
+/// The kernel's number of an inode: it calls the root 1, ext4 calls it 2 (and
+/// never shows its inode 1, the list of bad blocks).
+pub fn node_of(inode: InodeNo) -> INodeNo {
+    match inode {
+        InodeNo::ROOT => INodeNo::ROOT,
+        other => INodeNo(u64::from(other.0)),
+    }
+}
+
+/// The inode that the kernel means; 0, which nobody has, for nonsense.
+pub fn inode_of(node: INodeNo) -> InodeNo {
+    match node {
+        INodeNo::ROOT => InodeNo::ROOT,
+        INodeNo(2) => InodeNo(0),
+        INodeNo(other) => InodeNo(u32::try_from(other).unwrap_or(0)),
+    }
+}
+
+/// Attributes as the kernel wants them.
+pub fn attributes(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: node_of(attr.inode),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: system_time(attr.atime),
+        mtime: system_time(attr.mtime),
+        ctime: system_time(attr.ctime),
+        crtime: system_time(attr.crtime),
+        kind: file_type(attr.kind),
+        perm: attr.perm,
+        nlink: attr.links,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: attr.rdev,
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+/// "There is no such name, and you may remember that": inode 0.
+pub fn nothing() -> FileAttr {
+    FileAttr {
+        ino: INodeNo(0),
+        size: 0,
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind: FileType::RegularFile,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+        flags: 0,
+    }
+}
+
+/// An inode's generation.
+pub fn generation(attr: &Attr) -> Generation {
+    Generation(u64::from(attr.generation))
+}
+
+/// A kind as the kernel numbers it.
+pub fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::Regular => FileType::RegularFile,
+        Kind::Directory => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::CharDevice => FileType::CharDevice,
+        Kind::BlockDevice => FileType::BlockDevice,
+        Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
+    }
+}
+
+fn system_time(time: Time) -> SystemTime {
+    let nanos = Duration::from_nanos(u64::from(time.nanos));
+    match u64::try_from(time.secs) {
+        Ok(secs) => UNIX_EPOCH + Duration::from_secs(secs) + nanos,
+        Err(_) => UNIX_EPOCH - Duration::from_secs(time.secs.unsigned_abs()) + nanos,
+    }
+}
+
+/// The inverse, for times that the kernel brings. fuser 0.18 turns seconds
+/// before 1970 and nanoseconds around: it hands over −s − n where −s + n is
+/// meant, which is undone here.
+pub fn time(at: SystemTime) -> Time {
+    match at.duration_since(UNIX_EPOCH) {
+        Ok(after) => Time {
+            secs: i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
+            nanos: after.subsec_nanos(),
+        },
+        Err(before) => {
+            let before = before.duration();
+            let secs = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
+            Time {
+                secs: -secs,
+                nanos: before.subsec_nanos(),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_has_two_numbers_and_nobody_else_has_either() {
+        assert_eq!(node_of(InodeNo::ROOT), INodeNo(1));
+        assert_eq!(inode_of(INodeNo(1)), InodeNo::ROOT);
+        assert_eq!(inode_of(INodeNo(2)), InodeNo(0));
+        assert_eq!(inode_of(INodeNo(1 << 40)), InodeNo(0));
+        assert_eq!(inode_of(node_of(InodeNo(11))), InodeNo(11));
+    }
+
+    #[test]
+    fn times_before_1970_keep_their_nanoseconds() {
+        let half_before = Time {
+            secs: -1,
+            nanos: 500_000_000,
+        };
+        let said = system_time(half_before);
+        assert_eq!(
+            UNIX_EPOCH.duration_since(said).unwrap(),
+            Duration::from_millis(500)
+        );
+        // What fuser makes of (-1, 500_000_000) on the way in:
+        assert_eq!(
+            time(UNIX_EPOCH - Duration::new(1, 500_000_000)),
+            half_before
+        );
+    }
+}

@@ -1,0 +1,332 @@
+//! What a transport brings and what it takes back.
+//!
+//! A [`Request`] borrows the transport's buffer; one that has to wait for room
+//! in the journal becomes its own ([`Request::into_owned`]) and leaves the
+//! buffer to the next. A [`Reply`] says nothing of how it is encoded.
+
+use std::borrow::Cow;
+
+use crate::fs::{Attr, Error, SetAttr, Statfs, Whence};
+use crate::units::InodeNo;
+
+/// Bytes of the transport's buffer, or a copy of them.
+pub type Bytes<'a> = Cow<'a, [u8]>;
+
+/// One request, decoded.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)] // the fields are the arguments of the POSIX calls of the same name
+pub enum Request<'a> {
+    Lookup {
+        parent: InodeNo,
+        name: Bytes<'a>,
+    },
+    GetAttr {
+        inode: InodeNo,
+    },
+    SetAttr {
+        inode: InodeNo,
+        set: SetAttr,
+    },
+    ReadLink {
+        inode: InodeNo,
+    },
+    Create {
+        parent: InodeNo,
+        name: Bytes<'a>,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+    },
+    MakeNode {
+        parent: InodeNo,
+        name: Bytes<'a>,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+    },
+    MakeDir {
+        parent: InodeNo,
+        name: Bytes<'a>,
+        mode: u32,
+        umask: u32,
+    },
+    Symlink {
+        parent: InodeNo,
+        name: Bytes<'a>,
+        target: Bytes<'a>,
+    },
+    Link {
+        inode: InodeNo,
+        parent: InodeNo,
+        name: Bytes<'a>,
+    },
+    Unlink {
+        parent: InodeNo,
+        name: Bytes<'a>,
+    },
+    RemoveDir {
+        parent: InodeNo,
+        name: Bytes<'a>,
+    },
+    Rename {
+        from: InodeNo,
+        name: Bytes<'a>,
+        to: InodeNo,
+        new_name: Bytes<'a>,
+        flags: u32,
+    },
+    Open {
+        inode: InodeNo,
+        flags: i32,
+    },
+    Release {
+        inode: InodeNo,
+    },
+    OpenDir {
+        inode: InodeNo,
+    },
+    ReleaseDir {
+        inode: InodeNo,
+    },
+    Read {
+        inode: InodeNo,
+        offset: u64,
+        size: u32,
+    },
+    /// `durable`: the caller is told only when the write is on stable storage.
+    Write {
+        inode: InodeNo,
+        offset: u64,
+        data: Bytes<'a>,
+        kill_priv: bool,
+        durable: bool,
+    },
+    /// fsync, fdatasync and fsyncdir alike: a sync of the journal serves all.
+    Sync,
+    Fallocate {
+        inode: InodeNo,
+        mode: i32,
+        offset: u64,
+        len: u64,
+    },
+    Seek {
+        inode: InodeNo,
+        offset: u64,
+        whence: Whence,
+    },
+    Statfs,
+    GetXattr {
+        inode: InodeNo,
+        name: Bytes<'a>,
+    },
+    ListXattr {
+        inode: InodeNo,
+    },
+    SetXattr {
+        inode: InodeNo,
+        name: Bytes<'a>,
+        value: Bytes<'a>,
+        flags: u32,
+    },
+    RemoveXattr {
+        inode: InodeNo,
+        name: Bytes<'a>,
+    },
+    Access {
+        inode: InodeNo,
+        mask: u32,
+    },
+    /// References that the kernel gives back; its answer goes nowhere.
+    Forget {
+        inode: InodeNo,
+        count: u64,
+    },
+}
+
+/// What a request is answered with, if not with an error.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub enum Reply {
+    /// An inode that the kernel now holds one more reference to.
+    Entry(Attr),
+    /// There is no such name, and the kernel may remember that.
+    NoEntry,
+    Attr(Attr),
+    /// A new file, opened.
+    Created(Attr),
+    Opened,
+    Bytes(Vec<u8>),
+    Written(u32),
+    Offset(u64),
+    Statfs(Statfs),
+    Done,
+}
+
+/// A request's answer.
+pub type Answer = Result<Reply, Error>;
+
+fn own(bytes: Bytes<'_>) -> Bytes<'static> {
+    Cow::Owned(bytes.into_owned())
+}
+
+impl Request<'_> {
+    /// The same, no longer tied to the transport's buffer.
+    pub fn into_owned(self) -> Request<'static> {
+        use Request::*;
+        match self {
+            Lookup { parent, name } => Lookup {
+                parent,
+                name: own(name),
+            },
+            GetAttr { inode } => GetAttr { inode },
+            SetAttr { inode, set } => SetAttr { inode, set },
+            ReadLink { inode } => ReadLink { inode },
+            Create {
+                parent,
+                name,
+                mode,
+                umask,
+                flags,
+            } => Create {
+                parent,
+                name: own(name),
+                mode,
+                umask,
+                flags,
+            },
+            MakeNode {
+                parent,
+                name,
+                mode,
+                umask,
+                rdev,
+            } => MakeNode {
+                parent,
+                name: own(name),
+                mode,
+                umask,
+                rdev,
+            },
+            MakeDir {
+                parent,
+                name,
+                mode,
+                umask,
+            } => MakeDir {
+                parent,
+                name: own(name),
+                mode,
+                umask,
+            },
+            Symlink {
+                parent,
+                name,
+                target,
+            } => Symlink {
+                parent,
+                name: own(name),
+                target: own(target),
+            },
+            Link {
+                inode,
+                parent,
+                name,
+            } => Link {
+                inode,
+                parent,
+                name: own(name),
+            },
+            Unlink { parent, name } => Unlink {
+                parent,
+                name: own(name),
+            },
+            RemoveDir { parent, name } => RemoveDir {
+                parent,
+                name: own(name),
+            },
+            Rename {
+                from,
+                name,
+                to,
+                new_name,
+                flags,
+            } => Rename {
+                from,
+                name: own(name),
+                to,
+                new_name: own(new_name),
+                flags,
+            },
+            Open { inode, flags } => Open { inode, flags },
+            Release { inode } => Release { inode },
+            OpenDir { inode } => OpenDir { inode },
+            ReleaseDir { inode } => ReleaseDir { inode },
+            Read {
+                inode,
+                offset,
+                size,
+            } => Read {
+                inode,
+                offset,
+                size,
+            },
+            Write {
+                inode,
+                offset,
+                data,
+                kill_priv,
+                durable,
+            } => Write {
+                inode,
+                offset,
+                data: own(data),
+                kill_priv,
+                durable,
+            },
+            Sync => Sync,
+            Fallocate {
+                inode,
+                mode,
+                offset,
+                len,
+            } => Fallocate {
+                inode,
+                mode,
+                offset,
+                len,
+            },
+            Seek {
+                inode,
+                offset,
+                whence,
+            } => Seek {
+                inode,
+                offset,
+                whence,
+            },
+            Statfs => Statfs,
+            GetXattr { inode, name } => GetXattr {
+                inode,
+                name: own(name),
+            },
+            ListXattr { inode } => ListXattr { inode },
+            SetXattr {
+                inode,
+                name,
+                value,
+                flags,
+            } => SetXattr {
+                inode,
+                name: own(name),
+                value: own(value),
+                flags,
+            },
+            RemoveXattr { inode, name } => RemoveXattr {
+                inode,
+                name: own(name),
+            },
+            Access { inode, mask } => Access { inode, mask },
+            Forget { inode, count } => Forget { inode, count },
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! One mount, from its INIT to its end.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use fuser::{Config, MountOption, SessionACL};
+use nix::sys::signal::{SigSet, Signal};
+
+use super::adapter::{Adapter, Negotiate};
+use super::core::Core;
+use super::point;
+
+/// How a file system is to be mounted.
+#[derive(Clone, Debug, Default)]
+pub struct MountOptions {
+    /// The image's full path: the source in the mount table.
+    pub source: PathBuf,
+    /// Users other than the one who mounts may enter; the kernel then checks
+    /// permissions and ACLs.
+    pub allow_other: bool,
+    /// The kernel checks permissions.
+    pub default_permissions: bool,
+    /// No changes.
+    pub read_only: bool,
+    /// What the kernel itself minds: `noexec`, `suid`, `noatime`, …
+    pub flags: Vec<MountFlag>,
+    /// Threads that serve requests; 0: as many as there are processors, 2 to 8.
+    pub threads: usize,
+}
+
+/// An option that only the kernel minds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // as mount(8) has them
+pub enum MountFlag {
+    Dev,
+    NoDev,
+    Suid,
+    NoSuid,
+    Exec,
+    NoExec,
+    NoAtime,
+    Sync,
+    DirSync,
+}
+
+impl MountFlag {
+    fn option(self) -> MountOption {
+        match self {
+            MountFlag::Dev => MountOption::Dev,
+            MountFlag::NoDev => MountOption::NoDev,
+            MountFlag::Suid => MountOption::Suid,
+            MountFlag::NoSuid => MountOption::NoSuid,
+            MountFlag::Exec => MountOption::Exec,
+            MountFlag::NoExec => MountOption::NoExec,
+            MountFlag::NoAtime => MountOption::NoAtime,
+            MountFlag::Sync => MountOption::Sync,
+            MountFlag::DirSync => MountOption::DirSync,
+        }
+    }
+}
+
+/// Why a mount did not come about.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The kernel has no FUSE, or this place does not show it.
+    #[error(
+        "/dev/fuse can't be opened ({0}): load the fuse module (modprobe fuse), or pass the device in"
+    )]
+    NoDevice(io::Error),
+    /// An ordinary user needs the helper.
+    #[error("fusermount3 is not installed: an ordinary user mounts through it (package fuse3)")]
+    NoHelper,
+    /// `/etc/fuse.conf` does not let users do this.
+    #[error("allow_other needs the line user_allow_other in /etc/fuse.conf, or root")]
+    AllowOther,
+    /// The kernel or fusermount3 refused.
+    #[error("{} can't be mounted on: {why}", point.display())]
+    Refused {
+        /// The mountpoint.
+        point: PathBuf,
+        /// Their words.
+        why: String,
+    },
+}
+
+/// Whether mounting can work at all, asked before an image is touched.
+pub fn possible() -> Result<(), Error> {
+    fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .map_err(Error::NoDevice)?;
+    if !nix::unistd::geteuid().is_root() && !point::has_fusermount() {
+        return Err(Error::NoHelper);
+    }
+    Ok(())
+}
+
+/// A mounted file system; it answers once [`Session::run`] is called.
+pub struct Session {
+    inner: fuser::Session<Adapter>,
+    point: PathBuf,
+}
+
+impl Session {
+    /// Mounts a core. `point` is a full path to a directory.
+    pub fn mount(core: Arc<Core>, point: &Path, options: &MountOptions) -> Result<Session, Error> {
+        let me = nix::unistd::geteuid();
+        // Without allow_other nobody but the mounting user gets in, and root
+        // may list any directory; a kernel that checks by itself need not ask.
+        let kernel_checks = options.allow_other || options.default_permissions;
+        let negotiate = Negotiate {
+            kernel_acls: options.allow_other,
+            no_opendir: kernel_checks || me.is_root(),
+        };
+        let adapter = Adapter::new(core, negotiate);
+        let inner = fuser::Session::new(adapter, point, &config(options))
+            .map_err(|e| refused(point, options, &e))?;
+        Ok(Session {
+            inner,
+            point: point.to_owned(),
+        })
+    }
+
+    /// Serves until it is unmounted, by whomever: `umount`, or a SIGTERM or
+    /// SIGINT to this process, which unmounts and lets running programs end.
+    pub fn run(self) -> io::Result<()> {
+        let Session { inner, point } = self;
+        unmount_on_signals(point)?;
+        inner.run()
+    }
+}
+
+fn config(options: &MountOptions) -> Config {
+    let mut config = Config::default();
+    // Root's mount(2) takes the name as it is; fusermount3 splits at commas.
+    let name = match nix::unistd::geteuid().is_root() {
+        true => options.source.to_string_lossy().into_owned(),
+        false => point::escape_commas(&options.source),
+    };
+    let mut mount = vec![
+        MountOption::FSName(name), // Not Subtype: fuser leaves that out where it calls mount(2) itself.
+        MountOption::CUSTOM("subtype=journalfs".to_owned()),
+    ];
+    mount.push(if options.read_only {
+        MountOption::RO
+    } else {
+        MountOption::RW
+    });
+    if options.default_permissions || options.allow_other {
+        mount.push(MountOption::DefaultPermissions);
+    }
+    mount.extend(options.flags.iter().map(|flag| flag.option()));
+    config.mount_options = mount;
+    config.acl = if options.allow_other {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
+    let threads = match options.threads {
+        0 => thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8)),
+        n => n,
+    };
+    config.n_threads = Some(threads);
+    config.clone_fd = threads > 1;
+    config
+}
+
+fn refused(point: &Path, options: &MountOptions, error: &io::Error) -> Error {
+    let words = error.to_string();
+    if options.allow_other && words.contains("user_allow_other") {
+        return Error::AllowOther;
+    }
+    let why = words
+        .trim()
+        .trim_start_matches("fusermount3: ")
+        .replace('\n', "; ");
+    Error::Refused {
+        point: point.to_owned(),
+        why,
+    }
+}
+
+/// Blocks the two signals in this thread and all that it starts from now on.
+/// Called before any thread exists, so that no thread dies of them.
+pub fn block_signals() -> io::Result<()> {
+    Ok(signals().thread_block()?)
+}
+
+fn signals() -> SigSet {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGTERM);
+    set.add(Signal::SIGINT);
+    set.add(Signal::SIGHUP);
+    set
+}
+
+/// The first signal unmounts; while programs hold files open the mount only
+/// leaves the tree, and ends with the last of them. A second signal cuts them
+/// off.
+fn unmount_on_signals(point: PathBuf) -> io::Result<()> {
+    let wait = move || {
+        for round in 0.. {
+            let Ok(signal) = signals().wait() else { return };
+            log::info!("{}: unmounting on {signal}", point.display());
+            let done = match round {
+                0 => point::unmount(&point, false).or_else(|_| point::unmount(&point, true)),
+                _ => abort(&point),
+            };
+            if let Err(error) = done {
+                log::warn!("{error}");
+            }
+        }
+    };
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(wait)?;
+    Ok(())
+}
+
+fn abort(point: &Path) -> Result<(), point::Error> {
+    match nix::mount::umount2(point, nix::mount::MntFlags::MNT_FORCE) {
+        Ok(()) => Ok(()),
+        Err(_) => point::unmount(point, true),
+    }
+}
