@@ -1,6 +1,138 @@
-//! The command line: one file a subcommand.
+//! The command line: one file a subcommand; arguments → one library call →
+//! print.
+//!
+//! Errors are one line on standard error: `journalfs: ` what, where, and what
+//! to do. Exit codes are those of mount(8) and fsck(8), as far as they have
+//! one for the case (see [`Failure`]).
+
+use std::fmt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod background;
+mod check;
+mod detach;
+mod mkfs;
+mod mount;
+mod open;
+mod options;
+mod place;
+mod recover;
+mod runtime;
+mod size;
+mod status;
+mod umount;
+
+/// Mounts ext4 images with every change journaled before it reaches the image.
+#[derive(Parser)]
+#[command(name = "journalfs", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Mkfs(mkfs::Args),
+    Mount(mount::Args),
+    Umount(umount::Args),
+    Recover(recover::Args),
+    Check(check::Args),
+    Status(status::Args),
+    Detach(detach::Args),
+}
+
+/// Why a command failed: one line, and an exit code.
+#[derive(Debug)]
+pub struct Failure {
+    code: u8,
+    line: String,
+}
+
+/// A command's result: its exit code, 0 if all is well.
+type Outcome = Result<u8, Failure>;
+
+impl Failure {
+    /// Wrong arguments: 1 as in mount(8).
+    fn usage(line: impl fmt::Display) -> Self {
+        Self::with_code(1, line)
+    }
+    /// The host does not let us (no /dev/fuse, no memory): 2 as in mount(8).
+    fn system(line: impl fmt::Display) -> Self {
+        Self::with_code(2, line)
+    }
+    /// It can't be mounted (or unmounted, recovered, made): 32 as in mount(8).
+    fn refused(line: impl fmt::Display) -> Self {
+        Self::with_code(32, line)
+    }
+    /// It can't be checked: 8 as in fsck(8).
+    fn unchecked(line: impl fmt::Display) -> Self {
+        Self::with_code(8, line)
+    }
+
+    fn with_code(code: u8, line: impl fmt::Display) -> Self {
+        // Always one line, whoever worded it.
+        let line = line
+            .to_string()
+            .split(['\n', '\r'])
+            .map(str::trim)
+            .collect::<Vec<_>>()
+            .join(" ");
+        Failure {
+            code,
+            line: line.trim().to_owned(),
+        }
+    }
+}
+
+/// An image's or a mountpoint's name in front of what is wrong with it.
+fn at(path: &Path, what: impl fmt::Display) -> String {
+    format!("{}: {what}", path.display())
+}
 
 /// Parses the arguments, runs the subcommand, gives the exit code.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 1 } else { 0 });
+        }
+    };
+    log_to_stderr();
+    let outcome = match cli.command {
+        Command::Mkfs(args) => mkfs::run(&args),
+        Command::Mount(args) => mount::run(&args),
+        Command::Umount(args) => umount::run(&args),
+        Command::Recover(args) => recover::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Detach(args) => detach::run(&args),
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            eprintln!("journalfs: {}", failure.line);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Warnings only, unless `RUST_LOG` asks for more. fuser complains of replies
+/// that nobody waits for any more when a mount ends: not of interest.
+fn log_to_stderr() {
+    let filter = env_logger::Env::default().default_filter_or("warn,fuser=off");
+    let _ = env_logger::Builder::from_env(filter)
+        .format(|out, record| {
+            use std::io::Write;
+            writeln!(
+                out,
+                "journalfs: {}: {}",
+                record.level().as_str().to_lowercase(),
+                record.args()
+            )
+        })
+        .try_init();
 }

@@ -1,0 +1,89 @@
+//! `journalfs check`.
+
+use std::path::PathBuf;
+
+use crate::check;
+
+use super::place::Place;
+use super::{Failure, Outcome, at};
+
+/// Reads every frame of the journal and walks the image; changes nothing. An
+/// image that lags behind its journal is judged as recovery would leave it.
+///
+/// Exit codes are those of fsck(8): 0 clean, 4 errors found, 8 could not check.
+#[derive(clap::Args)]
+pub struct Args {
+    /// One JSON object with stable keys
+    #[arg(long)]
+    json: bool,
+    /// The journal's folder, instead of IMAGE.journal
+    #[arg(long, value_name = "DIR")]
+    journal: Option<PathBuf>,
+    /// The image
+    image: PathBuf,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Outcome {
+    let unchecked = |failure: Failure| Failure::unchecked(failure.line);
+    let place = Place::find(&args.image, args.journal.as_deref()).map_err(unchecked)?;
+    if place
+        .is_in_use()
+        .map_err(|e| Failure::unchecked(at(&place.image, e)))?
+    {
+        return Err(Failure::unchecked(at(
+            &place.image,
+            "is in use: unmount it first (journalfs umount DIR)",
+        )));
+    }
+    let report = check::check_host(&place.image, &place.journal);
+    match args.json {
+        true => println!(
+            "{}",
+            serde_json::to_string(&report).map_err(Failure::unchecked)?
+        ),
+        false => print_text(&place, &report),
+    }
+    Ok(report.exit_code())
+}
+
+fn print_text(place: &Place, report: &check::Report) {
+    for finding in &report.findings {
+        println!("{}: {finding}", place.image.display());
+    }
+    if report.suppressed > 0 {
+        println!(
+            "{}: and {} findings more",
+            place.image.display(),
+            report.suppressed
+        );
+    }
+    let counts = &report.counts;
+    let verdict = match report.verdict() {
+        check::Verdict::Clean => "clean",
+        check::Verdict::Errors => "errors",
+        check::Verdict::Unchecked => "could not be checked",
+    };
+    println!(
+        "{}: {verdict}: {}/{} inodes, {}/{} blocks of {} bytes, {} directories",
+        place.image.display(),
+        counts.inodes_used,
+        counts.inodes,
+        counts.blocks_used,
+        counts.blocks,
+        counts.block_size,
+        counts.directories,
+    );
+    if let Some(journal) = &report.journal {
+        println!(
+            "{}: {}: {} frames in {} segments, records to {}, durable to {}, in the image to {}",
+            place.journal.display(),
+            journal.verdict,
+            journal.frames,
+            journal.segments,
+            journal.last,
+            journal.durable,
+            journal.installed,
+        );
+    }
+}

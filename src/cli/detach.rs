@@ -1,0 +1,44 @@
+//! `journalfs detach`.
+
+use std::path::PathBuf;
+
+use crate::device::Disk;
+use crate::ext4::superblock::{OFFSET, SIZE};
+use crate::fs::guard::{self, Standing};
+
+use super::place::Place;
+use super::{Failure, Outcome, at};
+
+/// Gives up the journal deliberately: clears the image's guard. What the
+/// image lacks is lost; run e2fsck -f on it afterwards.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The image
+    image: PathBuf,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Outcome {
+    let place = Place::find(&args.image, None)?;
+    let (_lock, disk) = place.seize_image()?;
+    let failed = |e: std::io::Error| Failure::refused(at(&place.image, e));
+    let mut raw = [0; SIZE];
+    disk.read_at(&mut raw, OFFSET).map_err(failed)?;
+    match guard::standing(&raw) {
+        Standing::Guarded(_) => {}
+        _ => {
+            return Err(Failure::refused(at(
+                &place.image,
+                "carries no guard: there is nothing to detach",
+            )));
+        }
+    }
+    disk.write_at(&guard::give_up(&raw), OFFSET)
+        .map_err(failed)?;
+    disk.sync().map_err(failed)?;
+    println!(
+        "{}: detached from its journal: run e2fsck -f on it now",
+        place.image.display()
+    );
+    Ok(0)
+}

@@ -1,0 +1,190 @@
+//! `journalfs mount`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::fuse::session::{self, MountFlag};
+use crate::fuse::{Core, MountOptions, Session, point};
+
+use super::open::Opened;
+use super::options::Options;
+use super::place::Place;
+use super::runtime::Runtime;
+use super::status::Live;
+use super::{Failure, Outcome, at, background, mkfs, size};
+
+/// Mounts an image; every change is journaled before it reaches the image.
+///
+/// Goes into the background once the file system answers, and prints nothing
+/// then. Warnings of the daemon go to daemon.log in the journal's folder.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Options, separated by commas: ro, rw, relatime, noatime, strictatime,
+    /// commit=SECONDS, sync, dirsync, errors=remount-ro, allow_other,
+    /// default_permissions, fakeroot, threads=N, cache_size=SIZE,
+    /// journal_size=SIZE, [no]dev, [no]suid, [no]exec
+    #[arg(short = 'o', value_name = "OPT,…", verbatim_doc_comment)]
+    options: Vec<String>,
+    /// Stay in the foreground, and log to standard error
+    #[arg(short, long)]
+    foreground: bool,
+    /// The same as -o ro: nothing is written, a lagging image is replayed in memory
+    #[arg(long)]
+    read_only: bool,
+    /// The journal's folder, instead of IMAGE.journal
+    #[arg(long, value_name = "DIR")]
+    journal: Option<PathBuf>,
+    /// Make the image first
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    create: Option<u64>,
+    #[arg(long, hide = true)]
+    in_background: bool,
+    /// An ext4 image: a file or a block device
+    image: PathBuf,
+    /// Where to mount it
+    dir: PathBuf,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Outcome {
+    let options = args.options()?;
+    match (args.foreground, args.in_background) {
+        (true, _) => serve(args, &options, || Ok(())),
+        (false, false) => background::start(),
+        (false, true) => Ok(in_background(args, &options)),
+    }
+}
+
+/// The daemon: what goes wrong before it is ready is told to the process that
+/// waits for it, later errors go to the log.
+fn in_background(args: &Args, options: &Options) -> u8 {
+    background::enter();
+    let mut ready = false;
+    let outcome = serve(args, options, || {
+        ready = true;
+        let place = Place::find(&args.image, args.journal.as_deref())?;
+        background::tell_ready(&place.journal.join("daemon.log")).map_err(|e| Failure::system(e))
+    });
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => {
+            match ready {
+                true => log::error!("{}", failure.line),
+                false => background::tell_failure(&failure),
+            }
+            failure.code
+        }
+    }
+}
+
+impl Args {
+    fn options(&self) -> Result<Options, Failure> {
+        let mut options = Options::parse(self.options.iter().map(String::as_str))?;
+        options.read_only |= self.read_only;
+        if self.create.is_some() && options.read_only {
+            return Err(Failure::usage(
+                "--create: an image made to be mounted read-only would stay empty: drop one of both",
+            ));
+        }
+        Ok(options)
+    }
+}
+
+/// Mounts, serves until unmounted, and closes the image.
+fn serve(args: &Args, options: &Options, ready: impl FnOnce() -> Result<(), Failure>) -> Outcome {
+    // Before any thread, so that signals come to the one that waits for them.
+    session::block_signals().map_err(Failure::system)?;
+    session::possible().map_err(Failure::system)?;
+    let point = point::prepare(&args.dir).map_err(|e| Failure::refused(unusable(&e)))?;
+    if let Some(size) = args.create {
+        mkfs::create(&args.image, size)?;
+    }
+    let place = Place::find(&args.image, args.journal.as_deref())?;
+    place.must_be_outside(&point)?;
+    let opened = Opened::open(&place, options, point.as_os_str().as_encoded_bytes())?;
+    let runtime = runtime(&place, &point, options, &opened);
+    let core = core(&place, &point, options, &opened);
+    let session = match Session::mount(core, &point, &mount_options(&place, options)) {
+        Ok(session) => session,
+        Err(error) => {
+            let code = if matches!(
+                error,
+                session::Error::NoDevice(_) | session::Error::NoHelper
+            ) {
+                2
+            } else {
+                32
+            };
+            opened.close()?;
+            return Err(Failure::with_code(code, error));
+        }
+    };
+    if !options.read_only {
+        runtime.write(&place.journal);
+    }
+    ready()?;
+    let served = session.run();
+    let closed = opened.close();
+    if let Err(failure) = &closed {
+        Runtime {
+            error: Some(failure.line.clone()),
+            ..runtime
+        }
+        .write(&place.journal);
+    }
+    closed?;
+    served
+        .map(|()| 0)
+        .map_err(|e| Failure::refused(at(&point, e)))
+}
+
+fn unusable(error: &point::Error) -> String {
+    match error {
+        point::Error::Unreachable { source, .. }
+            if source.kind() == std::io::ErrorKind::NotFound =>
+        {
+            format!("{error}: make the mountpoint first (mkdir)")
+        }
+        point::Error::NotDirectory(_) => {
+            format!("{error}: a file system is mounted on a directory")
+        }
+        other => other.to_string(),
+    }
+}
+
+fn runtime(place: &Place, point: &Path, options: &Options, opened: &Opened) -> Runtime {
+    Runtime {
+        pid: std::process::id(),
+        image: place.image.clone(),
+        mountpoint: point.to_owned(),
+        read_only: options.read_only,
+        recovery: Some(opened.recovery().clone()),
+        error: None,
+    }
+}
+
+fn core(place: &Place, point: &Path, options: &Options, opened: &Opened) -> Arc<Core> {
+    let fs = opened.fs().clone();
+    let (place, point, read_only) = (place.clone(), point.to_owned(), options.read_only);
+    let (journal, recovery) = (fs.journal().clone(), opened.recovery().clone());
+    let status = move || Live::of(&journal, &place, &point, read_only, &recovery).to_json();
+    Core::new(fs, options.sync, Box::new(status))
+}
+
+fn mount_options(place: &Place, options: &Options) -> MountOptions {
+    let mut flags = options.flags.clone();
+    if options.sync {
+        flags.push(MountFlag::Sync);
+    }
+    if options.atime == crate::fs::Atime::Noatime {
+        flags.push(MountFlag::NoAtime);
+    }
+    MountOptions {
+        source: place.image.clone(),
+        allow_other: options.allow_other,
+        default_permissions: options.default_permissions,
+        read_only: options.read_only,
+        flags,
+        threads: options.threads,
+    }
+}

@@ -1,0 +1,148 @@
+//! Opening an image on the host: locks, journal, recovery; and closing it.
+
+use std::sync::Arc;
+
+use crate::device::Disk;
+use crate::device::host::{Access, HostDir, HostDisk};
+use crate::ext4::superblock::{OFFSET, SIZE};
+use crate::fs::guard::{self, Standing};
+use crate::fs::mount::{self, Course, Mounted};
+use crate::fs::{self, Fs};
+use crate::log::{Survey, Verdict};
+
+use super::options::Options;
+use super::place::Place;
+use super::runtime::Recovery;
+use super::{Failure, at};
+
+/// An open image; close it to leave an ordinary one.
+pub struct Opened {
+    mounted: Mounted,
+    recovery: Recovery,
+    place: Place,
+}
+
+impl Opened {
+    /// Locks an image and its journal, and replays what is needed.
+    pub fn open(place: &Place, wish: &Options, point: &[u8]) -> Result<Opened, Failure> {
+        let refused = |error: mount::Error| place.refused(&error);
+        let opened = mount::open_host(&place.image, Some(&place.journal), options(wish, point))
+            .map_err(refused)?;
+        let recovery = recovery(&opened);
+        if !recovery.dropped.is_empty() {
+            log::warn!("{}: {}", place.image.display(), recovery.dropped);
+        }
+        let mut mounted = opened.mount().map_err(refused)?;
+        mounted.start_background().map_err(refused)?;
+        Ok(Opened {
+            mounted,
+            recovery,
+            place: place.clone(),
+        })
+    }
+
+    /// The file system.
+    pub fn fs(&self) -> &Arc<Fs> {
+        self.mounted.fs()
+    }
+
+    /// What was found and done.
+    pub fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
+    /// Brings everything home and takes the guard off.
+    pub fn close(self) -> Result<(), Failure> {
+        let image = self.place.image;
+        self.mounted.close().map_err(|e| {
+            let image = image.display();
+            Failure::refused(format!(
+                "{image}: the image still lags behind its journal: {e}: journalfs recover {image}"
+            ))
+        })
+    }
+}
+
+fn options(wish: &Options, point: &[u8]) -> mount::Options {
+    let usual = mount::Options::default();
+    // Eight segments, as the journal cuts its usual size too.
+    let segment = wish
+        .journal_size
+        .map(|size| (size / 8).clamp(1 << 20, 1 << 30) & !4095);
+    mount::Options {
+        fs: fs::Options {
+            access: wish.access(),
+            atime: wish.atime,
+            read_only: wish.read_only,
+        },
+        point: point.to_vec(),
+        segment_size: segment,
+        segments: wish
+            .journal_size
+            .zip(segment)
+            .map(|(size, segment)| (size / segment).max(4) as u32),
+        cache_size: wish
+            .cache_size
+            .map_or(usual.cache_size, |size| size as usize),
+        commit_seconds: wish.commit.unwrap_or(usual.commit_seconds),
+        ..usual
+    }
+}
+
+fn recovery(opened: &mount::Opened) -> Recovery {
+    let report = opened.report();
+    let mut said = Recovery {
+        verdict: "clean".to_owned(),
+        last: report.last.0,
+        durable: report.durable.0,
+        home: report.home.0,
+        operations: if opened.course() == Course::Recover {
+            report.operations
+        } else {
+            0
+        },
+        dropped: String::new(),
+    };
+    match &report.verdict {
+        Verdict::Torn { first, dropped } if opened.course() == Course::Recover => {
+            said.verdict = "torn".to_owned();
+            said.dropped = format!(
+                "the journal was cut at record {} ({}, {} at {}); {dropped} later frames dropped, none of them synced",
+                first.lsn, first.why, first.segment, first.offset
+            );
+        }
+        Verdict::Corrupt(_) => said.verdict = "corrupt".to_owned(),
+        _ => {}
+    }
+    said
+}
+
+/// Whether stock tools are kept off an image: it lags behind its journal.
+pub fn is_guarded(place: &Place) -> Result<bool, Failure> {
+    let disk = HostDisk::open(&place.image, Access::Read)
+        .map_err(|e| Failure::refused(at(&place.image, e)))?;
+    Ok(matches!(standing(place, &disk)?, Standing::Guarded(_)))
+}
+
+fn standing(place: &Place, disk: &dyn Disk) -> Result<Standing, Failure> {
+    let mut raw = [0; SIZE];
+    match disk.read_at(&mut raw, OFFSET) {
+        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+            Err(Failure::refused(at(&place.image, "is not an ext4 image")))
+        }
+        Err(e) => Err(Failure::refused(at(&place.image, e))),
+        Ok(()) => Ok(guard::standing(&raw)),
+    }
+}
+
+/// What the journal's folder holds, if there is one; reads only.
+pub fn survey(place: &Place) -> Result<Option<Survey>, Failure> {
+    let dir = match HostDir::open(&place.journal) {
+        Ok(dir) => dir,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Failure::refused(format!("journal: {e}"))),
+    };
+    Survey::read(Arc::new(dir))
+        .map(Some)
+        .map_err(|e| Failure::refused(at(&place.journal, e)))
+}

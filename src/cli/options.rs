@@ -1,0 +1,165 @@
+//! `-o` options, with the meaning that ext4's users know.
+
+use crate::fs::{Access, Atime};
+use crate::fuse::session::MountFlag;
+
+use super::{Failure, size};
+
+/// What `-o` (and `--read-only`) asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    pub read_only: bool,
+    pub atime: Atime,
+    /// Every change is durable when it is answered.
+    pub sync: bool,
+    /// Seconds between background syncs.
+    pub commit: Option<u32>,
+    pub allow_other: bool,
+    pub default_permissions: bool,
+    pub fakeroot: bool,
+    pub threads: usize,
+    pub cache_size: Option<u64>,
+    pub journal_size: Option<u64>,
+    /// What only the kernel minds.
+    pub flags: Vec<MountFlag>,
+}
+
+impl Options {
+    /// Reads lists as in `-o ro,commit=10`; a later option overrides an
+    /// earlier one.
+    pub fn parse<'a>(lists: impl IntoIterator<Item = &'a str>) -> Result<Options, Failure> {
+        let mut options = Options::default();
+        for option in lists.into_iter().flat_map(|list| list.split(',')) {
+            options.set(option)?;
+        }
+        Ok(options)
+    }
+
+    fn set(&mut self, option: &str) -> Result<(), Failure> {
+        let (name, value) = match option.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (option, None),
+        };
+        match (name, value) {
+            ("", None)
+            | (
+                "defaults" | "async" | "_netdev" | "nofail" | "auto" | "noauto" | "user" | "nouser",
+                None,
+            ) => {}
+            ("ro", None) => self.read_only = true,
+            ("rw", None) => self.read_only = false,
+            ("relatime", None) => self.atime = Atime::Relatime,
+            ("noatime", None) => self.atime = Atime::Noatime,
+            ("strictatime", None) => self.atime = Atime::Strict,
+            ("nodiratime" | "diratime", None) => {} // reading a directory never notes a time
+            ("sync", None) => self.sync = true,
+            ("dirsync", None) => self.flag(MountFlag::DirSync, MountFlag::DirSync),
+            ("allow_other", None) => self.allow_other = true,
+            ("default_permissions", None) => self.default_permissions = true,
+            ("fakeroot", None) => self.fakeroot = true,
+            ("dev", None) => self.flag(MountFlag::Dev, MountFlag::NoDev),
+            ("nodev", None) => self.flag(MountFlag::NoDev, MountFlag::Dev),
+            ("suid", None) => self.flag(MountFlag::Suid, MountFlag::NoSuid),
+            ("nosuid", None) => self.flag(MountFlag::NoSuid, MountFlag::Suid),
+            ("exec", None) => self.flag(MountFlag::Exec, MountFlag::NoExec),
+            ("noexec", None) => self.flag(MountFlag::NoExec, MountFlag::Exec),
+            ("commit", Some(value)) => self.commit = Some(number(option, value, 1, 3600)? as u32),
+            ("threads", Some(value)) => self.threads = number(option, value, 1, 64)? as usize,
+            ("cache_size", Some(value)) => self.cache_size = Some(bytes(option, value, 4 << 20)?),
+            ("journal_size", Some(value)) => {
+                self.journal_size = Some(bytes(option, value, 8 << 20)?)
+            }
+            // What we do in any case after an error.
+            ("errors", Some("remount-ro")) => {}
+            ("errors", Some("continue" | "panic")) => {
+                return Err(Failure::usage(format!(
+                    "-o {option}: not supported: after an error the mount always turns read-only (errors=remount-ro)"
+                )));
+            }
+            ("discard", None) => {
+                return Err(Failure::usage(
+                    "-o discard: not supported yet: leave it out",
+                ));
+            }
+            ("nodiscard", None) => {}
+            _ => {
+                return Err(Failure::usage(format!(
+                    "-o {option}: unknown option: see journalfs mount --help for those that there are"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn flag(&mut self, flag: MountFlag, instead_of: MountFlag) {
+        self.flags
+            .retain(|other| *other != flag && *other != instead_of);
+        self.flags.push(flag);
+    }
+
+    /// Who checks permissions. Only the kernel can tell several users apart
+    /// on every path; alone, we check what it asks for.
+    pub fn access(&self) -> Access {
+        match (self.fakeroot, self.allow_other || self.default_permissions) {
+            (true, _) => Access::Fakeroot,
+            (false, true) => Access::Kernel,
+            (false, false) => Access::Check,
+        }
+    }
+}
+
+fn number(option: &str, value: &str, least: u64, most: u64) -> Result<u64, Failure> {
+    match value.parse() {
+        Ok(n) if (least..=most).contains(&n) => Ok(n),
+        _ => Err(Failure::usage(format!(
+            "-o {option}: want a number from {least} to {most}"
+        ))),
+    }
+}
+
+fn bytes(option: &str, value: &str, least: u64) -> Result<u64, Failure> {
+    match size::parse(value) {
+        Ok(n) if n >= least => Ok(n),
+        Ok(_) => Err(Failure::usage(format!(
+            "-o {option}: want at least {}M",
+            least >> 20
+        ))),
+        Err(why) => Err(Failure::usage(format!("-o {option}: {why}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_mean_what_ext4_users_know() {
+        let options =
+            Options::parse(["ro,noatime,commit=30", "nosuid,suid,rw,allow_other"]).unwrap();
+        assert!(!options.read_only && options.allow_other);
+        assert_eq!(options.atime, Atime::Noatime);
+        assert_eq!(options.commit, Some(30));
+        assert_eq!(options.flags, [MountFlag::Suid]);
+        assert_eq!(options.access(), Access::Kernel);
+        assert_eq!(Options::parse([""]).unwrap(), Options::default());
+        assert_eq!(Options::default().access(), Access::Check);
+    }
+
+    #[test]
+    fn an_unknown_or_wrong_option_is_named() {
+        for wrong in [
+            "nosuch",
+            "commit=0",
+            "commit",
+            "threads=x",
+            "errors=panic",
+            "discard",
+            "cache_size=1",
+        ] {
+            let failure = Options::parse([wrong]).unwrap_err();
+            assert_eq!(failure.code, 1);
+            assert!(failure.line.contains(wrong), "{}", failure.line);
+            assert!(!failure.line.contains('\n'));
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! `journalfs recover`: what a mount does first, without mounting.
+
+use std::path::PathBuf;
+
+use super::Outcome;
+use super::open::Opened;
+use super::options::Options;
+use super::place::Place;
+use super::runtime::Runtime;
+
+/// Replays the journal without mounting: afterwards the image is an ordinary
+/// ext4 file system.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The journal's folder, instead of IMAGE.journal
+    #[arg(long, value_name = "DIR")]
+    journal: Option<PathBuf>,
+    /// The image
+    image: PathBuf,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Outcome {
+    let place = Place::find(&args.image, args.journal.as_deref())?;
+    let opened = Opened::open(&place, &Options::default(), b"")?;
+    let recovery = opened.recovery().clone();
+    opened.close()?;
+    println!("{}: {}", place.image.display(), recovery.text());
+    Runtime {
+        image: place.image.clone(),
+        recovery: Some(recovery),
+        ..Runtime::default()
+    }
+    .write(&place.journal);
+    Ok(0)
+}

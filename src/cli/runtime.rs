@@ -1,0 +1,60 @@
+//! What a daemon leaves beside its journal for others to read: who it is, what
+//! its recovery found, and why its unmount failed, if it did. A convenience:
+//! nothing depends on it being there or being true.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+const NAME: &str = "daemon.json";
+
+/// The file's contents.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Runtime {
+    pub pid: u32,
+    pub image: PathBuf,
+    pub mountpoint: PathBuf,
+    pub read_only: bool,
+    /// What was found and done when the image was opened.
+    pub recovery: Option<Recovery>,
+    /// Why the last unmount left the image guarded.
+    pub error: Option<String>,
+}
+
+/// A recovery's outcome.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Recovery {
+    /// `clean` or `torn`.
+    pub verdict: String,
+    /// The last record that was kept.
+    pub last: u64,
+    /// The last record known durable.
+    pub durable: u64,
+    /// All up to here was home already.
+    pub home: u64,
+    /// Operations that were replayed.
+    pub operations: u64,
+    /// What was dropped behind the last record, in words; empty if nothing.
+    pub dropped: String,
+}
+
+impl Runtime {
+    /// Reads what a journal's last daemon said.
+    pub fn read(journal: &Path) -> Option<Runtime> {
+        serde_json::from_slice(&fs::read(journal.join(NAME)).ok()?).ok()
+    }
+
+    /// Says it. Failing to is no reason to fail.
+    pub fn write(&self, journal: &Path) {
+        let text = serde_json::to_string(self).unwrap_or_default();
+        let temporary = journal.join("daemon.json.new");
+        let written = fs::write(&temporary, text + "\n")
+            .and_then(|()| fs::rename(&temporary, journal.join(NAME)));
+        if let Err(error) = written {
+            log::warn!("{}: {error}", journal.join(NAME).display());
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! `journalfs status`.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::fuse::core::STATUS_XATTR;
+use crate::fuse::point;
+use crate::journal::Journal;
+use crate::log::{Survey, Verdict};
+
+use super::place::Place;
+use super::runtime::{Recovery, Runtime};
+use super::{Failure, Outcome, at, open};
+
+/// Says whether an image is mounted, how far it lags behind its journal, and
+/// what the last recovery found.
+#[derive(clap::Args)]
+pub struct Args {
+    /// One JSON object with stable keys
+    #[arg(long)]
+    json: bool,
+    /// The journal's folder, instead of IMAGE.journal
+    #[arg(long, value_name = "DIR")]
+    journal: Option<PathBuf>,
+    /// An image, or the directory on which it is mounted
+    #[arg(value_name = "IMAGE|DIR")]
+    target: PathBuf,
+}
+
+/// What a live mount says of itself, through the virtual attribute of its
+/// root directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Live {
+    pub pid: u32,
+    pub image: PathBuf,
+    pub journal: PathBuf,
+    pub mountpoint: PathBuf,
+    pub read_only: bool,
+    /// The last record.
+    pub appended: u64,
+    /// All up to here is in the host's cache: `kill -9` can't take it.
+    pub written: u64,
+    /// All up to here is on stable storage.
+    pub durable: u64,
+    /// All up to here is in the image.
+    pub checkpoint: u64,
+    pub segments: u64,
+    pub journal_bytes: u64,
+    pub recovery: Option<Recovery>,
+}
+
+/// Everything that the command says.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Status {
+    image: PathBuf,
+    journal: PathBuf,
+    mounted: bool,
+    mountpoint: Option<PathBuf>,
+    pid: Option<u32>,
+    read_only: Option<bool>,
+    /// Whether stock tools are kept off: the image lags behind its journal.
+    guarded: Option<bool>,
+    checkpoint: Option<u64>,
+    durable: Option<u64>,
+    written: Option<u64>,
+    appended: Option<u64>,
+    /// Records that are not yet in the image.
+    lag: Option<u64>,
+    epoch: Option<u32>,
+    verdict: Option<String>,
+    segments: Option<u64>,
+    journal_bytes: Option<u64>,
+    recovery: Option<Recovery>,
+}
+
+impl Live {
+    /// What a mount has to say.
+    pub fn of(
+        journal: &Journal,
+        place: &Place,
+        point: &Path,
+        read_only: bool,
+        recovery: &Recovery,
+    ) -> Live {
+        let marks = journal.watermarks();
+        let segments = journal.segments();
+        Live {
+            pid: std::process::id(),
+            image: place.image.clone(),
+            journal: place.journal.clone(),
+            mountpoint: point.to_owned(),
+            read_only,
+            appended: marks.appended.0,
+            written: marks.written.0,
+            durable: marks.durable.0,
+            checkpoint: marks.installed.0,
+            segments: segments.len() as u64,
+            journal_bytes: segments.iter().map(|segment| segment.bytes).sum(),
+            recovery: Some(recovery.clone()),
+        }
+    }
+
+    /// As the virtual attribute has it.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Asks a mount; `None` if it does not answer us.
+    pub fn ask(point: &Path) -> Option<Live> {
+        serde_json::from_slice(&xattr::get(point, STATUS_XATTR).ok()??).ok()
+    }
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Outcome {
+    let status = look(args)?;
+    match args.json {
+        true => println!(
+            "{}",
+            serde_json::to_string(&status).map_err(Failure::system)?
+        ),
+        false => print!("{}", status.text()),
+    }
+    Ok(0)
+}
+
+fn look(args: &Args) -> Result<Status, Failure> {
+    if let Ok(dir) = point::absolute(&args.target)
+        && let Some(mount) = point::find(&dir).filter(|mount| mount.kind == point::FS_TYPE)
+    {
+        return of_mount(&dir, Path::new(&mount.source), args.journal.as_deref());
+    }
+    if args.target.is_dir() {
+        return Err(Failure::usage(at(
+            &args.target,
+            "no journalfs is mounted here: give an image or a mountpoint",
+        )));
+    }
+    let place = Place::find(&args.target, args.journal.as_deref())?;
+    match point::of_image(&place.image).first() {
+        Some(mount) => of_mount(&mount.point, &place.image, args.journal.as_deref()),
+        None => of_image(&place),
+    }
+}
+
+fn of_mount(point: &Path, image: &Path, journal: Option<&Path>) -> Result<Status, Failure> {
+    if let Some(live) = Live::ask(point) {
+        return Ok(live.into());
+    }
+    // Root can't ask a user's mount, and a dead one does not answer.
+    let place = Place::find(image, journal)?;
+    match place.is_in_use() {
+        Ok(true) => Ok(Status {
+            image: place.image.clone(),
+            journal: place.journal.clone(),
+            mounted: true,
+            mountpoint: Some(point.to_owned()),
+            pid: Runtime::read(&place.journal).map(|runtime| runtime.pid),
+            guarded: open::is_guarded(&place).ok(),
+            ..Status::default()
+        }),
+        _ => of_image(&place),
+    }
+}
+
+fn of_image(place: &Place) -> Result<Status, Failure> {
+    let mut status = Status {
+        image: place.image.clone(),
+        journal: place.journal.clone(),
+        guarded: Some(open::is_guarded(place)?),
+        recovery: Runtime::read(&place.journal).and_then(|runtime| runtime.recovery),
+        ..Status::default()
+    };
+    let Some(survey) = open::survey(place)? else {
+        return Ok(status);
+    };
+    let (installed, last) = (survey.installed().0, survey.last().0);
+    status.checkpoint = Some(installed);
+    status.durable = Some(survey.durable().0);
+    status.written = Some(last);
+    status.appended = Some(last);
+    // Behind the checkpoint of an unguarded image lies only bookkeeping.
+    status.lag = Some(if status.guarded == Some(true) {
+        last.saturating_sub(installed)
+    } else {
+        0
+    });
+    status.epoch = Some(survey.epoch().0);
+    status.verdict = Some(verdict(&survey).to_owned());
+    status.segments = Some(survey.segments().len() as u64);
+    status.journal_bytes = Some(survey.segments().iter().map(|segment| segment.bytes).sum());
+    Ok(status)
+}
+
+fn verdict(survey: &Survey) -> &'static str {
+    match survey.verdict() {
+        Verdict::Clean => "clean",
+        Verdict::Torn { .. } => "torn",
+        Verdict::Corrupt(_) => "corrupt",
+    }
+}
+
+impl From<Live> for Status {
+    fn from(live: Live) -> Self {
+        Status {
+            mounted: true,
+            guarded: Some(!live.read_only),
+            lag: Some(live.appended.saturating_sub(live.checkpoint)),
+            image: live.image,
+            journal: live.journal,
+            mountpoint: Some(live.mountpoint),
+            pid: Some(live.pid),
+            read_only: Some(live.read_only),
+            checkpoint: Some(live.checkpoint),
+            durable: Some(live.durable),
+            written: Some(live.written),
+            appended: Some(live.appended),
+            segments: Some(live.segments),
+            journal_bytes: Some(live.journal_bytes),
+            recovery: live.recovery,
+            epoch: None,
+            verdict: None,
+        }
+    }
+}
+
+impl Status {
+    fn text(&self) -> String {
+        let mut text = format!("{}\n", self.image.display());
+        let mut line = |name: &str, what: String| text.push_str(&format!("  {name:<12}{what}\n"));
+        line("mounted", self.mounted_text());
+        match self.guarded {
+            Some(true) => line(
+                "guard",
+                "on: the image lags behind its journal, stock tools refuse it".to_owned(),
+            ),
+            Some(false) => line("guard", "off: an ordinary ext4 image".to_owned()),
+            None => {}
+        }
+        line("journal", self.journal.display().to_string());
+        if let (Some(checkpoint), Some(durable), Some(written), Some(appended)) =
+            (self.checkpoint, self.durable, self.written, self.appended)
+        {
+            line(
+                "records",
+                format!(
+                    "checkpoint {checkpoint} ≤ durable {durable} ≤ written {written} ≤ appended {appended}"
+                ),
+            );
+        }
+        if let Some(lag) = self.lag {
+            line("lag", format!("{lag} records not yet in the image"));
+        }
+        if let (Some(segments), Some(bytes)) = (self.segments, self.journal_bytes) {
+            line("segments", format!("{segments}, {} MiB", bytes >> 20));
+        }
+        if let Some(verdict) = &self.verdict {
+            line("verdict", verdict.clone());
+        }
+        if let Some(recovery) = &self.recovery {
+            line("recovery", recovery.text());
+        }
+        text
+    }
+
+    fn mounted_text(&self) -> String {
+        let Some(point) = self.mountpoint.as_ref().filter(|_| self.mounted) else {
+            return "no".to_owned();
+        };
+        let pid = self
+            .pid
+            .map(|pid| format!(", process {pid}"))
+            .unwrap_or_default();
+        let mode = match self.read_only {
+            Some(true) => ", read-only",
+            Some(false) => ", read-write",
+            None => "",
+        };
+        format!("on {}{mode}{pid}", point.display())
+    }
+}
+
+impl Recovery {
+    /// In a few words.
+    pub fn text(&self) -> String {
+        let replayed = match self.operations {
+            0 => "nothing to replay".to_owned(),
+            n => format!("{n} operations replayed, up to record {}", self.last),
+        };
+        let dropped = if self.dropped.is_empty() {
+            String::new()
+        } else {
+            format!("; {}", self.dropped)
+        };
+        format!("{}: {replayed}{dropped}", self.verdict)
+    }
+}

@@ -1,0 +1,108 @@
+//! `journalfs umount`: takes the mount away and waits until the image is an
+//! ordinary ext4 file system again. (umount(2) alone returns before that.)
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use crate::fuse::point::{self, Mount};
+
+use super::place::{self, Place};
+use super::runtime::Runtime;
+use super::status::Live;
+use super::{Failure, Outcome, at};
+
+/// Unmounts, and waits until the image is clean and the daemon has gone.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The mountpoint.
+    dir: PathBuf,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Outcome {
+    let dir = point::absolute(&args.dir).map_err(|e| Failure::refused(at(&args.dir, e)))?;
+    let mount = ours(&dir)?;
+    let image = PathBuf::from(&mount.source);
+    // Asked while it can still answer; root may not ask a user's mount.
+    let live = Live::ask(&dir);
+    let dead = std::fs::metadata(&dir).is_err_and(|e| point::is_dead(&e));
+    point::unmount(&dir, dead).map_err(|e| Failure::refused(advice(&e)))?;
+    if dead {
+        return Err(Failure::refused(at(
+            &dir,
+            format!(
+                "the daemon had died; the mount is gone, the image is not yet whole: journalfs recover {}",
+                image.display()
+            ),
+        )));
+    }
+    place::wait_until_free(&image)
+        .map_err(|e| Failure::refused(at(&image, format!("can't be waited for: {e}"))))?;
+    if let Some(live) = &live {
+        wait_for_end(live.pid);
+    }
+    let journal = live.map(|live| live.journal);
+    succeeded(&Place::find(&image, journal.as_deref())?)
+}
+
+fn ours(dir: &Path) -> Result<Mount, Failure> {
+    match point::find(dir) {
+        Some(mount) if mount.kind == point::FS_TYPE => Ok(mount),
+        Some(mount) => Err(Failure::usage(at(
+            dir,
+            format!(
+                "is a mount of type {}, not of journalfs: umount it",
+                mount.kind
+            ),
+        ))),
+        None => Err(Failure::usage(at(
+            dir,
+            "is not a mountpoint: nothing to unmount",
+        ))),
+    }
+}
+
+fn advice(error: &point::Error) -> String {
+    match error {
+        point::Error::Busy(_) => format!("{error}: close it (fuser -vm shows which) and try again"),
+        other => other.to_string(),
+    }
+}
+
+/// The lock has been released; the process ends in its own time.
+fn wait_for_end(pid: u32) {
+    let process = PathBuf::from(format!("/proc/{pid}/exe"));
+    let is_ours = || {
+        let Ok(exe) = std::fs::read_link(&process) else {
+            return false;
+        };
+        exe.file_name().is_some_and(|name| {
+            name.as_encoded_bytes()
+                .starts_with(OsStr::new("journalfs").as_encoded_bytes())
+        })
+    };
+    for _ in 0..3000 {
+        if !is_ours() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A guarded image means that the daemon could not finish: says why.
+fn succeeded(place: &Place) -> Outcome {
+    if !super::open::is_guarded(place)? {
+        return Ok(0);
+    }
+    let why = Runtime::read(&place.journal).and_then(|runtime| runtime.error);
+    let why = why.unwrap_or_else(|| "the daemon ended early".to_owned());
+    Err(Failure::refused(at(
+        &place.image,
+        format!(
+            "unmounted, but the image still lags behind its journal: {why}: journalfs recover {}",
+            place.image.display()
+        ),
+    )))
+}
