@@ -189,7 +189,8 @@ pub fn root(block: &[u8]) -> Result<RootInfo, Corrupt> {
     Ok(info)
 }
 
-/// Makes a directory's first block the root of an index with one leaf.
+/// Makes a directory's first block, which has its dots, the root of an index
+/// with one leaf.
 pub fn init_root(
     block: &mut [u8],
     (inode, parent): (InodeNo, InodeNo),
@@ -197,7 +198,10 @@ pub fn init_root(
     leaf: FileBlock,
     seed: Option<u32>,
 ) {
+    // File types, or none on file systems without them, stay.
+    let types = [block[7], block[0x13]];
     dirent::init(block, inode, parent, None);
+    [block[7], block[0x13]] = types;
     block[INFO + 4] = hash_version;
     block[INFO + 5] = 8;
     fill(

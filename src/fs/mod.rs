@@ -30,7 +30,7 @@ pub mod mount;
 mod name;
 pub mod orphan;
 mod perm;
-mod rename;
+pub mod rename;
 mod space;
 mod tree;
 #[cfg(test)]

@@ -14,6 +14,9 @@ use crate::journal::record::Name;
 use crate::journal::{Blocks, Op, Txn};
 use crate::units::{InodeNo, Time};
 
+/// Gets an entry: the cookie behind it, inode, `file_type`, name.
+type Each<'a> = dyn FnMut(&dyn Blocks, u64, InodeNo, u8, &[u8]) -> Result<bool> + 'a;
+
 /// The most links an inode may have.
 const LINK_MAX: u16 = 65000;
 
@@ -178,6 +181,8 @@ impl Fs {
             true => read_at(&view, &self.sb, &inode, 0, &mut target)?,
             false => target.copy_from_slice(&inode.block[..inode.size as usize]),
         }
+        drop(view);
+        self.touch(&inode);
         Ok(target)
     }
 
@@ -190,29 +195,18 @@ impl Fs {
         from: u64,
         each: &mut dyn FnMut(u64, &[u8], InodeNo, Kind) -> bool,
     ) -> Result<()> {
-        let view = self.view();
-        let dir = self.listed(&view, by, inode)?;
-        let mut failed = None;
-        dir::list(
-            &view,
-            &self.sb,
-            &dir,
+        self.list(
+            by,
+            inode,
             from,
-            &mut |cookie, inode, file_type, name| {
+            &mut |view, cookie, inode, file_type, name| {
                 let kind = match Kind::of_entry(file_type) {
-                    Some(kind) => Ok(kind),
-                    None => load_file(&view, &self.sb, inode).and_then(|inode| kind(&inode)),
+                    Some(kind) => kind,
+                    None => kind(&load_file(view, &self.sb, inode)?)?,
                 };
-                match kind {
-                    Ok(kind) => each(cookie, name, inode, kind),
-                    Err(error) => {
-                        failed = Some(error);
-                        false
-                    }
-                }
+                Ok(each(cookie, name, inode, kind))
             },
-        )?;
-        failed.map_or(Ok(()), Err)
+        )
     }
 
     /// The same with attributes.
@@ -223,6 +217,13 @@ impl Fs {
         from: u64,
         each: &mut dyn FnMut(u64, &[u8], &Attr) -> bool,
     ) -> Result<()> {
+        self.list(by, inode, from, &mut |view, cookie, inode, _, name| {
+            let attr = attr(&load_file(view, &self.sb, inode)?)?;
+            Ok(each(cookie, name, &attr))
+        })
+    }
+
+    fn list(&self, by: &Caller, inode: InodeNo, from: u64, each: &mut Each<'_>) -> Result<()> {
         let view = self.view();
         let dir = self.listed(&view, by, inode)?;
         let mut failed = None;
@@ -231,17 +232,17 @@ impl Fs {
             &self.sb,
             &dir,
             from,
-            &mut |cookie, inode, _, name| {
-                let found = load_file(&view, &self.sb, inode).and_then(|inode| attr(&inode));
-                match found {
-                    Ok(attr) => each(cookie, name, &attr),
-                    Err(error) => {
-                        failed = Some(error);
-                        false
-                    }
-                }
+            &mut |cookie, inode, file_type, name| {
+                each(&view, cookie, inode, file_type, name).unwrap_or_else(|error| {
+                    failed = Some(error);
+                    false
+                })
             },
         )?;
+        drop(view);
+        if from == 0 {
+            self.touch(&dir);
+        }
         failed.map_or(Ok(()), Err)
     }
 
@@ -330,10 +331,10 @@ pub(super) fn grow_links(sb: &Superblock, dir: &mut Inode) -> Result<()> {
     let many = sb.features.ro_compat(ro_compat::DIR_NLINK) && dir.has(flag::INDEX);
     dir.links = match dir.links {
         1 => 1,
-        links if links + 1 < LINK_MAX => links + 1,
+        links if links < LINK_MAX - 1 => links + 1,
         _ if many => 1,
-        LINK_MAX.. => return Err(Error::TooManyLinks),
-        links => links + 1,
+        links if links < LINK_MAX => links + 1,
+        _ => return Err(Error::TooManyLinks),
     };
     Ok(())
 }

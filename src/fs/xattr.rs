@@ -320,23 +320,19 @@ pub fn set(
             .collect::<Vec<_>>()
     };
     let (mut inside, mut out) = (without(&old_inside), without(&old_outside));
-    let fits_inside = match value {
-        None => encode_inode(&mut inode.tail, &inside),
-        Some(value) => {
-            let new = Attribute {
-                name: name.clone(),
-                value: value.to_vec(),
-            };
-            inside.push(new.clone());
-            encode_inode(&mut inode.tail, &inside) || {
-                inside.pop();
-                out.push(new);
-                encode_inode(&mut inode.tail, &inside);
-                false
-            }
+    if let Some(value) = value {
+        inside.push(Attribute {
+            name: name.clone(),
+            value: value.to_vec(),
+        });
+        if !encode_inode(&mut inode.tail, &inside) {
+            out.extend(inside.pop());
         }
-    };
-    debug_assert!(fits_inside || value.is_some());
+    }
+    // What stays in the inode fits there, unless its values overlapped.
+    if !encode_inode(&mut inode.tail, &inside) {
+        return Err(Error::NoSpace);
+    }
     if out != old_outside {
         if !AttributeBlock::fits(sb.block_size as usize, &out) {
             return Err(Error::NoSpace);

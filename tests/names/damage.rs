@@ -1,0 +1,120 @@
+//! Damaged images: every request answers, none panics, whatever the bytes.
+
+use std::sync::Arc;
+
+use journalfs::device::Disk;
+use journalfs::device::memory::MemoryDisk;
+use journalfs::fs::{Access, SetAttr};
+use journalfs::units::InodeNo;
+
+use crate::support::images::{Image, pages_of};
+use crate::support::random::Seeded;
+use crate::world::{ROOT, World};
+
+/// A small image with a bit of everything, without checksums that would stop
+/// damage at the door.
+fn sample(format: &str) -> World {
+    let world = World::new(format, 4 << 20);
+    let (fs, by) = (&world.fs, &world.by);
+    let big = world.dir(ROOT, "big");
+    for n in 0..300 {
+        world.file(big, &format!("{n}-{}", "x".repeat(n % 50)));
+    }
+    let dir = world.dir(ROOT, "dir");
+    let file = world.file(dir, "file");
+    world.dir(dir, "sub");
+    fs.symlink(by, dir, b"long", &[b't'; 300]).unwrap();
+    fs.setxattr(by, file, b"user.small", b"value", 0).unwrap();
+    fs.setxattr(by, file, b"user.large", &[3; 500], 0).unwrap();
+    fs.setxattr(
+        by,
+        dir,
+        b"system.posix_acl_default",
+        &crate::xattrs::list(&[(1, 7, !0), (2, 5, 9), (4, 5, !0), (16, 7, !0), (32, 0, !0)]),
+        0,
+    )
+    .unwrap();
+    world.save();
+    world
+}
+
+/// Everything that names and attributes can be asked. Answers don't matter.
+fn exercise(world: &World) {
+    let (fs, by) = (&world.fs, &world.by);
+    let mut found: Vec<InodeNo> = vec![ROOT];
+    let mut at = 0;
+    while at < found.len().min(40) {
+        let dir = found[at];
+        at += 1;
+        let mut cookie = 0;
+        for _ in 0..3 {
+            let _ = fs.readdirplus(by, dir, cookie, &mut |next, _, attr| {
+                cookie = next;
+                found.push(attr.inode);
+                found.len() % 50 != 0
+            });
+        }
+        for name in [
+            &b"big"[..],
+            b"dir",
+            b"file",
+            b"7-xxxxxxx",
+            b"long",
+            b"..",
+            b"none",
+        ] {
+            let _ = fs.lookup(by, dir, name).map(|attr| found.push(attr.inode));
+        }
+        let _ = fs.readlink(dir);
+        let _ = fs.listxattr(by, dir);
+        let _ = fs.getxattr(by, dir, b"user.large");
+        let _ = fs.access(by, dir, 7);
+        let _ = fs.setxattr(by, dir, b"user.new", &[1; 120], 0);
+        let _ = fs.removexattr(by, dir, b"user.small");
+        let _ = fs.setattr(
+            by,
+            dir,
+            &SetAttr {
+                mode: Some(0o700),
+                uid: Some(3),
+                ..SetAttr::default()
+            },
+        );
+        for n in 0..8 {
+            let name = format!("new{n}-{}", "n".repeat(n * 20));
+            let _ = fs.create(by, dir, name.as_bytes(), 0o644, 0);
+            let _ = fs.mkdir(by, dir, format!("d{n}").as_bytes(), 0o755, 0);
+        }
+        let _ = fs.rename(by, dir, b"dir", dir, b"new0-", 2);
+        let _ = fs.rename(by, dir, b"big", ROOT, b"dir", 0);
+        let _ = fs.unlink(by, dir, b"file");
+        let _ = fs.rmdir(by, dir, b"sub");
+    }
+}
+
+#[test]
+fn no_damage_to_blocks_in_use_makes_a_request_panic() {
+    for format in ["uninit-bg", "debian"] {
+        let clean = pages_of(sample(format).image.path());
+        let disk = MemoryDisk::from_pages(clean.clone());
+        let len = disk.len().unwrap();
+        let mut used = Vec::new();
+        let mut block = [0; 1024];
+        for at in (2048..len).step_by(1024) {
+            disk.read_at(&mut block, at).unwrap();
+            if block.iter().any(|&byte| byte != 0) {
+                used.push(at);
+            }
+        }
+        for round in 0..150 {
+            let mut random = Seeded::from_seed("damage", round);
+            let disk = Arc::new(MemoryDisk::from_pages(clean.clone()));
+            for _ in 0..random.usize(1..40) {
+                let at = used[random.usize(0..used.len())] + random.u64(0..1024);
+                let len = random.usize(1..9);
+                disk.write_at(&random.bytes(len), at).unwrap();
+            }
+            exercise(&World::over(Image::blank(0), disk, Access::Check));
+        }
+    }
+}
