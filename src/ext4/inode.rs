@@ -283,6 +283,7 @@ impl Inode {
     }
     /// Sets a device's number: in the old field if 16 bits suffice.
     pub fn set_device(&mut self, rdev: u32) {
+        self.block = [0; 60];
         let at = if rdev <= 0xFFFF { 0 } else { 4 };
         put32(&mut self.block, at, rdev);
     }

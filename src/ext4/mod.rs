@@ -23,3 +23,6 @@ pub mod xattr;
 
 pub use corrupt::{Corrupt, Unusable};
 pub use superblock::Superblock;
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,8 @@
 
 use super::inode::{load_file, store, want_ro_compat};
 use super::map::{self, Mapping};
-use super::{Atime, Caller, Done, Error, Fs, Result, Time};
+use super::perm::{EXEC, READ, WRITE};
+use super::{Atime, Caller, Done, Error, Fs, Result, Time, xattr};
 use crate::ext4::Superblock;
 use crate::ext4::features::ro_compat;
 use crate::ext4::inode::{Inode, flag, mode};
@@ -12,6 +13,8 @@ use crate::units::{FileBlock, InodeNo, Lsn};
 /// From this size on the image must say `large_file`.
 const LARGE: u64 = 1 << 31;
 const DAY: i64 = 24 * 60 * 60;
+/// The kernel opens to execute (its FMODE_EXEC).
+const OPEN_TO_RUN: i32 = 0x20;
 
 /// What lseek(2) looks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,20 +43,41 @@ pub struct Statfs {
 impl Fs {
     /// Opens a file; `flags` as in open(2) (O_TRUNC counts).
     pub fn open(&self, by: &Caller, number: InodeNo, flags: i32) -> Result<Done<()>> {
+        self.may_open(by, number, flags)?;
         let inode = load_file(&self.view(), &self.sb, number)?;
-        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
-        if writes && inode.kind() == mode::DIRECTORY {
-            return Err(Error::IsDirectory);
-        }
-        if writes && self.options.read_only {
-            return Err(Error::ReadOnly("mounted for reading only".into()));
-        }
         let lsn = match flags & libc::O_TRUNC != 0 && inode.kind() == mode::REGULAR {
             true => self.truncate(by, number, 0)?,
             false => None,
         };
         self.opened(number);
         Ok(Done { value: (), lsn })
+    }
+
+    fn may_open(&self, by: &Caller, number: InodeNo, flags: i32) -> Result<()> {
+        let view = self.view();
+        let inode = load_file(&view, &self.sb, number)?;
+        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
+        let reads = flags & libc::O_ACCMODE != libc::O_WRONLY;
+        let read = match flags & OPEN_TO_RUN != 0 {
+            true => EXEC,
+            false => READ,
+        };
+        let want = if reads { read } else { 0 } | if writes { WRITE } else { 0 };
+        self.may(&view, by, &inode, want)?;
+        if !writes || !matches!(inode.kind(), mode::REGULAR | mode::DIRECTORY) {
+            return Ok(());
+        }
+        if inode.kind() == mode::DIRECTORY {
+            return Err(Error::IsDirectory);
+        }
+        if self.options.read_only {
+            return Err(Error::ReadOnly("mounted for reading only".into()));
+        }
+        match inode.has(flag::APPEND) && (flags & libc::O_APPEND == 0 || flags & libc::O_TRUNC != 0)
+        {
+            true => Err(Error::NotPermitted),
+            false => self.mutable(&inode),
+        }
     }
 
     /// Counts a handle on a file that was just created.
@@ -73,11 +97,13 @@ impl Fs {
     }
 
     /// Opens a directory.
-    pub fn opendir(&self, _by: &Caller, number: InodeNo) -> Result<Done<()>> {
-        let inode = load_file(&self.view(), &self.sb, number)?;
+    pub fn opendir(&self, by: &Caller, number: InodeNo) -> Result<Done<()>> {
+        let view = self.view();
+        let inode = load_file(&view, &self.sb, number)?;
         if inode.kind() != mode::DIRECTORY {
             return Err(Error::NotDirectory);
         }
+        self.may(&view, by, &inode, READ)?;
         self.opened(number);
         Ok(Done {
             value: (),
@@ -192,9 +218,7 @@ impl Fs {
     ) -> Result<(usize, Op)> {
         let mut inode = load_file(txn, &self.sb, number)?;
         must_be_regular(&inode)?;
-        if inode.has(flag::IMMUTABLE) {
-            return Err(Error::NotPermitted);
-        }
+        self.mutable(&inode)?;
         let room = max_size(&self.sb, &inode).saturating_sub(at);
         if room == 0 {
             return Err(Error::TooBig);
@@ -218,6 +242,7 @@ impl Fs {
         if kill {
             kill_priv(&mut inode);
         }
+        xattr::kill_capability(txn, &self.sb, &mut inode)?;
         (inode.mtime, inode.ctime) = (time, time);
         store(txn, &self.sb, &inode)?;
         let op = Op::Write {
@@ -243,6 +268,7 @@ impl Fs {
         let sb = &self.sb;
         let bs = u64::from(sb.block_size);
         let end = at + len as u64;
+        let budget = txn.limit() / 4 * 3;
         let mut file = at / bs;
         while file * bs < end {
             let want = (end.div_ceil(bs) - file) as u32;
@@ -286,6 +312,10 @@ impl Fs {
             }
             file += u64::from(count);
             *reached = ((file * bs).min(end) - at) as usize;
+            // Pieces all over the image: less data, and another record for the rest.
+            if txn.len() > budget && *reached < len {
+                return Err(Error::NoSpace);
+            }
         }
         Ok(())
     }

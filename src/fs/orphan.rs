@@ -5,14 +5,15 @@
 //! (The orphan file of newer formats is read and emptied at mount; new
 //! orphans go on the chain, as the kernel's do when its file is full.)
 
+use std::collections::HashSet;
+
 use super::inode::{load, store, superblock, superblock_mut};
 use super::map::{self, Mapping};
-use super::{Fs, Result, alloc};
+use super::{Fs, Result, alloc, xattr};
 use crate::ext4::bytes::{le32, put32};
 use crate::ext4::checksum::crc32c;
 use crate::ext4::features::ro_compat;
 use crate::ext4::inode::{Inode, mode};
-use crate::ext4::xattr::{AttributeBlock, set_refcount};
 use crate::ext4::{Corrupt, Superblock, superblock as raw};
 use crate::journal::{Blocks, Op, Txn};
 use crate::units::{BlockNo, FileBlock, InodeNo, Time};
@@ -59,10 +60,11 @@ pub fn list(blocks: &dyn Blocks, sb: &Superblock) -> Result<Vec<InodeNo>> {
 
 fn chain(blocks: &dyn Blocks, sb: &Superblock) -> Result<Vec<Inode>> {
     let mut found: Vec<Inode> = Vec::new();
+    let mut seen = HashSet::new();
     let mut at = raw::last_orphan(&superblock(blocks, sb)?);
     while at.0 != 0 {
         let inode = load(blocks, sb, at)?;
-        if found.len() as u64 > u64::from(sb.inodes_count) {
+        if !seen.insert(at) {
             let what = "orphan chain".into();
             return Err(Corrupt::Field {
                 what,
@@ -221,7 +223,7 @@ impl Fs {
 
     /// Frees an inode that has no blocks any more.
     fn delete(&self, txn: &mut Txn<'_>, inode: &mut Inode, time: Time) -> Result<()> {
-        free_attributes(txn, &self.sb, inode)?;
+        xattr::free_all(txn, &self.sb, inode)?;
         alloc::free_inode(txn, &self.sb, inode.number, inode.kind() == mode::DIRECTORY)?;
         inode.size = 0;
         inode.mode = 0; // an old handle must not take it for a file
@@ -318,20 +320,5 @@ fn check_orphan_block(sb: &Superblock, file: &Inode, block: BlockNo, raw: &[u8])
     }
 }
 
-/// The inode gives its attribute block up, which others may share.
-fn free_attributes(txn: &mut Txn<'_>, sb: &Superblock, inode: &mut Inode) -> Result<()> {
-    if inode.file_acl == 0 {
-        return Ok(());
-    }
-    let number = BlockNo(std::mem::take(&mut inode.file_acl));
-    let seed = sb.has_metadata_csum().then_some(sb.csum_seed);
-    let block = AttributeBlock::decode(&txn.block(number)?, number, seed)?;
-    inode.blocks = inode.blocks.saturating_sub(u64::from(sb.block_size / 512));
-    match block.refcount {
-        0 | 1 => alloc::free_blocks(txn, sb, number, 1),
-        shared => {
-            set_refcount(txn.block_mut(number)?, number, shared - 1, seed);
-            Ok(())
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

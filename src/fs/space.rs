@@ -155,9 +155,7 @@ impl Fs {
         if end > max_size(&self.sb, inode) {
             return Err(Error::TooBig);
         }
-        if inode.has(flag::IMMUTABLE) {
-            return Err(Error::NotPermitted);
-        }
+        self.mutable(inode)?;
         // The old block map can't say "unwritten".
         if space != Space::Punch && !inode.has(flag::EXTENTS) {
             return Err(Error::Unsupported);
