@@ -209,6 +209,7 @@ impl Unrecovered {
     pub fn recover(self, image: Arc<dyn Disk>, options: Options) -> Result<Journal> {
         self.preflight(&image, &options)?;
         let (base, state) = self.start(&options);
+        let operations = self.report.operations;
         let log = self.survey.open(options.log())?;
         let journal = Journal::new(image, options, Keep::Log(log), state)?;
         *journal.0.session.lock() = base.session;
@@ -222,7 +223,12 @@ impl Unrecovered {
         )?;
         journal.0.state.write().last = log.watermarks().appended;
         journal.0.note(&journal.0.state.read());
-        journal.checkpoint()?;
+        // With nothing to bring home there is nothing to say either. A record
+        // would make a session look used whose guard never reached the image,
+        // and the next recovery would refuse the image's own, older one.
+        if operations > 0 {
+            journal.checkpoint()?;
+        }
         Ok(journal)
     }
 
