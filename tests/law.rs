@@ -1,8 +1,22 @@
 //! The law of crash consistency, in short bounded runs. `scripts/crash` runs
 //! for longer. `JOURNALFS_SEED` and `JOURNALFS_ROUNDS` choose other runs.
 
+#[path = "law/cuts.rs"]
+mod cuts;
 #[path = "law/lockstep.rs"]
 mod lockstep;
 #[path = "law/log.rs"]
 mod log;
 mod support;
+
+/// The seed in `JOURNALFS_SEED`, and as many from there on as
+/// `JOURNALFS_ROUNDS` says.
+fn seeds(usual: u64) -> std::ops::Range<u64> {
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok())
+    };
+    let first = number("JOURNALFS_SEED").unwrap_or(1);
+    first..first.saturating_add(number("JOURNALFS_ROUNDS").unwrap_or(usual))
+}

@@ -118,10 +118,10 @@ pub fn retry(setup: &Setup, era: &Era, violation: &Violation) -> Result<(), Stri
         history: &era.history,
         floor: floor(era, violation.at, violation.killed),
     };
-    let (left, _) = frontier.crash(&violation.plan);
-    let first = guarded(|| recover(setup, &left, &case))?;
+    let (left, hash) = frontier.crash(&violation.plan);
+    let first = guarded(|| recover(setup, &left, &case, hash))?;
     let Some((at, plan)) = &violation.again else {
-        return guarded(|| look_closely(setup, first, &case));
+        return guarded(|| look_closely(setup, &left, first, &case));
     };
     let mut frontier = Frontier::new(&left);
     first
@@ -139,8 +139,9 @@ pub fn retry(setup: &Setup, era: &Era, violation: &Violation) -> Result<(), Stri
             case.floor
         },
     };
-    let second = guarded(|| recover(setup, &frontier.crash(plan).0, &case))?;
-    guarded(|| look_closely(setup, second, &case))
+    let (left, hash) = frontier.crash(plan);
+    let second = guarded(|| recover(setup, &left, &case, hash))?;
+    guarded(|| look_closely(setup, &left, second, &case))
 }
 
 fn floor(era: &Era, at: usize, killed: bool) -> Lsn {
@@ -219,12 +220,13 @@ impl Explorer<'_> {
         }
         self.counts.unique += 1;
         let setup = self.setup;
-        let recovered = guarded(|| recover(setup, &left, case)).map_err(|what| (None, what))?;
+        let recovered =
+            guarded(|| recover(setup, &left, case, hash)).map_err(|what| (None, what))?;
         if self.random.one_in(self.effort.nested) {
             self.nested(&left, &recovered, case)?;
         }
         if self.random.one_in(self.effort.closely) {
-            guarded(|| look_closely(setup, recovered, case)).map_err(|what| (None, what))?;
+            guarded(|| look_closely(setup, &left, recovered, case)).map_err(|what| (None, what))?;
         }
         Ok(())
     }
@@ -261,7 +263,7 @@ impl Explorer<'_> {
                 if self.seen.insert(hash) {
                     self.counts.unique += 1;
                     let setup = self.setup;
-                    guarded(|| recover(setup, &left, &case))
+                    guarded(|| recover(setup, &left, &case, hash))
                         .map_err(|what| (Some((at, plan)), what))?;
                 }
             }
@@ -331,15 +333,16 @@ fn plans(pending: &[Pending], budget: usize, random: &mut Random) -> Vec<Plan> {
 /// A system that came up again.
 struct Recovered {
     host: std::sync::Arc<Host>,
+    nonce: u64,
     trace: Vec<Event>,
     last: Lsn,
     mounted: system::Mounted,
 }
 
 /// Recovers what a cut left: law 1 and 2.
-fn recover(setup: &Setup, left: &Snapshot, case: &Case) -> Result<Recovered, String> {
+fn recover(setup: &Setup, left: &Snapshot, case: &Case, nonce: u64) -> Result<Recovered, String> {
     let host = Host::new(left.clone());
-    let mounted = system::mount(&host, setup, &StillClock::new())?;
+    let mounted = system::mount(&host, setup, &StillClock::afterwards(), nonce)?;
     let last = mounted.last;
     if last < case.floor {
         return Err(format!(
@@ -360,6 +363,7 @@ fn recover(setup: &Setup, left: &Snapshot, case: &Case) -> Result<Recovered, Str
         None => Ok(Recovered {
             trace: host.trace(),
             host,
+            nonce,
             last,
             mounted,
         }),
@@ -367,26 +371,59 @@ fn recover(setup: &Setup, left: &Snapshot, case: &Case) -> Result<Recovered, Str
 }
 
 /// Laws 3 and 4: the image is sound, and recovering again changes nothing.
-fn look_closely(setup: &Setup, first: Recovered, case: &Case) -> Result<(), String> {
+fn look_closely(
+    setup: &Setup,
+    left: &Snapshot,
+    first: Recovered,
+    case: &Case,
+) -> Result<(), String> {
     let mut history = case.history.clone();
     history.cut(first.last);
     let case = Case {
         history: &history,
         floor: first.last,
     };
-    let before = first.host.kill();
-    let again = recover(setup, &before, &case)
-        .map_err(|what| format!("recovered a second time: {what}"))?;
-    system::same_image(setup, &before, &again.host.kill())
-        .map_err(|what| format!("recovery done twice differs from once: {what}"))?;
-    system::unmount(again.mounted)?;
-    drop(first.mounted);
-    let clean = again.host.kill();
-    system::check(setup, &clean)?;
-    let third = recover(setup, &clean, &case)
-        .map_err(|what| format!("mounted after a clean unmount: {what}"))?;
-    drop(third);
-    Ok(())
+    let Recovered {
+        host,
+        nonce,
+        mounted,
+        ..
+    } = first;
+
+    // The daemon dies after recovery: what it says is the same again.
+    let killed = host.kill();
+    system::check(&killed).map_err(|what| format!("after recovery, {what}"))?;
+    drop(
+        recover(setup, &killed, &case, nonce.wrapping_add(1))
+            .map_err(|what| format!("recovered a second time: {what}"))?,
+    );
+
+    // It is unmounted: an ordinary image, and history goes on.
+    system::unmount(mounted)?;
+    let clean = host.kill();
+    system::check(&clean).map_err(|what| format!("after the unmount, {what}"))?;
+    drop(
+        recover(setup, &clean, &case, nonce.wrapping_add(2))
+            .map_err(|what| format!("mounted after an unmount: {what}"))?,
+    );
+
+    // `recover` twice leaves the same bytes as once.
+    let host = Host::new(left.clone());
+    system::recover(
+        &host,
+        setup,
+        &StillClock::afterwards(),
+        nonce.wrapping_add(3),
+    )?;
+    let once = host.kill();
+    system::check(&once).map_err(|what| format!("after journalfs recover, {what}"))?;
+    system::recover(
+        &host,
+        setup,
+        &StillClock::afterwards(),
+        nonce.wrapping_add(4),
+    )?;
+    system::same(&once, &host.kill()).map_err(|what| format!("recovered twice, {what}"))
 }
 
 /// A panic is a violation too.

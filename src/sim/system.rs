@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use super::clock::StillClock;
 use super::random::Random;
-use crate::device::memory::Pages;
+use crate::check::{self, Finding, Severity};
+use crate::device::Disk;
+use crate::device::memory::{MemoryDisk, Pages};
 use crate::device::volatile::{Host, Snapshot};
-use crate::ext4::Superblock;
-use crate::fs::{Access, Atime, Fs, Options};
-use crate::journal::Journal;
-use crate::units::Lsn;
+use crate::fs::mkfs::{MkfsOptions, mkfs};
+use crate::fs::mount::{self, Options};
+use crate::fs::{self, Access, Atime, Fs};
+use crate::units::{Clock, Lsn};
 
 /// An image and its journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub struct Setup {
     pub segment_size: u64,
     /// Segments.
     pub segments: u32,
+    /// When reads note their time.
+    pub atime: Atime,
     /// Decides UUIDs and salts.
     pub seed: u64,
 }
@@ -32,6 +36,7 @@ pub struct Mounted {
     pub fs: Arc<Fs>,
     /// The last record that was kept.
     pub last: Lsn,
+    inner: mount::Mounted,
 }
 
 impl Setup {
@@ -42,64 +47,121 @@ impl Setup {
             block_size: *random.pick(&[1024, 1024, 1024, 4096]),
             segment_size: 64 << 10,
             segments: 6 + random.below(3) as u32,
-            seed: random.bits(),
+            atime: *random.pick(&[Atime::Noatime, Atime::Noatime, Atime::Relatime]),
+            seed: random.bits() | 1,
+        }
+    }
+
+    fn options(&self, clock: &Arc<StillClock>, nonce: u64) -> Options {
+        Options {
+            fs: fs::Options {
+                access: Access::Kernel,
+                atime: self.atime,
+                read_only: false,
+            },
+            point: b"/sim".to_vec(),
+            segment_size: Some(self.segment_size),
+            segments: Some(self.segments),
+            cache_size: 4 << 20,
+            clock: clock.clone(),
+            seed: Random::new(self.seed ^ nonce).bits() | 1,
+            ..Options::default()
         }
     }
 }
 
 /// A fresh image.
-pub fn format(setup: &Setup, _clock: &Arc<StillClock>) -> Result<Pages, String> {
-    let file = std::env::temp_dir().join(format!("sim-{}-{}", std::process::id(), setup.seed));
-    std::fs::write(&file, vec![0; setup.size as usize]).map_err(|e| e.to_string())?;
-    let status = std::process::Command::new("mkfs.ext4")
-        .args([
-            "-q",
-            "-F",
-            "-b",
-            &setup.block_size.to_string(),
-            "-O",
-            "^has_journal",
-            "-N",
-            "256",
-        ])
-        .arg(&file)
-        .status();
-    assert!(status.unwrap().success());
-    let bytes = std::fs::read(&file).map_err(|e| e.to_string())?;
-    std::fs::remove_file(&file).unwrap();
-    Ok(Pages::from_bytes(&bytes))
+pub fn format(setup: &Setup, clock: &Arc<StillClock>) -> Result<Pages, String> {
+    let memory = Arc::new(MemoryDisk::default());
+    let disk: Arc<dyn Disk> = memory.clone();
+    let options = MkfsOptions {
+        size: setup.size,
+        block_size: Some(setup.block_size),
+        seed: Some(setup.seed),
+        time: clock.wall(),
+        ..MkfsOptions::default()
+    };
+    mkfs(&disk, &options).map_err(|e| format!("mkfs: {e}"))?;
+    Ok(memory.pages())
 }
 
-/// Mounts what a host has, recovering first where that is needed.
-pub fn mount(host: &Arc<Host>, setup: &Setup, clock: &Arc<StillClock>) -> Result<Mounted, String> {
-    let mut raw = [0; 1024];
-    host.image()
-        .read_at(&mut raw, 1024)
-        .map_err(|e| e.to_string())?;
-    let sb = Superblock::decode(&raw).map_err(|e| e.to_string())?;
-    let journal = Journal::scratch(host.image(), setup.block_size as usize);
-    let options = Options {
-        access: Access::Kernel,
-        atime: Atime::Relatime,
-        read_only: false,
-    };
+/// Mounts what a host has, recovering first where that is needed. `nonce`
+/// differs from one opening to the next.
+pub fn mount(
+    host: &Arc<Host>,
+    setup: &Setup,
+    clock: &Arc<StillClock>,
+    nonce: u64,
+) -> Result<Mounted, String> {
+    let opened = mount::open(host.image(), host.folder(), setup.options(clock, nonce));
+    let inner = opened
+        .and_then(mount::Opened::mount)
+        .map_err(|e| format!("mount refuses: {e}"))?;
     Ok(Mounted {
-        fs: Arc::new(Fs::new(journal, sb, options, clock.clone())),
-        last: Lsn(0),
+        fs: inner.fs().clone(),
+        last: inner.last(),
+        inner,
     })
 }
 
 /// Unmounts cleanly.
 pub fn unmount(mounted: Mounted) -> Result<(), String> {
-    mounted.fs.journal().flush().map_err(|e| e.to_string())
+    mounted
+        .inner
+        .close()
+        .map_err(|e| format!("unmount fails: {e}"))
 }
 
-/// Whether two states of the disks have the same image, the guard aside.
-pub fn same_image(_setup: &Setup, _once: &Snapshot, _twice: &Snapshot) -> Result<(), String> {
-    Ok(())
+/// Replays and leaves an ordinary image, as `journalfs recover` does.
+pub fn recover(
+    host: &Arc<Host>,
+    setup: &Setup,
+    clock: &Arc<StillClock>,
+    nonce: u64,
+) -> Result<(), String> {
+    let done = mount::recover(host.image(), host.folder(), setup.options(clock, nonce));
+    done.map(drop).map_err(|e| format!("recover refuses: {e}"))
 }
 
-/// Whether an unmounted image is sound.
-pub fn check(_setup: &Setup, _left: &Snapshot) -> Result<(), String> {
-    Ok(())
+/// Whether two states of the disks are equal to the byte.
+pub fn same(once: &Snapshot, twice: &Snapshot) -> Result<(), String> {
+    if let Some(at) = once
+        .image
+        .to_vec()
+        .iter()
+        .zip(&twice.image.to_vec())
+        .position(|(a, b)| a != b)
+    {
+        return Err(format!("the image differs at byte {at}"));
+    }
+    let files = |left: &Snapshot| {
+        left.files
+            .iter()
+            .map(|(name, pages)| (name.clone(), pages.to_vec()))
+            .collect()
+    };
+    let (once, twice): (Vec<_>, Vec<_>) = (files(once), files(twice));
+    if once == twice {
+        Ok(())
+    } else {
+        Err("the journal's folder differs".to_owned())
+    }
+}
+
+/// Whether an image and its journal are sound. (What was cut off before a
+/// new timeline began leaves holes among records that nobody needs.)
+pub fn check(left: &Snapshot) -> Result<(), String> {
+    let host = Host::new(left.clone());
+    let report = check::run_disks(host.image(), Some(host.folder()));
+    let bad: Vec<String> = (report.findings.iter())
+        .filter(|finding| {
+            finding.severity() != Severity::Note && !matches!(finding, Finding::JournalFrame { .. })
+        })
+        .map(ToString::to_string)
+        .collect();
+    if bad.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("the witness finds: {}", bad.join("; ")))
+    }
 }

@@ -85,6 +85,7 @@ pub struct World {
     looking: Looking,
     now: Notes,
     eras: Vec<Era>,
+    openings: u64,
     /// Steps that failed because the image was full.
     pub full: usize,
 }
@@ -117,7 +118,7 @@ impl World {
             image,
             files: BTreeMap::new(),
         });
-        let mounted = system::mount(&host, setup, &clock)?;
+        let mounted = system::mount(&host, setup, &clock, 0)?;
         let tree = walk(&mounted.fs).map_err(|e| format!("the fresh tree: {e}"))?;
         Ok(World {
             setup: setup.clone(),
@@ -129,6 +130,7 @@ impl World {
             looking,
             now: Notes::default(),
             eras: Vec::new(),
+            openings: 0,
             full: 0,
         })
     }
@@ -172,6 +174,11 @@ impl World {
         let notes = std::mem::take(&mut self.now);
         self.eras.push(era(&self.host, self.history, notes));
         Ok((left, self.eras))
+    }
+
+    /// The host that it runs on.
+    pub fn host(&self) -> &Arc<Host> {
+        &self.host
     }
 
     /// Does a step and checks all that can be seen of it.
@@ -296,7 +303,8 @@ impl World {
         if let Some(up) = self.up.take() {
             end(up.mounted)?;
         }
-        let mounted = system::mount(&self.host, &self.setup, &self.clock)?;
+        self.openings += 1;
+        let mounted = system::mount(&self.host, &self.setup, &self.clock, self.openings)?;
         let last = mounted.last;
         self.up = Some(Up::new(mounted));
         Ok(last)

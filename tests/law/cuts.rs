@@ -1,0 +1,79 @@
+//! The law itself, at every write and sync of seeded runs.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use journalfs::device::crash::{Frontier, Plan};
+use journalfs::device::volatile::{Host, Snapshot};
+use journalfs::sim::clock::StillClock;
+use journalfs::sim::explore::Counts;
+use journalfs::sim::random::Random;
+use journalfs::sim::system::{self, Setup};
+use journalfs::sim::walk::walk;
+use journalfs::sim::world::{Looking, World};
+use journalfs::sim::{Round, Tree};
+
+use super::seeds;
+
+#[test]
+fn no_cut_anywhere_breaks_the_law() {
+    let begun = Instant::now();
+    let mut counts = Counts::default();
+    for seed in seeds(u64::MAX / 2) {
+        if begun.elapsed() > Duration::from_secs(12) {
+            break;
+        }
+        println!("seed {seed}");
+        let round = Round::new(seed);
+        match round.run() {
+            Ok(more) => counts += more,
+            Err(failure) => panic!("{}", round.report(failure, Duration::from_secs(60))),
+        }
+    }
+    println!("{counts:?}");
+    assert!(counts.unique > 0);
+}
+
+/// Every state that a growing prefix of what a mount does may leave.
+fn prefixes(start: &Snapshot, setup: &Setup, nonce: u64) -> Vec<Snapshot> {
+    let host = Host::new(start.clone());
+    system::mount(&host, setup, &StillClock::afterwards(), nonce)
+        .unwrap_or_else(|what| panic!("{what}"));
+    let mut frontier = Frontier::new(start);
+    let mut states = Vec::new();
+    for event in host.trace() {
+        frontier.pass(&event);
+        states.push(frontier.crash(&Plan::all(frontier.pending())).0);
+    }
+    states
+}
+
+fn tree(start: &Snapshot, setup: &Setup, nonce: u64) -> Tree {
+    let host: Arc<Host> = Host::new(start.clone());
+    let mounted = system::mount(&host, setup, &StillClock::afterwards(), nonce);
+    walk(&mounted.unwrap_or_else(|what| panic!("{what}")).fs).unwrap()
+}
+
+#[test]
+fn recovery_may_be_stopped_again_and_again() {
+    // A session whose guard never reached the image was taken for used once
+    // its own recovery had been stopped, and the image was refused.
+    let mut random = Random::new(3);
+    let setup = Setup {
+        size: 1 << 20,
+        block_size: 1024,
+        ..Setup::random(&mut random)
+    };
+    let image = system::format(&setup, &StillClock::new()).unwrap();
+    let steps = "create a 644\nappend a 3000 1\nfsync\nmkdir d 755\nopen 1 a\nunlink a"
+        .parse()
+        .unwrap();
+    let world = World::run(&setup, image, &steps, Looking::Seldom).unwrap();
+    let killed = world.host().kill();
+    let wanted = tree(&killed, &setup, 1);
+    for once in prefixes(&killed, &setup, 2) {
+        for twice in prefixes(&once, &setup, 3).iter().step_by(3) {
+            assert_eq!(wanted.difference(&tree(twice, &setup, 4)), None);
+        }
+    }
+}
