@@ -193,7 +193,7 @@ impl Fs {
         by: &Caller,
         inode: InodeNo,
         from: u64,
-        each: &mut dyn FnMut(u64, &[u8], InodeNo, Kind) -> bool,
+        each: &mut (dyn FnMut(u64, &[u8], InodeNo, Kind) -> bool + '_),
     ) -> Result<()> {
         self.list(
             by,

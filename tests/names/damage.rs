@@ -51,7 +51,7 @@ fn exercise(world: &World) {
             let _ = fs.readdirplus(by, dir, cookie, &mut |next, _, attr| {
                 cookie = next;
                 found.push(attr.inode);
-                found.len() % 50 != 0
+                !found.len().is_multiple_of(50)
             });
         }
         for name in [

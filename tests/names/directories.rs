@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
+use journalfs::ext4::hash::Hasher;
 use journalfs::fs::{Access, Error};
 
 use crate::support::kernel::Mount;
@@ -216,6 +217,79 @@ fn the_kernel_and_we_extend_each_others_directories() {
         for n in 0..2000 {
             assert!(mount.at(&format!("both/again-{}", name(n))).exists());
         }
+    }
+}
+
+/// Six names of 232 bytes with one half-MD4 hash (0x06e2966c, under the seed
+/// of these images): a leaf of 1 KiB holds four.
+fn colliding() -> Vec<String> {
+    let ends = [
+        "005724d5", "01d2c701", "0467ae70", "056fd5e2", "0803161c", "0ae655ba",
+    ];
+    ends.map(|end| format!("{}{end}", "c".repeat(224))).to_vec()
+}
+
+#[test]
+fn names_of_one_hash_go_on_in_the_next_leaf() {
+    for format in ["1k-blocks", "no-metadata-csum"] {
+        let world = match format {
+            "1k-blocks" => World::new(format, 16 << 20),
+            _ => World::made_with(
+                &[
+                    "-b1024",
+                    "-O^metadata_csum",
+                    "-Ehash_seed=0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d",
+                ],
+                16 << 20,
+            ),
+        };
+        let sb = world.fs.superblock();
+        let hasher = Hasher::new(1, sb.unsigned_hash, sb.hash_seed).unwrap();
+        for name in colliding() {
+            assert_eq!(hasher.hash(name.as_bytes()).major, 115_512_940);
+        }
+        let dir = world.dir(ROOT, "dir");
+        let mut all: Vec<String> = (0..60)
+            .map(|n| format!("{n:03}{}", "f".repeat(200)))
+            .collect();
+        for (n, name) in colliding().into_iter().enumerate() {
+            all.insert(n * 11, name);
+        }
+        for name in &all {
+            world.file(dir, name);
+        }
+        world.judge();
+        for batch in [1, 2, 3, 1000] {
+            let listed = world.names(dir, batch);
+            assert_eq!(listed.len(), all.len());
+            assert_eq!(
+                listed.into_iter().collect::<BTreeSet<_>>(),
+                all.iter().cloned().collect()
+            );
+        }
+        let index = world.image.debugfs("htree_dump dir");
+        assert!(
+            index.contains("0x06e2966d"),
+            "one hash goes on in another leaf: {index}"
+        );
+        for name in &all {
+            world.look(dir, name).unwrap();
+        }
+        if let Some(mount) = Mount::read_only(world.image.path()) {
+            for name in &all {
+                assert!(
+                    mount.at("dir").join(name).exists(),
+                    "the kernel finds {name}"
+                );
+            }
+        }
+        for name in colliding().iter().skip(1).step_by(2) {
+            world.unlink(dir, name).unwrap();
+            assert!(matches!(world.look(dir, name), Err(Error::NotFound)));
+            world.file(dir, name);
+        }
+        world.judge();
+        assert_eq!(world.names(dir, 2).len(), all.len());
     }
 }
 
