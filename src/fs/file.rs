@@ -230,14 +230,9 @@ impl Fs {
             zero_tail(txn, &self.sb, &inode)?;
         }
         txn.attach(data, at);
-        self.place(
-            txn,
-            &mut inode,
-            at,
-            data.len(),
-            self.privileged(by),
-            reached,
-        )?;
+        let want = data.len() as u64 / u64::from(self.sb.block_size) + 2;
+        let privileged = self.carefree(txn, by, want)?;
+        self.place(txn, &mut inode, at, data.len(), privileged, reached)?;
         self.extend(txn, &mut inode, end)?;
         if kill {
             kill_priv(&mut inode);
@@ -371,7 +366,7 @@ impl Fs {
             block_size: sb.block_size,
             blocks: sb.blocks_count.saturating_sub(self.overhead()?),
             free,
-            available: free.saturating_sub(sb.reserved_blocks),
+            available: free.saturating_sub(sb.reserved_blocks + kernel_reserve(sb)),
             inodes: u64::from(sb.inodes_count),
             free_inodes: u64::from(free_inodes),
             name_max: 255,
@@ -429,6 +424,14 @@ impl Fs {
             time,
         })?;
         Ok(())
+    }
+}
+
+/// What the kernel keeps for its own needs, and leaves out of df's figures.
+fn kernel_reserve(sb: &Superblock) -> u64 {
+    match sb.has_extents() {
+        true => (sb.blocks_count / 50).min(4096),
+        false => 0,
     }
 }
 

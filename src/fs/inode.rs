@@ -1,6 +1,7 @@
 //! Inodes in their tables.
 
 use super::{Error, Result};
+use crate::ext4::extent::MAX_BLOCKS;
 use crate::ext4::group::Group;
 use crate::ext4::inode::Inode;
 use crate::ext4::{Corrupt, Superblock, superblock};
@@ -44,8 +45,17 @@ pub fn load(blocks: &dyn Blocks, sb: &Superblock, number: InodeNo) -> Result<Ino
     let inode = Inode::decode(raw, number, sb)?;
     // Without links it is on the orphan chain (`dtime`: the next one) or
     // deleted (`dtime`: when; mkfs numbers inodes far below any date).
-    match inode.links == 0 && inode.dtime > sb.inodes_count {
-        true => Err(Error::Stale),
+    if inode.links == 0 && inode.dtime > sb.inodes_count {
+        return Err(Error::Stale);
+    }
+    // No file has more blocks than numbers for them.
+    match inode.size > u64::from(MAX_BLOCKS) * u64::from(sb.block_size) {
+        true => Err(Corrupt::Field {
+            what: format!("inode {number}"),
+            field: "i_size",
+            value: inode.size,
+        }
+        .into()),
         false => Ok(inode),
     }
 }

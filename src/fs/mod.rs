@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::ext4::Superblock;
 use crate::journal::record::By;
-use crate::journal::{Journal, Txn, View};
+use crate::journal::{Blocks, Journal, Txn, View};
 use crate::units::{Clock, InodeNo, Lsn, Time};
 
 pub mod alloc;
@@ -98,6 +98,17 @@ struct Tables {
     pending: BTreeSet<InodeNo>,
     /// Inodes without a name that are still open; on the orphan chain too.
     held: BTreeSet<InodeNo>,
+    /// Blocks above the reserve, as of the last count.
+    room: Room,
+}
+
+/// A lower bound for what others than root may still take, so that a large
+/// image isn't counted for each write. It is forgotten after a while, since
+/// not all that takes blocks is subtracted.
+#[derive(Default)]
+struct Room {
+    left: u64,
+    trust: u32,
 }
 
 impl Tables {
@@ -153,6 +164,26 @@ impl Fs {
             || by.uid == 0
             || by.uid == u32::from(self.sb.reserved_uid)
             || (self.sb.reserved_gid != 0 && by.gid == u32::from(self.sb.reserved_gid))
+    }
+    /// Whether `want` blocks may be taken without a look at the reserve: the
+    /// caller may use it, or there is far more.
+    fn carefree(&self, blocks: &dyn Blocks, by: &Caller, want: u64) -> Result<bool> {
+        const PLENTY: u64 = 4096;
+        if self.sb.reserved_blocks == 0 || self.privileged(by) {
+            return Ok(true);
+        }
+        let mut tables = self.tables.lock();
+        let room = &mut tables.room;
+        if room.trust == 0 || room.left < want + PLENTY {
+            let (free, _) = alloc::totals(blocks, &self.sb)?;
+            *room = Room { left: free.saturating_sub(self.sb.reserved_blocks), trust: 1000 };
+        }
+        if room.left < want + PLENTY {
+            return Ok(false);
+        }
+        room.left -= want;
+        room.trust -= 1;
+        Ok(true)
     }
     /// Whether an inode's number must not be used again yet: the kernel or an
     /// open handle still means the file that had it.

@@ -329,12 +329,33 @@ fn reserved_blocks_are_for_root() {
         kept >= world.fs.sb.reserved_blocks && kept < world.fs.sb.reserved_blocks + 12,
         "{kept}"
     );
-    assert_eq!(
-        world.fs.statfs().unwrap().available,
-        kept - world.fs.sb.reserved_blocks
-    );
     assert_eq!(world.write(file, at, &[2; 10_000]).unwrap(), 10_000);
     world.judge("the reserve in use");
+}
+
+#[test]
+fn figures_of_df_are_the_kernels() {
+    // As `stat -f` prints them for a loop mount of the same image.
+    let args = ["-b4096", "-I256", "-m5", "-N", "6400", "-J", "size=4"];
+    let world = World::new(&args, 100 << 20);
+    let stat = world.fs.statfs().unwrap();
+    assert_eq!((stat.block_size, stat.blocks), (4096, 24160));
+    assert_eq!((stat.free, stat.available), (24154, 22362));
+    assert_eq!((stat.inodes, stat.free_inodes), (6400, 6389));
+}
+
+#[test]
+fn overhead_is_the_same_summed_as_noted_by_mkfs() {
+    for args in [
+        &["-b1024"][..],
+        &["-b4096"],
+        &["-b1024", "-O^resize_inode,^flex_bg"],
+    ] {
+        let mut world = World::new(args, 100 << 20);
+        let noted = world.fs.statfs().unwrap().blocks;
+        world.fs.sb.overhead_blocks = 0;
+        assert_eq!(world.fs.statfs().unwrap().blocks, noted, "{args:?}");
+    }
 }
 
 #[test]
