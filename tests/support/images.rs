@@ -1,12 +1,14 @@
 //! Images that `mkfs.ext4` makes, one for each format that we promise.
 
 use std::ffi::OsString;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
 use journalfs::device::Disk;
 use journalfs::device::memory::{MemoryDisk, Pages};
+use nix::unistd::{Whence, lseek};
 
 /// A format: what mkfs.ext4 is told.
 #[derive(Clone, Copy, Debug)]
@@ -159,7 +161,6 @@ impl Image {
 
     /// Overwrites the file with a disk's bytes.
     pub fn write_back(&self, disk: &dyn Disk) {
-        use std::os::unix::fs::FileExt;
         let file = std::fs::OpenOptions::new()
             .write(true)
             .open(&self.path)
@@ -196,19 +197,25 @@ impl Image {
     }
 }
 
-/// A file's bytes as shared pages, pages of zeros left out.
+/// A file's bytes as shared pages; holes and pages of zeros are left out.
 pub fn pages_of(path: &Path) -> Pages {
-    let mut file = std::fs::File::open(path).expect("the image opens");
+    let file = std::fs::File::open(path).expect("the image opens");
     let len = file.metadata().expect("its length").len();
     let mut pages = Pages::default();
     pages.set_len(len);
     let mut piece = vec![0; 4096];
-    for at in (0..len).step_by(piece.len()) {
-        let n = piece.len().min((len - at) as usize);
-        std::io::Read::read_exact(&mut file, &mut piece[..n]).expect("the image reads");
-        if piece[..n].iter().any(|&b| b != 0) {
-            pages.write(&piece[..n], at);
+    let mut at = 0;
+    while let Ok(data) = lseek(&file, at as i64, Whence::SeekData) {
+        let hole = lseek(&file, data, Whence::SeekHole).expect("every file ends in a hole");
+        for start in (data as u64 / 4096 * 4096..hole as u64).step_by(piece.len()) {
+            let n = piece.len().min((len - start) as usize);
+            file.read_exact_at(&mut piece[..n], start)
+                .expect("the image reads");
+            if piece[..n].iter().any(|&b| b != 0) {
+                pages.write(&piece[..n], start);
+            }
         }
+        at = hole as u64;
     }
     pages
 }

@@ -1,7 +1,12 @@
 //! The witness judged: `check` and e2fsck on good images and on images
 //! damaged in controlled ways.
 
+#[path = "../support/mod.rs"]
 mod support;
+
+mod damage;
+mod hostile;
+mod patient;
 
 use journalfs::check::{self, Report};
 use support::images::{Image, VARIANTS, Variant};
