@@ -48,6 +48,7 @@ pub struct Args {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Outcome {
     let options = args.options()?;
+    session::possible().map_err(Failure::system)?;
     match (args.foreground, args.in_background) {
         (true, _) => serve(args, &options, || Ok(())),
         (false, false) => background::start(),
@@ -94,7 +95,6 @@ impl Args {
 fn serve(args: &Args, options: &Options, ready: impl FnOnce() -> Result<(), Failure>) -> Outcome {
     // Before any thread, so that signals come to the one that waits for them.
     session::block_signals().map_err(Failure::system)?;
-    session::possible().map_err(Failure::system)?;
     let point = point::prepare(&args.dir).map_err(|e| Failure::refused(unusable(&e)))?;
     if let Some(size) = args.create {
         mkfs::create(&args.image, size)?;
@@ -107,16 +107,8 @@ fn serve(args: &Args, options: &Options, ready: impl FnOnce() -> Result<(), Fail
     let session = match Session::mount(core, &point, &mount_options(&place, options)) {
         Ok(session) => session,
         Err(error) => {
-            let code = if matches!(
-                error,
-                session::Error::NoDevice(_) | session::Error::NoHelper
-            ) {
-                2
-            } else {
-                32
-            };
             opened.close()?;
-            return Err(Failure::with_code(code, error));
+            return Err(Failure::refused(error));
         }
     };
     if !options.read_only {

@@ -27,7 +27,7 @@ pub fn run(args: &Args) -> Outcome {
     let image = PathBuf::from(&mount.source);
     // Asked while it can still answer; root may not ask a user's mount.
     let live = Live::ask(&dir);
-    let dead = std::fs::metadata(&dir).is_err_and(|e| point::is_dead(&e));
+    let dead = point::is_dead(&dir);
     point::unmount(&dir, dead).map_err(|e| Failure::refused(advice(&e)))?;
     if dead {
         return Err(Failure::refused(at(

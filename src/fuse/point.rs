@@ -9,6 +9,7 @@ use std::process::Command;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
+use nix::sys::statfs::statfs;
 
 /// The type under which our mounts appear in the mount table.
 pub const FS_TYPE: &str = "fuse.journalfs";
@@ -119,7 +120,7 @@ fn unescape(word: &[u8]) -> OsString {
 /// resolved, as the kernel's table has it.
 pub fn absolute(point: &Path) -> io::Result<PathBuf> {
     match fs::canonicalize(point) {
-        Err(e) if is_dead(&e) => {
+        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {
             let point = std::path::absolute(point)?;
             match (point.parent(), point.file_name()) {
                 (Some(parent), Some(name)) => Ok(fs::canonicalize(parent)?.join(name)),
@@ -130,9 +131,10 @@ pub fn absolute(point: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// The daemon behind a mount has gone and left the mount.
-pub fn is_dead(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(Errno::ENOTCONN as i32)
+/// Whether the daemon behind a mount has gone and left the mount. (The kernel
+/// may still answer stat(2) from its cache, but not statfs(2).)
+pub fn is_dead(point: &Path) -> bool {
+    matches!(statfs(point), Err(Errno::ENOTCONN))
 }
 
 /// Makes sure that a file system can be mounted here: our own dead mount is
@@ -145,15 +147,15 @@ pub fn prepare(point: &Path) -> Result<PathBuf, Error> {
     let full = absolute(point).map_err(unreachable)?;
     loop {
         match fs::metadata(&full) {
+            _ if is_dead(&full) => clear_dead(&full)?,
             Ok(meta) if meta.is_dir() => return Ok(full),
             Ok(_) => return Err(Error::NotDirectory(full)),
-            Err(e) if is_dead(&e) => clear_dead(&full, e)?,
             Err(e) => return Err(unreachable(e)),
         }
     }
 }
 
-fn clear_dead(point: &Path, source: io::Error) -> Result<(), Error> {
+fn clear_dead(point: &Path) -> Result<(), Error> {
     match find(point) {
         Some(mount) if mount.kind == FS_TYPE => unmount(point, true),
         Some(mount) => Err(Error::Foreign {
@@ -162,7 +164,7 @@ fn clear_dead(point: &Path, source: io::Error) -> Result<(), Error> {
         }),
         None => Err(Error::Unreachable {
             path: point.to_owned(),
-            source,
+            source: Errno::ENOTCONN.into(),
         }),
     }
 }
@@ -211,7 +213,7 @@ pub fn has_fusermount() -> bool {
     let usual = ["/bin", "/sbin", "/usr/bin"].map(PathBuf::from);
     std::env::split_paths(&path)
         .chain(usual)
-        .any(|dir| dir.join("fusermount3").exists())
+        .any(|dir| dir.join("fusermount3").is_file())
 }
 
 /// A mount option's value, where fusermount3 splits at commas.

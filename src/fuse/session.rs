@@ -68,9 +68,12 @@ impl MountFlag {
 pub enum Error {
     /// The kernel has no FUSE, or this place does not show it.
     #[error(
-        "/dev/fuse can't be opened ({0}): load the fuse module (modprobe fuse), or pass the device in"
+        "/dev/fuse is missing: load the fuse module (modprobe fuse), or pass the device into the container"
     )]
-    NoDevice(io::Error),
+    NoDevice,
+    /// Users usually may; here they may not.
+    #[error("/dev/fuse can't be opened ({0}): its mode must let you (root: chmod 666 /dev/fuse)")]
+    Closed(io::Error),
     /// An ordinary user needs the helper.
     #[error("fusermount3 is not installed: an ordinary user mounts through it (package fuse3)")]
     NoHelper,
@@ -89,11 +92,14 @@ pub enum Error {
 
 /// Whether mounting can work at all, asked before an image is touched.
 pub fn possible() -> Result<(), Error> {
-    fs::OpenOptions::new()
+    let opened = fs::OpenOptions::new()
         .read(true)
         .write(true)
-        .open("/dev/fuse")
-        .map_err(Error::NoDevice)?;
+        .open("/dev/fuse");
+    opened.map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => Error::NoDevice,
+        _ => Error::Closed(e),
+    })?;
     if !nix::unistd::geteuid().is_root() && !point::has_fusermount() {
         return Err(Error::NoHelper);
     }
