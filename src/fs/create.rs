@@ -175,6 +175,9 @@ impl Fs {
             target: new.target.to_vec(),
             time,
         })?;
+        if inode.kind() == mode::DIRECTORY {
+            self.hints.note(inode.number, name);
+        }
         Ok(Done {
             value: attr(&inode)?,
             lsn: Some(lsn),

@@ -141,6 +141,26 @@ pub fn is_empty(blocks: &dyn Blocks, sb: &Superblock, dir: &Inode) -> Result<boo
     Ok(true)
 }
 
+/// The first name in a directory that refers to this inode: a search from end
+/// to end.
+pub fn name_of(
+    blocks: &dyn Blocks,
+    sb: &Superblock,
+    dir: &Inode,
+    inode: InodeNo,
+) -> Result<Option<Vec<u8>>> {
+    for at in leaves(blocks, sb, dir)? {
+        let (_, block) = leaf(blocks, sb, dir, at)?;
+        for entry in dirent::entries(&block) {
+            let entry = entry?;
+            if entry.inode == inode && !matches!(entry.name, b"." | b"..") {
+                return Ok(Some(entry.name.to_vec()));
+            }
+        }
+    }
+    Ok(None)
+}
+
 /// Gives a new directory its first block, with `.` and `..`.
 pub fn init(txn: &mut Txn<'_>, sb: &Superblock, dir: &mut Inode, parent: InodeNo) -> Result<()> {
     let (_, block) = map::append_directory_block(txn, sb, dir)?;

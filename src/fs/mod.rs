@@ -29,6 +29,7 @@ pub mod mkfs;
 pub mod mount;
 mod name;
 pub mod orphan;
+mod path;
 mod perm;
 pub mod rename;
 mod space;
@@ -49,6 +50,7 @@ pub struct Fs {
     options: Options,
     clock: Arc<dyn Clock>,
     tables: Mutex<Tables>,
+    hints: Arc<path::Hints>,
 }
 
 /// How a file system is to behave.
@@ -127,7 +129,11 @@ impl Tables {
 impl Fs {
     /// Over an opened journal; `sb` is the image's superblock.
     pub fn new(journal: impl Into<Arc<Journal>>, sb: Superblock, options: Options, clock: Arc<dyn Clock>) -> Self {
-        Fs { journal: journal.into(), sb, options, clock, tables: Mutex::default() }
+        let journal: Arc<Journal> = journal.into();
+        let hints = Arc::new(path::Hints::default());
+        let (known, geometry) = (hints.clone(), sb.clone());
+        journal.set_namer(Box::new(move |blocks, dir| known.path(blocks, &geometry, dir)));
+        Fs { journal, sb, options, clock, tables: Mutex::default(), hints }
     }
 
     /// The journal below.

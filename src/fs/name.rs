@@ -29,7 +29,11 @@ impl Fs {
         let view = self.view();
         let dir = self.directory(&view, by, parent)?;
         let entry = dir::lookup(&view, &self.sb, &dir, name)?.ok_or(Error::NotFound)?;
-        attr(&self.named(&view, &dir, entry.inode)?)
+        let inode = self.named(&view, &dir, entry.inode)?;
+        if inode.kind() == mode::DIRECTORY && !matches!(name, b"." | b"..") {
+            self.hints.note(inode.number, name);
+        }
+        attr(&inode)
     }
 
     /// Another name for an inode that isn't a directory.

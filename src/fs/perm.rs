@@ -32,6 +32,9 @@ impl Fs {
             mode::REGULAR | mode::DIRECTORY | mode::SYMLINK
         );
         match mask & WRITE != 0 && special {
+            true if self.options.read_only => {
+                Err(Error::ReadOnly("mounted for reading only".into()))
+            }
             true => self.mutable(&inode),
             false => Ok(()),
         }

@@ -10,7 +10,7 @@ use crate::support::kernel::Mount;
 use crate::support::random::Seeded;
 use crate::world::{ROOT, World};
 
-const FORMATS: [&str; 9] = [
+const FORMATS: [&str; 11] = [
     "debian",
     "upstream",
     "no-metadata-csum",
@@ -20,6 +20,8 @@ const FORMATS: [&str; 9] = [
     "128-byte-inodes",
     "tea-hash",
     "no-dir-index",
+    "block-mapped",
+    "ext3",
 ];
 
 /// A name for each number, of lengths that differ.

@@ -331,3 +331,33 @@ fn a_read_only_file_system_refuses_every_change() {
         Err(Error::ReadOnly(_))
     ));
 }
+
+#[test]
+fn a_directory_tells_its_path() {
+    let world = World::new("1k-blocks", 16 << 20);
+    let mut at = ROOT;
+    for n in 0..5 {
+        at = world.dir(at, &format!("dir{n}"));
+    }
+    for n in 0..200 {
+        world.dir(at, &format!("sub{n}"));
+    }
+    let last = world.look(at, "sub150").unwrap().inode;
+    assert_eq!(world.fs.path(ROOT).unwrap(), b"/");
+    assert_eq!(
+        world.fs.path(last).unwrap(),
+        b"/dir0/dir1/dir2/dir3/dir4/sub150"
+    );
+    let dir1 = world
+        .look(world.look(ROOT, "dir0").unwrap().inode, "dir1")
+        .unwrap()
+        .inode;
+    let (fs, by) = (&world.fs, &world.by);
+    fs.rename(by, dir1, b"dir2", ROOT, b"moved", 0).unwrap();
+    assert_eq!(fs.path(last).unwrap(), b"/moved/dir3/dir4/sub150");
+    assert_eq!(fs.path(world.file(ROOT, "file")), None);
+    world.judge();
+    // Without having seen a name before:
+    let world = World::on(world.image, Access::Kernel);
+    assert_eq!(world.fs.path(last).unwrap(), b"/moved/dir3/dir4/sub150");
+}
