@@ -16,7 +16,7 @@ pub fn get(bits: &[u8], at: u32) -> bool {
 pub fn fill(bits: &mut [u8], from: u32, to: u32, value: bool) {
     let mut at = from;
     while at < to {
-        if at % 8 == 0 && to - at >= 8 {
+        if at.is_multiple_of(8) && to - at >= 8 {
             bits[at as usize / 8] = if value { 0xFF } else { 0 };
             at += 8;
         } else {
@@ -36,7 +36,7 @@ pub fn next(bits: &[u8], from: u32, to: u32, value: bool) -> Option<u32> {
     let mut at = from;
     while at < to {
         let byte = bits.get(at as usize / 8).copied().unwrap_or(0xFF);
-        if at % 8 == 0 && byte == skip {
+        if at.is_multiple_of(8) && byte == skip {
             // Eight bytes at a time where they are all alike.
             match bits.get(at as usize / 8..at as usize / 8 + 8) {
                 Some(word) if word.iter().all(|b| *b == skip) => at += 64,

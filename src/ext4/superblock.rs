@@ -170,13 +170,13 @@ impl Superblock {
                 u64::from(cluster),
             ),
             (
-                (8..=8 * bs).contains(&self.blocks_per_group) && self.blocks_per_group % 8 == 0
+                (8..=8 * bs).contains(&self.blocks_per_group) && self.blocks_per_group.is_multiple_of(8)
                     || bigalloc,
                 "s_blocks_per_group",
                 u64::from(self.blocks_per_group),
             ),
             (
-                (8..=8 * bs).contains(&self.inodes_per_group) && self.inodes_per_group % 8 == 0,
+                (8..=8 * bs).contains(&self.inodes_per_group) && self.inodes_per_group.is_multiple_of(8),
                 "s_inodes_per_group",
                 u64::from(self.inodes_per_group),
             ),

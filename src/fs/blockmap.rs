@@ -191,12 +191,11 @@ pub fn last(blocks: &dyn Blocks, sb: &Superblock, inode: &Inode) -> Result<Optio
     for root in (0..ROOTS).rev() {
         let (start, levels) = root_span(root, sb.block_size);
         let block = checked(sb, inode, get(&inode.block, root))?;
-        if block.0 != 0 {
-            if let Some(inside) = last_below(blocks, sb, inode, block, levels)? {
-                return Ok(Some(FileBlock(
-                    (start + inside).min(u64::from(u32::MAX)) as u32
-                )));
-            }
+        if block.0 != 0
+            && let Some(inside) = last_below(blocks, sb, inode, block, levels)?
+        {
+            let at = (start + inside).min(u64::from(u32::MAX));
+            return Ok(Some(FileBlock(at as u32)));
         }
     }
     Ok(None)
@@ -216,10 +215,10 @@ fn last_below(
     let span = fanout(sb.block_size).pow(level - 1);
     for slot in (0..raw.len() / 4).rev() {
         let child = checked(sb, inode, get(&raw, slot))?;
-        if child.0 != 0 {
-            if let Some(inside) = last_below(blocks, sb, inode, child, level - 1)? {
-                return Ok(Some(slot as u64 * span + inside));
-            }
+        if child.0 != 0
+            && let Some(inside) = last_below(blocks, sb, inode, child, level - 1)?
+        {
+            return Ok(Some(slot as u64 * span + inside));
         }
     }
     // Pointer blocks without pointers: freed with what lies before them.

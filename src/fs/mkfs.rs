@@ -125,7 +125,7 @@ fn plan(options: &MkfsOptions) -> Result<([u8; superblock::SIZE], Superblock, u3
         let (raw, sb) = new.superblock()?;
         let groups = sb.group_count();
         let last = GroupNo(groups - 1);
-        let tables = if last.0 % (1 << sb.log_groups_per_flex) == 0 {
+        let tables = if last.0.is_multiple_of(1 << sb.log_groups_per_flex) {
             2 + sb.inode_table_blocks()
         } else {
             0
