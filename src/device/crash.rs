@@ -300,7 +300,7 @@ impl Plan {
     pub fn random(pending: &[Pending], seed: u64) -> Self {
         let (kept, torn) = (
             mix(seed) % 101,
-            if mix(!seed) % 2 == 0 {
+            if mix(!seed).is_multiple_of(2) {
                 0
             } else {
                 mix(!seed) % 40

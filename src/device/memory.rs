@@ -68,10 +68,11 @@ impl Pages {
     pub fn set_len(&mut self, len: u64) {
         self.pages.resize(len.div_ceil(PAGE as u64) as usize, None);
         let (_, tail) = split(len);
-        if len < self.len && tail != 0 {
-            if let Some(Some(last)) = self.pages.last_mut() {
-                Arc::make_mut(last)[tail..].fill(0);
-            }
+        if len < self.len
+            && tail != 0
+            && let Some(Some(last)) = self.pages.last_mut()
+        {
+            Arc::make_mut(last)[tail..].fill(0);
         }
         self.len = len;
     }

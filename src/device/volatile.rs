@@ -213,6 +213,13 @@ impl Host {
         self.0.lock().faults.push(fault);
     }
 
+    /// Disarms all failures that have not come yet.
+    pub fn heal(&self) {
+        let mut live = self.0.lock();
+        live.faults.clear();
+        live.failing = false;
+    }
+
     fn change<T>(&self, change: impl FnOnce(&mut Live) -> io::Result<T>) -> io::Result<T> {
         change(&mut self.0.lock())
     }

@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 use super::folder::Spare;
 use super::index::Index;
 use super::segment::Segment;
+use super::tail::Room;
 use super::{Durable, Error, Inner, Log, Result};
 use crate::units::Lsn;
 
@@ -71,8 +72,12 @@ impl Log {
             return Ok(());
         }
         if self.recorded() < self.0.installed() {
-            self.mark()?;
+            // A sync may do: later frames carry the mark. Else a frame for it.
             self.sync()?;
+            if self.recorded() < self.0.installed() {
+                self.mark_in(Room::Cleaning)?;
+                self.sync()?;
+            }
         }
         let recorded = self.recorded();
         for base in self.0.idle_through(recorded) {
@@ -100,13 +105,15 @@ impl Log {
 }
 
 impl Inner {
-    /// Bases of sealed segments wholly at or below `through`, not in use.
+    /// Bases of the oldest segments, as many as are wholly at or below
+    /// `through` and not in use. (One in the middle stays: readers would
+    /// find a gap.)
     fn idle_through(&self, through: Lsn) -> Vec<Lsn> {
         let chain = self.chain.read();
         let nexts = chain.keys().skip(1);
         let sealed = chain.iter().zip(nexts);
         // The chain's own handle is the only one: no reader, no Place.
-        let idle = sealed.filter(|((_, segment), next)| {
+        let idle = sealed.take_while(|((_, segment), next)| {
             next.prev() <= through && Arc::strong_count(segment) == 1
         });
         idle.map(|((base, _), _)| *base).collect()

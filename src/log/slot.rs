@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::frame::{self, FrameHeader, Kind, Sum};
 use super::segment::{Payload, Place};
-use super::tail::{self, Batch, Placed};
+use super::tail::{self, Batch, Placed, Room};
 use super::{Durable, Error, Inner, Log, Result};
 use crate::units::Lsn;
 
@@ -34,19 +34,23 @@ impl Log {
     /// Numbers a record and gives it its place. `head` is the length of the
     /// first data chunk (1 ..= 4096; the others are 4096 long).
     pub fn reserve(&self, meta_len: usize, data_len: usize, head: u32) -> Result<Slot> {
-        self.place(Kind::Record, meta_len, data_len, head, false)
+        self.place(Kind::Record, meta_len, data_len, head, Room::Ordinary)
     }
 
     /// The same, for checkpoint and clean records: may use the room that
     /// `reserve` leaves for them.
     pub fn reserve_spare(&self, meta_len: usize, data_len: usize, head: u32) -> Result<Slot> {
-        self.place(Kind::Record, meta_len, data_len, head, true)
+        self.place(Kind::Record, meta_len, data_len, head, Room::Spare)
     }
 
     /// Appends a frame that carries nothing but the marks, so that the last
     /// sync's success is on record.
     pub fn mark(&self) -> Result<Lsn> {
-        let slot = self.place(Kind::Mark, 0, 0, 0, true)?;
+        self.mark_in(Room::Spare)
+    }
+
+    pub(super) fn mark_in(&self, room: Room) -> Result<Lsn> {
+        let slot = self.place(Kind::Mark, 0, 0, 0, room)?;
         let lsn = slot.lsn();
         slot.write(&[], &[])?;
         Ok(lsn)
@@ -58,7 +62,7 @@ impl Log {
         meta_len: usize,
         data_len: usize,
         head: u32,
-        spare: bool,
+        room: Room,
     ) -> Result<Slot> {
         let head = if data_len == 0 { 0 } else { head };
         assert!(
@@ -68,7 +72,7 @@ impl Log {
         let len = tail::length(meta_len, data_len, head)?;
         let mut tail = self.0.tail.lock();
         self.0.alive()?;
-        let placed = tail.place(&self.0, len, spare)?;
+        let placed = tail.place(&self.0, len, room)?;
         drop(tail);
         let mut slot = Slot {
             log: self.0.clone(),

@@ -41,6 +41,17 @@ pub(super) struct Tail {
     most: usize,
 }
 
+/// Whose room a frame may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// An ordinary record's.
+    Ordinary,
+    /// What is kept for checkpoint, clean and mark records too.
+    Spare,
+    /// Whatever it takes to get room again.
+    Cleaning,
+}
+
 /// A frame's number and place.
 pub(super) struct Placed {
     pub segment: Arc<Segment>,
@@ -109,34 +120,35 @@ impl Tail {
         self.offset + len <= self.active.header.size && !self.index_is_full()
     }
 
-    /// Segments that may still be begun. One more is kept for recovery and is
-    /// open to `spare` frames alone.
-    fn allowance(&self, options: &Options, spare: bool) -> u64 {
+    /// Segments that may still be begun.
+    fn allowance(&self, options: &Options, room: Room) -> u64 {
         let all = options.segments as usize;
-        let free = match spare {
-            true => self.most.max(all).saturating_sub(self.live),
-            false => all.saturating_sub(self.live + 1),
+        let most = match room {
+            // One is kept for recovery.
+            Room::Ordinary => all.saturating_sub(1),
+            Room::Spare => all.max(self.most),
+            Room::Cleaning => all.max(self.most) + 1,
         };
-        free as u64
+        most.saturating_sub(self.live) as u64
     }
 
     /// Bytes that ordinary frames can still take; page alignment and what is
     /// left over at the ends of segments come off this.
     pub fn room(&self, options: &Options) -> u64 {
         let here = self.active.header.size.saturating_sub(self.offset);
-        let ahead = self.allowance(options, false) * options.capacity();
+        let ahead = self.allowance(options, Room::Ordinary) * options.capacity();
         let here = if self.index_is_full() { 0 } else { here };
         (here + ahead).saturating_sub(options.spare_room())
     }
 
-    fn check_room(&self, options: &Options, len: u64, spare: bool) -> Result<()> {
-        let allowance = self.allowance(options, spare);
+    fn check_room(&self, options: &Options, len: u64, room: Room) -> Result<()> {
+        let allowance = self.allowance(options, room);
         let left = match self.fits(len) {
             true => allowance * options.capacity() + (self.active.header.size - self.offset - len),
             false if allowance == 0 => return Err(Error::Full),
             false => (allowance - 1) * options.capacity() + (options.capacity() - len),
         };
-        if spare || left >= options.spare_room() {
+        if room != Room::Ordinary || left >= options.spare_room() {
             Ok(())
         } else {
             Err(Error::Full)
@@ -144,14 +156,14 @@ impl Tail {
     }
 
     /// Places a frame of this shape and numbers it.
-    pub fn place(&mut self, log: &Inner, len: u64, spare: bool) -> Result<Placed> {
+    pub fn place(&mut self, log: &Inner, len: u64, room: Room) -> Result<Placed> {
         let max = log.options.capacity();
         if len > max {
             return Err(Error::TooLarge { len, max });
         }
-        self.check_room(&log.options, len, spare)?;
+        self.check_room(&log.options, len, room)?;
         if !self.fits(len) {
-            self.rotate(log, spare)?;
+            self.rotate(log, room)?;
         }
         let wall = log.options.clock.wall().as_nanos();
         self.time = self.time.saturating_add(1).max(wall);
@@ -188,11 +200,28 @@ impl Tail {
     /// Goes on in the next segment. Fails harmlessly when the host has no
     /// room for another file; finally when a header can't be written, since
     /// two headers might then claim the same place.
-    fn rotate(&mut self, log: &Inner, spare: bool) -> Result<()> {
-        let leave = if spare { 0 } else { 1 };
+    fn rotate(&mut self, log: &Inner, room: Room) -> Result<()> {
+        let leave = if room == Room::Ordinary { 1 } else { 0 };
         let next = self.spares.take(&*log.dir, log.options.segment_size, leave);
+        let next = next.and_then(|spare| self.name(log, spare));
         let next = next.map_err(|e| if e.host_is_full() { Error::Full } else { e })?;
         self.begin(log, next).inspect_err(|e| log.die(e))
+    }
+
+    /// Names come first: if that fails nothing has happened, since no name is
+    /// believed without a header.
+    fn name(&mut self, log: &Inner, spare: Spare) -> Result<Spare> {
+        let base = self.appended.next();
+        let (old, new) = (Spare::store_name(spare.number), Segment::store_name(base));
+        if let Err(e) = log.dir.rename(&old, &new) {
+            self.spares.ready.push(spare);
+            return Err(Error::io_on("renaming", &old)(e));
+        }
+        // The index works under any name, and can be built again.
+        let _ = log
+            .dir
+            .rename(&Spare::index_name(spare.number), &Segment::index_name(base));
+        Ok(spare)
     }
 
     fn begin(&mut self, log: &Inner, mut spare: Spare) -> Result<()> {
@@ -217,13 +246,6 @@ impl Tail {
             .disk
             .write_at(&header.encode(), 0)
             .map_err(Error::io_on("write", &name))?;
-        let rename = |from: &str, to: &str| {
-            log.dir
-                .rename(from, to)
-                .map_err(Error::io_on("renaming", from))
-        };
-        rename(&Spare::store_name(spare.number), &name)?;
-        rename(&Spare::index_name(spare.number), &Segment::index_name(base))?;
         self.seal_active();
         let index = match spare.index.take() {
             Some(mapped) => Index::Mapped(mapped),

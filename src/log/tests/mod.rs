@@ -9,6 +9,8 @@ use crate::units::StepClock;
 mod basics;
 mod crash;
 mod damage;
+mod faults;
+mod threads;
 
 /// Small segments, a clock that steps, and salts that repeat.
 fn options(seed: u64) -> Options {

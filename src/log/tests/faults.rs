@@ -1,0 +1,239 @@
+//! A host that fails, a host that is full, and what a reader may meet.
+
+use super::*;
+use crate::device::crash::{Frontier, Plan};
+use crate::device::volatile::{Call, Fault, Host, Snapshot};
+
+fn fault(call: Call, after: usize, errno: i32) -> Fault {
+    Fault {
+        call,
+        after,
+        times: 1,
+        errno,
+        forget: true,
+    }
+}
+
+fn host_log() -> (Arc<Host>, Log) {
+    let host = Host::new(Snapshot::default());
+    let log = Survey::read(host.folder())
+        .unwrap()
+        .open(options(1))
+        .unwrap();
+    (host, log)
+}
+
+fn refuses_everything(log: &Log) {
+    assert!(log.dead().is_some());
+    assert!(matches!(log.reserve(1, 0, 0), Err(Error::Dead(_))));
+    assert!(matches!(log.reserve_spare(1, 0, 0), Err(Error::Dead(_))));
+    assert!(matches!(log.mark(), Err(Error::Dead(_))));
+    assert!(matches!(log.sync(), Err(Error::Dead(_))));
+    assert!(matches!(log.clean(), Err(Error::Dead(_))));
+    assert!(matches!(log.prepare(), Err(Error::Dead(_))));
+}
+
+#[test]
+fn a_failed_sync_is_final_and_what_it_lost_is_never_called_durable() {
+    let (host, log) = host_log();
+    append_told(&log, 1);
+    log.sync().unwrap();
+    append_told(&log, 2);
+    host.fail(fault(Call::Sync, 0, libc::EIO));
+    assert!(matches!(log.sync(), Err(Error::Io { .. })));
+    // The host would now report success: nobody asks it.
+    refuses_everything(&log);
+    assert_eq!(log.watermarks().durable, Lsn(1));
+    assert_told(&log.read(Lsn(2)).unwrap(), 2);
+
+    // The next process sees the record in the page cache, but it is not on
+    // disk: it has to be written again before it counts as durable.
+    let log = Survey::read(host.folder())
+        .unwrap()
+        .open(options(2))
+        .unwrap();
+    assert_eq!(log.watermarks().durable, Lsn(2));
+    let mut frontier = Frontier::new(&host.start());
+    host.trace().iter().for_each(|event| frontier.pass(event));
+    let left = frontier.crash(&Plan::default()).0;
+    let survey = Survey::read(Arc::new(MemoryDir::from_files(left.files))).unwrap();
+    assert_eq!(survey.last(), Lsn(2));
+    assert_told(&survey.frame(Lsn(2)).unwrap(), 2);
+}
+
+#[test]
+fn a_failed_write_of_a_numbered_frame_is_final_for_all_who_wait() {
+    let (host, log) = host_log();
+    append_told(&log, 1);
+    let slot = log.reserve(3, 0, 0).unwrap();
+    let waiter = log.clone();
+    let waiting = std::thread::spawn(move || waiter.wait_written(Lsn(2)));
+    host.fail(fault(Call::Write, 0, libc::ENOSPC));
+    assert!(matches!(slot.write(b"abc", b""), Err(Error::Io { .. })));
+    assert!(matches!(waiting.join().unwrap(), Err(Error::Dead(_))));
+    refuses_everything(&log);
+    assert_eq!(Survey::read(host.folder()).unwrap().last(), Lsn(1));
+}
+
+#[test]
+fn a_failed_sync_of_the_folder_is_final_too() {
+    let (host, log) = host_log();
+    while log.segments().len() < 2 {
+        append(&log, b"m", &[1; 5000]);
+    }
+    // Old segment, new segment, folder.
+    host.fail(fault(Call::Sync, 2, libc::EIO));
+    assert!(log.sync().is_err());
+    refuses_everything(&log);
+}
+
+#[test]
+fn an_opening_that_fails_anywhere_changes_nothing_that_counts() {
+    for call in [Call::Write, Call::Sync, Call::Name, Call::Read] {
+        for after in 0.. {
+            let (host, log) = host_log();
+            for n in 1..=12 {
+                append_told(&log, n);
+            }
+            drop(log);
+            host.fail(fault(call, after, libc::EIO));
+            let opened = Survey::read(host.folder()).and_then(|survey| survey.open(options(2)));
+            let done = opened.is_ok() && opened.unwrap().dead().is_none();
+            host.heal();
+            let survey = Survey::read(host.folder()).unwrap();
+            assert_eq!(
+                (survey.last(), survey.verdict()),
+                (Lsn(12), &Verdict::Clean),
+                "{call:?} {after}"
+            );
+            let log = survey.open(options(3)).unwrap();
+            for n in 1..=12 {
+                assert_told(&log.read(Lsn(n)).unwrap(), n);
+            }
+            if done {
+                assert!(after > 2, "{call:?}");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_full_host_makes_the_log_full_and_not_dead() {
+    let (host, log) = host_log();
+    host.fail(Fault {
+        times: usize::MAX,
+        ..fault(Call::Name, usize::MAX, libc::ENOSPC)
+    });
+    log.prepare().unwrap();
+    // No new file can be made from now on.
+    let none = Fault {
+        call: Call::Name,
+        after: 0,
+        times: usize::MAX,
+        errno: libc::ENOSPC,
+        forget: false,
+    };
+    let mut appended = 0;
+    let full = loop {
+        if appended == 3 {
+            host.fail(none);
+        }
+        match log.reserve(10, 9000, 4096) {
+            Ok(slot) => slot.write(&[0; 10], &[1; 9000]).unwrap(),
+            Err(e) => break e,
+        }
+        appended += 1;
+    };
+    assert!(matches!(full, Error::Full), "{full}");
+    assert!(log.dead().is_none());
+    log.prepare().unwrap();
+    log.sync().unwrap();
+}
+
+#[test]
+fn the_index_of_an_earlier_process_may_hold_anything() {
+    let dir = Arc::new(MemoryDir::default());
+    let log = open(&dir, 1);
+    for n in 1..=40 {
+        append_told(&log, n);
+    }
+    let proof = log.sync().unwrap();
+    log.set_installed(Lsn(30), proof);
+    log.mark().unwrap();
+    drop(log);
+    let indexes: Vec<String> = dir
+        .list()
+        .unwrap()
+        .into_iter()
+        .filter(|name| name.ends_with(".index"))
+        .collect();
+    assert!(indexes.len() > 2);
+    for seed in 0..8u64 {
+        let mut files = dir.files();
+        for (name, nth) in indexes.iter().zip(seed..) {
+            let pages = files.get_mut(name).unwrap();
+            match nth % 4 {
+                0 => pages.write(&vec![0xAB; pages.len() as usize], 0),
+                1 => pages.set_len(100),
+                2 => pages.write(&vec![0x55; 64], 64 + seed * 16),
+                _ => drop(files.remove(name)),
+            }
+        }
+        let log = open(&Arc::new(MemoryDir::from_files(files)), seed + 2);
+        for n in 1..=40 {
+            assert_told(&log.read(Lsn(n)).unwrap(), n);
+        }
+        let time = log.read(Lsn(20)).unwrap().time;
+        assert_eq!(log.find_time(time), Some(Lsn(20)));
+    }
+}
+
+#[test]
+fn frames_of_a_recycled_segments_earlier_use_are_never_believed() {
+    let dir = Arc::new(MemoryDir::default());
+    let log = open(&dir, 1);
+    // All records alike, so that old frames lie exactly where new ones would.
+    let mut turns = 0;
+    while turns < 30 {
+        let before = log.segments().len();
+        append(&log, &[1; 20], &[2; 3000]);
+        if log.segments().len() > before {
+            turns += 1;
+            let proof = log.sync().unwrap();
+            log.set_installed(proof.lsn(), proof);
+            log.clean().unwrap();
+        }
+        let survey = Survey::read(copy(&dir)).unwrap();
+        assert_eq!(survey.verdict(), &Verdict::Clean);
+        assert_eq!(survey.last(), log.watermarks().appended);
+    }
+}
+
+#[test]
+fn numbers_above_a_cut_come_again_in_a_new_epoch() {
+    let dir = Arc::new(MemoryDir::default());
+    let log = open(&dir, 1);
+    append_told(&log, 1);
+    log.sync().unwrap();
+    let at = log.reserve(8, 0, 0).unwrap();
+    drop(at);
+    let log = open(&copy(&dir), 2);
+    assert_eq!(append(&log, b"again", b""), Lsn(2));
+    let (one, two) = (log.read(Lsn(1)).unwrap(), log.read(Lsn(2)).unwrap());
+    assert_eq!((one.epoch, two.epoch), (Epoch(1), Epoch(2)));
+    assert!(two.time > one.time);
+}
+
+#[test]
+fn times_never_run_backwards_though_the_wall_clock_does() {
+    let dir = Arc::new(MemoryDir::default());
+    let late = options(5);
+    let log = Survey::read(dir.clone()).unwrap().open(late).unwrap();
+    append_told(&log, 1);
+    // The next boot's clock is four seconds behind.
+    let log = open(&dir, 1);
+    append_told(&log, 2);
+    let (one, two) = (log.read(Lsn(1)).unwrap(), log.read(Lsn(2)).unwrap());
+    assert!(two.time > one.time && two.wall < one.wall);
+}
