@@ -17,7 +17,7 @@ use support::tree::Tree;
 /// Runs a part of the script on every format and asks the judges.
 fn on_every_format(what: &str, part: impl Fn(&Bench, &mut Seeded)) {
     let mut random = Seeded::new("images");
-    for variant in chosen().filter(|variant| variant.has_extents()) {
+    for variant in chosen() {
         let bench = Bench::new(variant, 48 << 20);
         eprintln!("{what} on {}", variant.name);
         part(&bench, &mut random);
@@ -25,6 +25,30 @@ fn on_every_format(what: &str, part: impl Fn(&Bench, &mut Seeded)) {
         bench.judge(&name);
         let bench = bench.reopen();
         bench.judge(&format!("{name}, opened again"));
+    }
+}
+
+#[test]
+fn the_largest_file_is_as_large_as_the_kernels() {
+    for variant in chosen() {
+        let image = variant.make(16 << 20);
+        let Some(mount) = Mount::read_write(image.path()) else {
+            return;
+        };
+        let file = std::fs::File::create(mount.at("file")).unwrap();
+        let (mut fits, mut fails) = (0, i64::MAX as u64);
+        while fails - fits > 1 {
+            let middle = fits + (fails - fits) / 2;
+            match file.set_len(middle) {
+                Ok(()) => fits = middle,
+                Err(_) => fails = middle,
+            }
+        }
+        file.set_len(0).unwrap();
+        drop(file);
+        mount.unmount();
+        let bench = Bench::over(image);
+        assert_eq!(script::largest(&bench, "file"), fits, "on {}", variant.name);
     }
 }
 
@@ -41,7 +65,7 @@ fn chosen() -> impl Iterator<Item = &'static Variant> {
 #[test]
 fn kernel_made_trees_are_shown_and_changed() {
     let mut random = Seeded::new("kernel-made");
-    for variant in chosen().filter(|variant| variant.has_extents()) {
+    for variant in chosen() {
         let image = variant.make(96 << 20);
         let Some(mount) = Mount::read_write(image.path()) else {
             return;
