@@ -6,6 +6,8 @@ mod support;
 #[path = "names/world.rs"]
 mod world;
 
+#[path = "names/again.rs"]
+mod again;
 #[path = "names/damage.rs"]
 mod damage;
 #[path = "names/directories.rs"]
