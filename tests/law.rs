@@ -3,6 +3,8 @@
 
 #[path = "law/cuts.rs"]
 mod cuts;
+#[path = "law/judges.rs"]
+mod judges;
 #[path = "law/lockstep.rs"]
 mod lockstep;
 #[path = "law/log.rs"]

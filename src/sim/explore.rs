@@ -23,6 +23,9 @@ use crate::units::Lsn;
 pub struct Effort {
     /// Decides all choices.
     pub seed: u64,
+    /// Points of a run at which the power is cut, at most: of a longer run
+    /// chance takes so many.
+    pub points: usize,
     /// Choices of lost writes at each point, beside the few that are always made.
     pub per_point: usize,
     /// One in so many states is looked at closely: the image is checked,
@@ -39,6 +42,7 @@ impl Effort {
     pub fn thorough(seed: u64) -> Self {
         Effort {
             seed,
+            points: 500,
             per_point: 12,
             closely: 8,
             nested: 40,
@@ -96,11 +100,17 @@ pub fn explore(
     effort: Effort,
     counts: &mut Counts,
 ) -> Result<(), Box<Violation>> {
+    let points = eras
+        .iter()
+        .map(|era| era.trace.iter().filter(|event| cuttable(event)).count())
+        .sum::<usize>()
+        .max(1);
     let mut explorer = Explorer {
         setup,
         effort,
         random: Random::new(effort.seed),
         seen: HashSet::new(),
+        points,
         counts,
     };
     eras.iter()
@@ -157,6 +167,8 @@ struct Explorer<'a> {
     effort: Effort,
     random: Random,
     seen: HashSet<u64>,
+    /// Points of the whole run.
+    points: usize,
     counts: &'a mut Counts,
 }
 
@@ -167,7 +179,8 @@ impl Explorer<'_> {
         for (event, at) in era.trace.iter().zip(1..) {
             frontier.pass(event);
             let next = era.trace.get(at);
-            if cuttable(event) || next.is_none_or(cuttable) {
+            let chosen = self.random.below(self.points as u64) < self.effort.points as u64;
+            if chosen && (cuttable(event) || next.is_none_or(cuttable)) {
                 self.point(number, era, at, &frontier)?;
             }
         }

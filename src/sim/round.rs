@@ -4,13 +4,13 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::clock::StillClock;
-use super::explore::{Counts, Effort, Violation, explore, retry};
+use super::explore::{Counts, Effort, Violation, explore, guarded, retry};
 use super::random::Random;
 use super::shrink::{shrink_plan, shrink_steps};
 use super::system::{self, Setup};
 use super::tree::Tree;
 use super::workload::{Mix, Workload};
-use super::world::{Looking, World};
+use super::world::{Era, Looking, World};
 use crate::device::memory::Pages;
 
 /// What a round is made of; all of it follows from the seed.
@@ -42,7 +42,9 @@ impl Round {
         let mut random = Random::new(seed);
         let setup = Setup::random(&mut random);
         let mix = *random.pick(&Mix::ALL);
-        let count = 10 + random.below(90) as usize;
+        // Short runs are tried at every point, long ones go round the journal.
+        let longest = *random.pick(&[60, 60, 120, 600]);
+        let count = 10 + random.below(longest) as usize;
         let workload = Workload::random(random.bits(), count, mix, &Tree::root());
         let image =
             system::format(&setup, &StillClock::new()).expect("an empty image can be formatted");
@@ -60,10 +62,20 @@ impl Round {
         self.attempt(&self.workload)
     }
 
-    fn attempt(&self, workload: &Workload) -> Result<Counts, Failure> {
+    /// Runs without a cut (but for the workload's own), for its eras.
+    pub fn record(&self) -> Result<Vec<Era>, Failure> {
+        self.eras_of(&self.workload)
+    }
+
+    fn eras_of(&self, workload: &Workload) -> Result<Vec<Era>, Failure> {
         let run =
             || World::run(&self.setup, self.image.clone(), workload, Looking::Seldom)?.finish();
-        let (_, eras) = super::explore::guarded(run).map_err(Failure::Run)?;
+        let (_, eras) = guarded(run).map_err(Failure::Run)?;
+        Ok(eras)
+    }
+
+    fn attempt(&self, workload: &Workload) -> Result<Counts, Failure> {
+        let eras = self.eras_of(workload)?;
         let mut counts = Counts::default();
         explore(&self.setup, &eras, self.effort, &mut counts).map_err(Failure::Law)?;
         Ok(counts)
@@ -94,9 +106,7 @@ impl Round {
         violation: Box<Violation>,
         deadline: Instant,
     ) -> Box<Violation> {
-        let recorded = World::run(&self.setup, self.image.clone(), workload, Looking::Seldom)
-            .and_then(World::finish);
-        let Ok((_, eras)) = recorded else {
+        let Ok(eras) = self.eras_of(workload) else {
             return violation;
         };
         let Some(era) = eras.get(violation.era) else {

@@ -40,6 +40,17 @@ impl Content {
         self.len == 0
     }
 
+    /// All bytes in one piece.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.len as usize];
+        for (at, chunk) in &self.chunks {
+            let rest = &mut bytes[(at * CHUNK) as usize..];
+            let len = rest.len().min(chunk.len());
+            rest[..len].copy_from_slice(&chunk[..len]);
+        }
+        bytes
+    }
+
     /// Overwrites from `offset`, growing where needed.
     pub fn write(&mut self, offset: u64, bytes: &[u8]) {
         self.len = self.len.max(offset + bytes.len() as u64);
