@@ -94,6 +94,13 @@ impl Log {
         self.0.tail.lock().room(&self.0.options)
     }
 
+    /// Bytes left in the active segment: a frame that does not fit goes to the
+    /// next one.
+    pub fn left(&self) -> u64 {
+        let tail = self.0.tail.lock();
+        tail.active.header.size.saturating_sub(tail.offset)
+    }
+
     /// The largest frame, header and checksums included.
     pub fn max_frame(&self) -> u64 {
         self.0.options.capacity() - self.0.options.spare_room()
@@ -199,6 +206,10 @@ impl Slot {
     /// The record's number.
     pub fn lsn(&self) -> Lsn {
         self.placed.lsn
+    }
+    /// The base of the segment that it lies in.
+    pub fn segment(&self) -> Lsn {
+        self.placed.segment.header.base
     }
     /// The time the record will have.
     pub fn time(&self) -> crate::units::Time {
