@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::Journal;
+use super::{Error, Journal};
 
 /// Two threads that tick: the committer, which serves waiting fsyncs back to
 /// back, and the keeper, which checkpoints and keeps segments ready. Dropping
@@ -47,6 +47,7 @@ impl Background {
         let thread = std::thread::Builder::new()
             .name(name.into())
             .spawn(move || {
+                let _watch = Watch(&journal);
                 while !stop.load(Ordering::SeqCst) {
                     if let Err(error) = round(&journal) {
                         // The first error has stopped the journal and told all
@@ -58,6 +59,18 @@ impl Background {
             })?;
         self.threads.push(thread);
         Ok(())
+    }
+}
+
+/// Should a thread panic, those who wait for it hear of it.
+struct Watch<'j>(&'j Journal);
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let why = "a thread of the journal has panicked".into();
+            self.0.0.stop(Error::ReadOnly(why));
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::Block;
+use super::paths::Named;
 use crate::log::Place;
 use crate::units::{BlockNo, Lsn};
 
@@ -103,6 +104,7 @@ pub(super) struct State {
     pub dirty: Changed,
     pub frozen: Arc<Changed>,
     pub pinned: Option<(BlockNo, Block)>,
+    pub named: Named,
 }
 
 impl State {

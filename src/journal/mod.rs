@@ -33,6 +33,7 @@ mod cache;
 mod checkpoint;
 mod codec;
 mod commit;
+mod paths;
 pub mod record;
 mod recover;
 pub mod redo;

@@ -18,7 +18,7 @@ use super::redo::{Redo, differences, edit_len, whole};
 use super::room::Promise;
 use super::{Block, Blocks, Error, Inner, Keep, Result};
 use crate::log::{Log, Slot};
-use crate::units::{BlockNo, Lsn};
+use crate::units::{BlockNo, InodeNo, Lsn};
 
 /// What a record takes besides its blocks: the operation with its names,
 /// values and paths, generously.
@@ -239,10 +239,16 @@ impl<'j> Txn<'j> {
 
     fn commit_to_log(mut self, log: &'j Log, op: &Op) -> Result<Lsn> {
         let (inner, data) = (self.inner, self.data);
-        let meta = self.record(op)?;
+        let redo = self.redo();
+        let paths = self
+            .inner
+            .paths(log, &self.state.named, &self, op, self.len());
+        let named: Vec<InodeNo> = paths.iter().map(|(dir, _)| *dir).collect();
+        let meta = self.record(op, paths, redo)?;
         let slot = self.reserve(log, &meta)?;
         let lsn = slot.lsn();
         self.publish(&slot);
+        self.state.named.note(&slot, named);
         let Txn { promise, state, .. } = self;
         drop(state);
         drop(promise);
@@ -268,15 +274,9 @@ impl<'j> Txn<'j> {
     }
 
     /// The record's metadata.
-    fn record(&mut self, op: &Op) -> Result<Vec<u8>> {
-        let redo = self.redo();
-        let paths = Vec::new();
-        let meta = Record::Operation(Operation {
-            op: op.clone(),
-            paths,
-            redo,
-        })
-        .encode();
+    fn record(&self, op: &Op, paths: Vec<(InodeNo, Vec<u8>)>, redo: Vec<Redo>) -> Result<Vec<u8>> {
+        let op = op.clone();
+        let meta = Record::Operation(Operation { op, paths, redo }).encode();
         let (len, limit) = (meta.len() + self.data.len(), self.limit());
         match len <= limit {
             true => Ok(meta),

@@ -263,3 +263,74 @@ fn a_new_timeline_keeps_nothing_and_numbers_on() {
     let (host, _journal) = recover(&host.kill(), 4);
     assert!(host.kill().image.to_vec() == before);
 }
+
+/// Goes through all records as a tool does, knowing only what they tell.
+#[derive(Default)]
+struct Paths {
+    segments: Vec<Lsn>,
+    told: std::collections::HashSet<(usize, InodeNo)>,
+    named: usize,
+    paths: usize,
+}
+
+impl Replay for Paths {
+    fn record(&mut self, at: &Heading, record: &Record, _: Option<&Place>) -> Result<()> {
+        let Record::Operation(operation) = record else {
+            return Ok(());
+        };
+        let segment = self.segments.partition_point(|base| *base <= at.lsn);
+        for (dir, path) in &operation.paths {
+            assert_eq!(path, format!("/path/{dir}").as_bytes());
+            self.told.insert((segment, *dir));
+            self.paths += 1;
+        }
+        for dir in operation.op.directories() {
+            assert!(self.told.contains(&(segment, dir)), "record {}", at.lsn);
+            self.named += 1;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn the_first_record_of_a_segment_that_names_a_directory_tells_its_path() {
+    let options = Options {
+        segments: 40,
+        ..options(13)
+    };
+    let world = World::with(13, options);
+    let name = |_: &dyn Blocks, dir: InodeNo| Some(format!("/path/{dir}").into_bytes());
+    world.journal.set_namer(Box::new(name));
+    let mut random = Random(3);
+    for n in 0..3000 {
+        let data = vec![1; random.below(900) as usize];
+        let mut txn = world.journal.begin().unwrap();
+        txn.attach(&data, 0);
+        let dir = |random: &mut Random| record::Name {
+            parent: InodeNo(2 + random.below(5) as u32),
+            name: b"x".to_vec(),
+        };
+        let op = Op::Rename {
+            by: record::By::default(),
+            from: dir(&mut random),
+            to: dir(&mut random),
+            flags: 0,
+            inode: InodeNo(99),
+            replaced: InodeNo(0),
+            time: Time::default(),
+        };
+        txn.commit(&op).unwrap();
+        if n % 50 == 0 {
+            world.journal.sync().unwrap();
+        }
+    }
+    let log = world.journal.log().unwrap();
+    let segments: Vec<Lsn> = log.segments().iter().map(|segment| segment.base).collect();
+    let mut paths = Paths {
+        segments,
+        ..Paths::default()
+    };
+    replay(log.frames(Lsn(1)), &mut paths).unwrap();
+    assert!(paths.segments.len() > 10 && paths.named > 3000);
+    assert!(paths.paths < paths.named / 2);
+}
