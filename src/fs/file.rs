@@ -13,6 +13,8 @@ use crate::units::{FileBlock, InodeNo, Lsn};
 /// From this size on the image must say `large_file`.
 const LARGE: u64 = 1 << 31;
 const DAY: i64 = 24 * 60 * 60;
+/// Bytes of a record that a write leaves to metadata, if it is a large one.
+const METADATA: usize = 768 << 10;
 /// The kernel opens to execute (its FMODE_EXEC).
 const OPEN_TO_RUN: i32 = 0x20;
 
@@ -193,7 +195,9 @@ impl Fs {
         let mut want = data.len();
         loop {
             let mut txn = self.begin()?;
-            let most = (txn.limit() / 2).max(self.sb.block_size as usize);
+            // The rest of a record is for bitmaps, descriptors and the tree.
+            let most = txn.limit() - (txn.limit() / 2).min(METADATA);
+            let most = most.max(self.sb.block_size as usize);
             want = want.min(most - (at % u64::from(self.sb.block_size)) as usize);
             let mut reached = 0;
             match self.write_all(&mut txn, by, number, at, &data[..want], kill, &mut reached) {
@@ -263,7 +267,7 @@ impl Fs {
         let sb = &self.sb;
         let bs = u64::from(sb.block_size);
         let end = at + len as u64;
-        let budget = txn.limit() / 4 * 3;
+        let budget = txn.limit() - txn.limit() / 8;
         let mut file = at / bs;
         while file * bs < end {
             let want = (end.div_ceil(bs) - file) as u32;
