@@ -248,6 +248,8 @@ impl Finding {
     /// How bad it is.
     pub fn severity(&self) -> Severity {
         match self {
+            // (History that nobody needs any more for recovery.)
+            Finding::JournalFrame { .. } => Severity::Note,
             Finding::Guarded { .. } | Finding::Orphans { .. } | Finding::JournalTorn { .. } => {
                 Severity::Note
             }

@@ -106,7 +106,10 @@ impl Walk<'_> {
         group.seen_directories += u32::from(kind == state::DIRECTORY);
         let counts = &mut self.report.counts;
         counts.inodes_used += 1;
+        // (Reserved inodes are nobody's files.)
+        let shown = inode == ROOT || (inode >= self.sb.first_inode && inode != self.sb.orphan_file);
         match kind {
+            _ if !shown => {}
             1 => counts.files += 1,
             2 => counts.directories += 1,
             7 => counts.symlinks += 1,

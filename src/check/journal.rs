@@ -133,21 +133,40 @@ fn summary(survey: &Survey, frames: u64) -> report::Journal {
 
 /// The image as it is, or if it is guarded, as recovery would leave it.
 fn recovered(image: Arc<dyn Disk>, state: Unrecovered, report: &mut Report) -> Report {
-    let mut scratch = Report::default();
-    let guarded =
-        walk::superblock(&Plain(&*image), &mut scratch).and_then(|sb| Some((sb, sb.guard?)));
-    let Some((sb, guard)) = guarded else {
-        return walk::run(&Plain(&*image));
+    let mut found = Report::default();
+    let sb = walk::superblock(&Plain(&*image), &mut found);
+    let session = state.base().map(|base| &base.session);
+    let torn = found
+        .findings
+        .iter()
+        .any(|f| matches!(f, Finding::Checksum { .. } | Finding::NotExt4 { .. }));
+    let (sb, guard) = match (sb, session) {
+        // A superblock torn by the power is repaired from the session's copy.
+        (_, Some(session)) if torn && state.clean().is_none() => {
+            match Super::of_bytes(&session.guarded) {
+                Some(sb) => (sb, session.guard),
+                None => return walk::run(&Plain(&*image)),
+            }
+        }
+        (Some(sb), _) if sb.guard.is_some() => (sb, sb.guard.unwrap_or_default()),
+        _ => return walk::run(&Plain(&*image)),
     };
-    let session = state.base().map(|base| base.session.guard);
-    if session != Some(guard) {
-        let journal = session.map_or("without a session".to_owned(), |uuid| uuid_text(&uuid));
+    // A session that recorded nothing may not have reached the image yet,
+    // which then still carries the guard of the one before.
+    let ours = session.is_some_and(|session| {
+        let prior = Super::of_bytes(&session.prior).and_then(|prior| prior.guard);
+        session.guard == guard || (state.is_unused() && prior == Some(guard))
+    });
+    if !ours {
+        let journal = session.map_or("without a session".to_owned(), |session| {
+            uuid_text(&session.guard)
+        });
         report.add(Finding::JournalForeign {
             image: uuid_text(&guard),
             journal,
         });
         return Report {
-            counts: scratch.counts,
+            counts: found.counts,
             ..Report::default()
         };
     }

@@ -137,6 +137,14 @@ impl Super {
         Some(sb)
     }
 
+    /// Fields of a superblock that was judged when it was copied; `None` if
+    /// it can't be one.
+    pub fn of_bytes(raw: &[u8]) -> Option<Super> {
+        let raw: &[u8; 1024] = raw.try_into().ok()?;
+        let sb = Super::fields(raw);
+        (le16(raw, 0x38) == 0xef53 && sb.block_size > 0).then_some(sb)
+    }
+
     fn fields(raw: &[u8; 1024]) -> Super {
         let (compat, incompat, ro_compat) = (le32(raw, 0x5c), le32(raw, 0x60), le32(raw, 0x64));
         let wide = |lo, hi| match incompat & incompat::BIT64 {

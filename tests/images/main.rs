@@ -7,6 +7,11 @@ mod support;
 
 mod script;
 
+use std::sync::Arc;
+
+use journalfs::check;
+use journalfs::device::memory::MemoryDir;
+use journalfs::fs::mount::{self, Course};
 use support::bench::Bench;
 use support::fill;
 use support::images::{VARIANTS, Variant};
@@ -49,6 +54,60 @@ fn the_largest_file_is_as_large_as_the_kernels() {
         mount.unmount();
         let bench = Bench::over(image);
         assert_eq!(script::largest(&bench, "file"), fits, "on {}", variant.name);
+    }
+}
+
+/// The same through the journal: killed, checked through the journal,
+/// recovered, closed.
+#[test]
+fn every_format_survives_a_killed_session() {
+    let mut random = Seeded::new("killed");
+    for variant in chosen() {
+        let image = variant.make(48 << 20);
+        let (disk, dir) = (image.to_memory(), Arc::new(MemoryDir::default()));
+        let open = |seed| {
+            let options = mount::Options {
+                segment_size: Some(8 << 20),
+                segments: Some(16),
+                seed,
+                ..Default::default()
+            };
+            let opened =
+                mount::open(disk.clone(), dir.clone(), options).unwrap_or_else(|e| panic!("{e}"));
+            opened.mount().unwrap_or_else(|e| panic!("{e}"))
+        };
+        let killed = open(1);
+        let bench = Bench::of_mounted(image, disk.clone(), killed.fs().clone());
+        script::files_are_written_and_cut(&bench, &mut random);
+        script::extended_attributes_are_set(&bench, &mut random);
+        killed.fs().journal().checkpoint().unwrap();
+        script::renames_of_every_kind(&bench, &mut random);
+        let tree = bench.tree();
+        killed.fs().journal().sync().unwrap();
+        drop(killed);
+
+        let report = check::run_disks(disk.clone(), Some(dir.clone()));
+        assert!(
+            report.is_clean() && report.counts.guarded,
+            "{}: {:?}",
+            variant.name,
+            report.findings
+        );
+        let recovered = open(2);
+        assert_eq!(recovered.course(), Course::Recover);
+        let bench = bench.remounted(recovered.fs().clone());
+        bench.tree().assert_same("recovered", &tree, "killed");
+        script::names_come_and_go(&bench, &mut random);
+        let tree = bench.tree();
+        recovered.close().unwrap_or_else(|e| panic!("{e}"));
+        bench.judge_closed(&format!("a killed session on {}", variant.name), &tree);
+        let report = check::run_disks(disk.clone(), Some(dir.clone()));
+        assert!(
+            report.is_clean() && !report.counts.guarded,
+            "{}: {:?}",
+            variant.name,
+            report.findings
+        );
     }
 }
 

@@ -21,7 +21,7 @@ use super::tree::{Node, Sum, Tree};
 pub struct Bench {
     image: Image,
     disk: Arc<MemoryDisk>,
-    pub fs: Fs,
+    pub fs: Arc<Fs>,
     pub by: Caller,
 }
 
@@ -41,6 +41,21 @@ impl Bench {
             fs,
             by: Caller::default(),
         }
+    }
+
+    /// An image that somebody else mounted: `disk` has its bytes.
+    pub fn of_mounted(image: Image, disk: Arc<MemoryDisk>, fs: Arc<Fs>) -> Self {
+        Bench {
+            image,
+            disk,
+            fs,
+            by: Caller::default(),
+        }
+    }
+
+    /// The same image, mounted again.
+    pub fn remounted(self, fs: Arc<Fs>) -> Self {
+        Bench { fs, ..self }
     }
 
     /// The same image, opened again as after an unmount.
@@ -64,6 +79,16 @@ impl Bench {
         self.fs.journal().flush().expect("flush");
     }
 
+    /// All judges, after whoever mounted the image has closed it: they must
+    /// see the tree that was shown before.
+    #[track_caller]
+    pub fn judge_closed(&self, what: &str, shown: &Tree) {
+        self.judge_bytes(what);
+        if let Some(mount) = Mount::read_only(self.image.path()) {
+            shown.assert_same(&format!("{what}: fs"), &Tree::of(mount.path()), "kernel");
+        }
+    }
+
     /// All judges: our check, e2fsck, and the kernel, who must see this tree.
     #[track_caller]
     pub fn judge(&self, what: &str) {
@@ -79,6 +104,11 @@ impl Bench {
     #[track_caller]
     pub fn judge_without_kernel(&self, what: &str) {
         self.close();
+        self.judge_bytes(what);
+    }
+
+    #[track_caller]
+    fn judge_bytes(&self, what: &str) {
         let report = check::run_image(&*self.disk);
         let findings: Vec<String> = report.findings.iter().map(ToString::to_string).collect();
         self.image.write_back(&*self.disk as &dyn Disk);
@@ -356,7 +386,7 @@ impl Bench {
     }
 }
 
-fn open(disk: Arc<MemoryDisk>) -> Fs {
+fn open(disk: Arc<MemoryDisk>) -> Arc<Fs> {
     let mut raw = [0; 1024];
     disk.read_at(&mut raw, 1024).expect("a superblock");
     let sb = Superblock::decode(&raw).unwrap_or_else(|e| panic!("superblock: {e}"));
@@ -367,7 +397,7 @@ fn open(disk: Arc<MemoryDisk>) -> Fs {
         secs: 1_800_000_000,
         nanos: 123_456_789,
     });
-    Fs::new(journal, sb, Options::default(), Arc::new(clock))
+    Arc::new(Fs::new(journal, sb, Options::default(), Arc::new(clock)))
 }
 
 /// Fails unless the operation was refused for this reason.

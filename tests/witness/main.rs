@@ -6,6 +6,7 @@ mod support;
 
 mod damage;
 mod hostile;
+mod journal;
 mod patient;
 
 use journalfs::check::{self, Report};
