@@ -170,13 +170,15 @@ impl Superblock {
                 u64::from(cluster),
             ),
             (
-                (8..=8 * bs).contains(&self.blocks_per_group) && self.blocks_per_group.is_multiple_of(8)
+                (8..=8 * bs).contains(&self.blocks_per_group)
+                    && self.blocks_per_group.is_multiple_of(8)
                     || bigalloc,
                 "s_blocks_per_group",
                 u64::from(self.blocks_per_group),
             ),
             (
-                (8..=8 * bs).contains(&self.inodes_per_group) && self.inodes_per_group.is_multiple_of(8),
+                (8..=8 * bs).contains(&self.inodes_per_group)
+                    && self.inodes_per_group.is_multiple_of(8),
                 "s_inodes_per_group",
                 u64::from(self.inodes_per_group),
             ),
@@ -424,6 +426,14 @@ pub fn set_compat(raw: &mut [u8], set: u32) {
 /// Whether a ro_compat bit is set at this moment.
 pub fn ro_compat_now(raw: &[u8], mask: u32) -> bool {
     le32(raw, RO_COMPAT) & mask != 0
+}
+
+/// Says that names are hashed as signed bytes, as [`Superblock::unsigned_hash`]
+/// takes it where neither flag is set.
+pub fn set_signed_hash(raw: &mut [u8]) {
+    let flags = le32(raw, 0x160);
+    put32(raw, 0x160, flags | 1);
+    seal(raw);
 }
 
 /// Whether a compat bit is set at this moment.

@@ -227,6 +227,8 @@ pub fn punch(
             None => at = u64::from(around.next),
             Some(extent) => {
                 let gone = extent.slice(at, end);
+                // First: cutting an extent in two may need one of these blocks.
+                release(txn, sb, inode, &[gone])?;
                 let tangled = tree::tangled(inode, extent.file);
                 tree::edit(txn, sb, inode, extent.file, true, &mut |list| {
                     let slot = list
@@ -241,7 +243,6 @@ pub fn punch(
                         .for_each(|piece| tree::add(list, piece));
                     Ok(())
                 })?;
-                release(txn, sb, inode, &[gone])?;
                 at = gone.end();
             }
         }

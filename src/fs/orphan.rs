@@ -149,11 +149,22 @@ impl Fs {
     /// At mount: finishes what the last session (or the kernel) left on the
     /// chain and in the orphan file. Answers how many inodes there were.
     pub fn collect_orphans(&self) -> Result<usize> {
+        self.choose_hash_sign()?;
         let chain = list(&self.view(), &self.sb)?;
         for number in &chain {
             self.reap(*number)?;
         }
         Ok(chain.len() + self.collect_orphan_file()?)
+    }
+
+    /// An old image may not say how its directories hash names: from now on it does.
+    fn choose_hash_sign(&self) -> Result<()> {
+        if self.sb.hash_sign_unset {
+            let mut txn = self.begin()?;
+            raw::set_signed_hash(superblock_mut(&mut txn, &self.sb)?);
+            txn.commit(&Op::Orphan { inode: InodeNo(0) })?;
+        }
+        Ok(())
     }
 
     /// Frees an orphan's blocks in as many transactions as it takes, and the

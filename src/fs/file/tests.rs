@@ -312,6 +312,25 @@ fn a_full_image_stays_in_order_at_every_step() {
 }
 
 #[test]
+fn a_hole_can_be_made_in_a_full_image() {
+    let world = World::new(FORMATS[3].1, 4 << 20);
+    let (file, filler) = (world.file("file"), world.file("filler"));
+    for piece in 0..4 {
+        world.write(file, piece * 100_000, &[1; 10_240]).unwrap();
+        world.write(filler, piece * 1024, &[2; 1024]).unwrap();
+    }
+    let mut at = 4096;
+    while let Ok(n @ 1..) = world.write(filler, at, &[2; 64 << 10]) {
+        at += n as u64;
+    }
+    assert_eq!(world.free_blocks(), 0);
+    // The root has four extents; a fifth needs a block.
+    world.fallocate(file, PUNCH, 100_352 + 2048, 1024).unwrap();
+    world.judge("a hole in a full image");
+    assert_eq!(world.free_blocks(), 0);
+}
+
+#[test]
 fn reserved_blocks_are_for_root() {
     let world = World::new(&["-b1024", "-m", "10"], 4 << 20);
     let file = world.file("file");
