@@ -32,7 +32,7 @@ pub struct Entry<'a> {
     /// `file_type`: 0 unknown, 1 regular, 2 directory, 3 character device,
     /// 4 block device, 5 fifo, 6 socket, 7 symlink.
     pub kind: u8,
-    /// 1 ..= 255 bytes without `/` and NUL.
+    /// 1 ..= 255 bytes; [`entries`] makes sure that none is `/` or NUL.
     pub name: &'a [u8],
 }
 
@@ -47,7 +47,22 @@ pub struct Record<'a> {
     pub entry: Option<Entry<'a>>,
 }
 
-impl Record<'_> {
+impl<'a> Record<'a> {
+    /// What it says; an error if the name is one that no file can have.
+    pub fn checked_entry(&self) -> Result<Option<Entry<'a>>, Corrupt> {
+        let Some(entry) = self.entry else {
+            return Ok(None);
+        };
+        match entry.name.iter().find(|byte| matches!(byte, 0 | b'/')) {
+            None => Ok(Some(entry)),
+            Some(&byte) => Err(Corrupt::Field {
+                what: format!("directory entry at byte {} of its block", self.at),
+                field: "name",
+                value: byte.into(),
+            }),
+        }
+    }
+
     /// Bytes that the record needs.
     fn used(&self) -> usize {
         self.entry.map_or(0, |entry| needed(entry.name))
@@ -116,9 +131,6 @@ fn decode(block: &[u8], at: usize) -> Result<Record<'_>, Corrupt> {
         return Err(wrong("name_len", name_len));
     }
     let name = &raw[HEADER..HEADER + name_len];
-    if let Some(&byte) = name.iter().find(|byte| matches!(byte, 0 | b'/')) {
-        return Err(wrong("name", byte.into()));
-    }
     Ok(Record {
         at,
         len,
@@ -130,9 +142,13 @@ fn decode(block: &[u8], at: usize) -> Result<Record<'_>, Corrupt> {
     })
 }
 
-/// The entries of a block.
+/// The entries of a block; an error for a name that no file can have.
+/// (Searches needn't look: nobody searches for such a name.)
 pub fn entries(block: &[u8]) -> impl Iterator<Item = Result<Entry<'_>, Corrupt>> {
-    records(block).filter_map(|record| record.map(|record| record.entry).transpose())
+    records(block).filter_map(|record| match record {
+        Ok(record) => record.checked_entry().transpose(),
+        Err(error) => Some(Err(error)),
+    })
 }
 
 /// The record with this name.

@@ -14,6 +14,10 @@ use crate::journal::record::Name;
 use crate::journal::{Blocks, Op, Txn};
 use crate::units::{InodeNo, Time};
 
+/// Gets an entry of a directory: the cookie behind it, name, inode, type; and
+/// answers whether to go on.
+pub type EachName<'a> = dyn FnMut(u64, &[u8], InodeNo, Kind) -> bool + 'a;
+
 /// Gets an entry: the cookie behind it, inode, `file_type`, name.
 type Each<'a> = dyn FnMut(&dyn Blocks, u64, InodeNo, u8, &[u8]) -> Result<bool> + 'a;
 
@@ -197,7 +201,7 @@ impl Fs {
         by: &Caller,
         inode: InodeNo,
         from: u64,
-        each: &mut (dyn FnMut(u64, &[u8], InodeNo, Kind) -> bool + '_),
+        each: &mut EachName<'_>,
     ) -> Result<()> {
         self.list(
             by,

@@ -151,7 +151,9 @@ fn by_place(
         let (_, block) = leaf(blocks, sb, dir, at)?;
         for record in dirent::records(&block) {
             let record = record?;
-            let Some(entry) = record.entry else { continue };
+            let Some(entry) = record.checked_entry()? else {
+                continue;
+            };
             let place = start + record.at as u64;
             if place < from || matches!(entry.name, b"." | b"..") {
                 continue;
