@@ -59,3 +59,24 @@ fn both_judges_are_silent_on_images_that_the_kernel_filled() {
         before.assert_same("first mount", &Tree::of(mount.path()), "second mount");
     }
 }
+
+/// Directories of two levels of index, files of three levels of extents.
+#[test]
+fn both_judges_are_silent_on_large_trees() {
+    let mut random = Seeded::new("large");
+    for name in ["1k-blocks", "block-mapped"] {
+        let variant = Variant::named(name);
+        let image = variant.make(200 << 20);
+        let Some(mount) = Mount::read_write(image.path()) else {
+            return;
+        };
+        let amount = fill::Amount {
+            megabytes: 20,
+            entries: 20_000,
+            extents: 4000,
+        };
+        fill::everything(mount.path(), amount, &mut random);
+        mount.unmount();
+        assert_silent(&image, &variant);
+    }
+}
