@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use journalfs::check;
 use journalfs::device::memory::MemoryDir;
+use journalfs::fs::Error;
 use journalfs::fs::mount::{self, Course};
-use support::bench::Bench;
+use support::bench::{Bench, assert_refused};
 use support::fill;
 use support::images::{VARIANTS, Variant};
 use support::kernel::Mount;
@@ -31,6 +32,37 @@ fn on_every_format(what: &str, part: impl Fn(&Bench, &mut Seeded)) {
         let bench = bench.reopen();
         bench.judge(&format!("{name}, opened again"));
     }
+}
+
+/// With few inodes it is they that run out.
+#[test]
+fn an_image_without_free_inodes_recovers() {
+    let few = Variant {
+        name: "few-inodes",
+        args: &["-b1024", "-I256", "-N64"],
+    };
+    let bench = Bench::new(&few, 24 << 20);
+    let mut made = Vec::new();
+    let error = loop {
+        let path = format!("{} long enough to need blocks", made.len());
+        let done = match made.len() % 3 {
+            0 => bench.mkdir(&path).map(drop),
+            1 => bench.symlink(&path, b"target").map(drop),
+            _ => bench.create(&path).map(drop),
+        };
+        match done {
+            Ok(()) => made.push(path),
+            Err(e) => break e,
+        }
+    };
+    assert_refused::<()>(Err(error), &Error::NoSpace);
+    assert_eq!(bench.fs.statfs().unwrap().free_inodes, 0);
+    bench.judge("no free inodes");
+    for path in &made {
+        bench.unlink(path).or_else(|_| bench.rmdir(path)).unwrap();
+    }
+    bench.create("again").unwrap();
+    bench.judge("free inodes again");
 }
 
 #[test]
@@ -161,6 +193,7 @@ parts! {
     extended_attributes_are_set
     open_files_outlive_their_names
     a_full_image_recovers
+    a_nearly_full_image_stays_sound
     the_largest_file_has_its_last_byte
     scattered_files_get_deep_trees
 }

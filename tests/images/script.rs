@@ -612,6 +612,80 @@ pub fn the_largest_file_has_its_last_byte(bench: &Bench, _random: &mut Seeded) {
     bench.truncate("largest", 5 << 20).unwrap(); // (the judges read all of it)
 }
 
+/// Random operations of every kind where each may fail for want of space; a
+/// failed one must leave nothing behind.
+pub fn a_nearly_full_image_stays_sound(bench: &Bench, random: &mut Seeded) {
+    if !supported(bench) {
+        return;
+    }
+    let filler = bench.fs.statfs().unwrap();
+    let spare = 200 * u64::from(filler.block_size);
+    let bytes = (filler.free * u64::from(filler.block_size)).saturating_sub(spare);
+    let piece = random.bytes(256 << 10);
+    bench.create("filler").unwrap();
+    for at in (0..bytes).step_by(piece.len()) {
+        if bench.write("filler", at, &piece).is_err() {
+            break;
+        }
+    }
+    let (mut done, mut full) = (0, 0);
+    for n in 0..3000_u32 {
+        let path = |random: &mut Seeded| match random.u8(0..3) {
+            0 => format!("name {}", random.u8(0..40)),
+            _ => format!(
+                "dir {}/{:03} {}",
+                random.u8(0..4),
+                random.u8(..),
+                "long ".repeat(random.usize(0..30))
+            ),
+        };
+        let (one, two) = (path(random), path(random));
+        let bs = u64::from(filler.block_size);
+        let result = match random.u8(0..14) {
+            0 => bench.mkdir(&format!("dir {}", random.u8(0..4))).map(drop),
+            1 | 2 => bench.create(&one).map(drop),
+            3 | 4 => bench.write(
+                &one,
+                random.u64(0..60 * bs),
+                &piece[..random.usize(1..9000)],
+            ),
+            5 => bench.truncate(&one, random.u64(0..40 * bs)),
+            6 => bench.fallocate(
+                &one,
+                random.choice([0, KEEP, PUNCH, ZERO]).unwrap(),
+                random.u64(0..30 * bs),
+                1 + random.u64(0..30 * bs),
+            ),
+            7 => bench.set_xattr(
+                &one,
+                &format!("user.{}", random.u8(0..9)),
+                &piece[..random.usize(1..600)],
+            ),
+            8 => bench
+                .symlink(&one, &[b't'; 300][..random.usize(1..300)])
+                .map(drop),
+            9 => bench.link(&one, &two),
+            10 => bench.rename(&one, &two, random.choice([0, 0, 1, 2]).unwrap()),
+            11 => bench.write("filler", bytes + u64::from(n) * bs, &piece[..20]),
+            _ => bench.unlink(&one),
+        };
+        match result {
+            Ok(()) => done += 1,
+            Err(Error::NoSpace) => full += 1,
+            Err(Error::Corrupt(_) | Error::Journal(_) | Error::Stale) => {
+                panic!("{one}: {result:?}")
+            }
+            Err(_) => {}
+        }
+        if n % 500 == 499 {
+            bench.judge_without_kernel("nearly full");
+        }
+    }
+    eprintln!("{done} operations succeeded, {full} found no space");
+    assert!(done > 200 && full > 20);
+    bench.unlink("filler").unwrap();
+}
+
 /// The most bytes that a file may have.
 pub fn largest(bench: &Bench, path: &str) -> u64 {
     let sb = bench.fs.superblock();

@@ -48,6 +48,15 @@ pub const VARIANTS: &[Variant] = &[
         name: "uninit-bg",
         args: &["-b4096", "-I256", "-Ouninit_bg,^metadata_csum"],
     },
+    // Many groups, most of them never used, in a small image.
+    Variant {
+        name: "small-groups",
+        args: &["-b4096", "-I256", "-g1024"],
+    },
+    Variant {
+        name: "small-uninit-groups",
+        args: &["-b4096", "-I256", "-g1024", "-Ouninit_bg,^metadata_csum"],
+    },
     Variant {
         name: "no-journal",
         args: &["-b4096", "-I256", "-O^has_journal"],
