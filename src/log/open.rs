@@ -358,7 +358,11 @@ impl Opening {
         if self.spares.ready.is_empty() {
             let number = self.spares.number();
             let size = self.options.segment_size;
-            match Spare::allocate(&*self.survey.dir, number, size) {
+            let dir = &*self.survey.dir;
+            // With its index: both must be there when the host is full.
+            let spare = Spare::allocate(dir, number, size)
+                .and_then(|mut spare| spare.make_index(dir, size).map(|()| spare));
+            match spare {
                 Ok(spare) => self.spares.ready.push(spare),
                 // A recovery must come through also on a full host.
                 Err(e) if e.host_is_full() && self.survey.epoch > Epoch(0) => {}
