@@ -23,6 +23,8 @@ use crate::units::{BlockNo, Lsn};
 
 /// Blocks written home in one piece, at most this many bytes.
 const PIECE: usize = 1 << 20;
+/// Pieces from this size on are written back at once.
+const WRITE_BACK: usize = 256 << 10;
 /// How many written blocks a checkpoint's record remembers.
 const SAMPLES: usize = 8;
 
@@ -47,6 +49,7 @@ impl Journal {
         let _one = inner.checkpointing.lock();
         inner.alive()?;
         if inner.last.load(Ordering::SeqCst) <= log.watermarks().installed.0 {
+            inner.uncrowd();
             return Ok(());
         }
         let frozen = inner.freeze(log);
@@ -219,7 +222,7 @@ impl Inner {
         self.mark(log)?;
         log.clean().map_err(|e| self.stop(e.into()))?;
         self.roomy.store(log.room(), Ordering::SeqCst);
-        self.offer_room();
+        self.uncrowd();
         Ok(())
     }
 }
@@ -247,6 +250,12 @@ pub(super) fn write_home(inner: &Inner, changed: &Changed) -> Result<Vec<(BlockN
             .image
             .write_at(&piece, first.0 * size as u64)
             .map_err(|e| image_error("write", e))?;
+        if piece.len() >= WRITE_BACK {
+            // A hint, so that the sync at the end finds little left to do.
+            let _ = inner
+                .image
+                .write_back(first.0 * size as u64, piece.len() as u64);
+        }
         inner
             .written_home
             .fetch_add(piece.len() as u64, Ordering::SeqCst);

@@ -174,7 +174,7 @@ impl Journal {
         log.clean()
             .and_then(|()| log.prepare())
             .map_err(|e| self.0.stop(e.into()))?;
-        self.0.offer_room();
+        self.0.uncrowd();
         Ok(())
     }
 }

@@ -223,6 +223,9 @@ struct Inner {
     checkpointing: Mutex<()>,
     /// Log space promised to transactions that have begun.
     promised: AtomicU64,
+    /// The log has refused a record for which there should be room (a full
+    /// host): nobody tries again before something was done about it.
+    crowded: AtomicBool,
     /// Room that there was after the last checkpoint.
     roomy: AtomicU64,
     /// Copies of what the guard protects, to be looked at without it: memory
@@ -268,6 +271,7 @@ impl Journal {
             session: Mutex::default(),
             checkpointing: Mutex::default(),
             promised: AtomicU64::new(0),
+            crowded: AtomicBool::new(false),
             roomy: AtomicU64::new(u64::MAX),
             held: AtomicUsize::new(0),
             last: AtomicU64::new(last),

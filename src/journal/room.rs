@@ -61,7 +61,8 @@ impl Inner {
     /// segment. (Were it more, the commit would say Full, and nothing would
     /// have happened.)
     fn fits(&self, log: &Log, bytes: u64) -> bool {
-        log.room() >= bytes + self.largest_frame()
+        !self.crowded.load(Ordering::SeqCst)
+            && log.room() >= bytes + self.largest_frame()
             && log.unsynced() <= UNSYNCED_MOST
             && self.held.load(Ordering::SeqCst) <= self.options.cache_size
     }
@@ -75,6 +76,19 @@ impl Inner {
             }
             Keep::Scratch | Keep::Memory => true,
         }
+    }
+
+    /// The log had no room although it promised some.
+    pub(super) fn is_crowded(&self) -> Error {
+        self.crowded.store(true, Ordering::SeqCst);
+        self.waiting.want_room();
+        Error::Full
+    }
+
+    /// Something was done that may have made room.
+    pub(super) fn uncrowd(&self) {
+        self.crowded.store(false, Ordering::SeqCst);
+        self.offer_room();
     }
 
     /// Lets those go on who wait for room, if there is some.

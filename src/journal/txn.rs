@@ -287,7 +287,7 @@ impl<'j> Txn<'j> {
     fn reserve(&self, log: &Log, meta: &[u8]) -> Result<Slot> {
         log.reserve(meta.len(), self.data.len(), self.head)
             .map_err(|error| match error {
-                crate::log::Error::Full => Error::Full,
+                crate::log::Error::Full => self.inner.is_crowded(),
                 crate::log::Error::Dead(_) | crate::log::Error::Io { .. } => {
                     self.inner.stop(error.into())
                 }

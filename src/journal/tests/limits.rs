@@ -1,6 +1,7 @@
 //! Room, memory, and what happens at their ends.
 
 use super::*;
+use crate::device::Dir;
 
 fn fill(journal: &Journal) -> usize {
     let data = vec![9; 20 * SIZE];
@@ -184,4 +185,135 @@ fn background_threads_serve_fsyncs_and_make_room() {
     drop(background);
     world.journal.sync().unwrap();
     assert_eq!(served.load(Ordering::SeqCst), 300);
+}
+
+/// A folder on a host that has no space for further files.
+struct Crowded {
+    dir: Arc<dyn Dir>,
+    left: AtomicUsize,
+}
+
+impl Dir for Crowded {
+    fn list(&self) -> std::io::Result<Vec<String>> {
+        self.dir.list()
+    }
+    fn open(&self, name: &str) -> std::io::Result<Arc<dyn Disk>> {
+        self.dir.open(name)
+    }
+    fn create(&self, name: &str) -> std::io::Result<Arc<dyn Disk>> {
+        let less = |left: usize| left.checked_sub(1);
+        match self
+            .left
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less)
+        {
+            Ok(_) => self.dir.create(name),
+            Err(_) => Err(std::io::ErrorKind::StorageFull.into()),
+        }
+    }
+    fn rename(&self, from: &str, to: &str) -> std::io::Result<()> {
+        self.dir.rename(from, to)
+    }
+    fn remove(&self, name: &str) -> std::io::Result<()> {
+        self.dir.remove(name)
+    }
+    fn sync(&self) -> std::io::Result<()> {
+        self.dir.sync()
+    }
+}
+
+#[test]
+fn on_a_full_host_the_log_goes_round_in_the_files_it_has() {
+    let host = empty_host();
+    let dir = Arc::new(Crowded {
+        dir: host.folder(),
+        left: AtomicUsize::new(7),
+    });
+    let journal = Journal::open(dir)
+        .unwrap()
+        .begin_anew(host.image(), options(1))
+        .unwrap();
+    journal.begin_session(session(1), &[1; SIZE], &[]).unwrap();
+    // As the keeper of a mount does.
+    for _ in 0..3 {
+        journal.log().unwrap().prepare().unwrap();
+    }
+    let data = vec![9; 10 * SIZE];
+    let mut full = 0;
+    for _ in 0..300 {
+        let attempt = |journal: &Journal| {
+            let mut txn = journal.begin()?;
+            txn.attach(&data, 0);
+            (0..10).try_for_each(|n| txn.put(BlockNo(20 + n), n as usize * SIZE))?;
+            txn.commit(&Op::Orphan { inode: InodeNo(1) })
+        };
+        if let Err(error) = attempt(&journal) {
+            assert!(matches!(error, Error::Full), "{error}");
+            full += 1;
+            assert!(matches!(journal.begin().map(drop), Err(Error::Full)));
+            journal.checkpoint().unwrap();
+            attempt(&journal).unwrap();
+        }
+    }
+    assert!(full > 5);
+}
+
+/// Every transaction gives two blocks the same bytes, one of them through the
+/// log and one through the cache; a reader must never see them differ.
+#[test]
+fn readers_see_transactions_whole_while_writers_and_checkpoints_go_on() {
+    let world = World::with(
+        8,
+        Options {
+            cache_size: 64 << 10,
+            ..options(8)
+        },
+    );
+    let background = Background::start(&world.journal).unwrap();
+    let done = AtomicBool::new(false);
+    let write = |seed: u64| {
+        let mut random = Random(seed);
+        for _ in 0..400 {
+            let pair = 10 + 2 * random.below(30);
+            let data = vec![random.next() as u8; 2 * SIZE];
+            let mut txn = loop {
+                match world.journal.begin() {
+                    Ok(txn) => break txn,
+                    Err(Error::Full) => {
+                        let (tell, told) = std::sync::mpsc::channel();
+                        world
+                            .journal
+                            .when_room(Box::new(move || tell.send(()).unwrap_or(())));
+                        told.recv().unwrap();
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            };
+            txn.attach(&data, 3);
+            txn.put(BlockNo(pair), 7).unwrap();
+            txn.patch(BlockNo(pair + 1), 0, 0..SIZE).unwrap();
+            txn.commit(&Op::Orphan { inode: InodeNo(1) }).unwrap();
+        }
+    };
+    let read = |seed: u64| {
+        let mut random = Random(seed);
+        while !done.load(Ordering::SeqCst) {
+            let pair = 10 + 2 * random.below(30);
+            let mut both = vec![0; 2 * SIZE];
+            let view = world.journal.view();
+            view.read(BlockNo(pair), 0, &mut both).unwrap();
+            drop(view);
+            let untouched = both[0] == pair as u8 && both[SIZE] == pair as u8 + 1;
+            assert!(untouched || both.iter().all(|byte| *byte == both[0]));
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| read(100));
+        scope.spawn(|| read(101));
+        let writers: Vec<_> = (0..3).map(|n| scope.spawn(move || write(n))).collect();
+        let results: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
+        done.store(true, Ordering::SeqCst);
+        results.into_iter().for_each(|result| result.unwrap());
+    });
+    drop(background);
+    assert!(world.journal.watermarks().installed > Lsn(100));
 }
