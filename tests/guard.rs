@@ -25,7 +25,7 @@ fn options(seed: u64) -> Options {
         segment_size: Some(128 << 10),
         segments: Some(6),
         clock: Arc::new(StepClock::new(Time {
-            secs: 1_800_000_000,
+            secs: 1_700_000_000,
             nanos: 0,
         })),
         seed,
@@ -567,4 +567,58 @@ fn a_journal_with_a_past_but_no_session_does_not_hold_an_image_back() {
     let session = mount::open(disk, dir, options(1)).unwrap().mount().unwrap();
     make(session.fs(), "a", b"1");
     session.close().unwrap();
+}
+
+/// A host that has no space left for the image's blocks.
+struct Sparse(Arc<dyn Disk>);
+
+impl Disk for Sparse {
+    fn len(&self) -> std::io::Result<u64> {
+        self.0.len()
+    }
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()> {
+        self.0.read_at(buf, offset)
+    }
+    fn write_at(&self, _: &[u8], _: u64) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::StorageFull.into())
+    }
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.0.set_len(len)
+    }
+    fn allocate(&self, _: u64, _: u64) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::StorageFull.into())
+    }
+    fn discard(&self, _: u64, _: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn sync(&self) -> std::io::Result<()> {
+        self.0.sync()
+    }
+    fn map(&self, len: u64) -> std::io::Result<Box<dyn journalfs::device::Map>> {
+        self.0.map(len)
+    }
+}
+
+#[test]
+fn without_space_to_recover_an_image_is_shown_for_reading_only() {
+    let image = DEBIAN.make(IMAGE);
+    let host = host(&image);
+    let session = mounted(&host, options(1));
+    make(session.fs(), "a", &[1; 3000]);
+    let host = Host::new(host.kill());
+    let full = Arc::new(Sparse(host.image()));
+    let session = mount::open(full, host.folder(), options(2))
+        .unwrap()
+        .mount()
+        .unwrap();
+    assert!(session.degraded().is_some());
+    assert!(has(session.fs(), "a"));
+    let refused = session.fs().unlink(&Caller::default(), InodeNo::ROOT, b"a");
+    assert!(matches!(refused, Err(journalfs::fs::Error::ReadOnly(_))));
+    session.close().unwrap();
+    // With space again, nothing is lost.
+    let session = mounted(&host, options(3));
+    assert!(session.degraded().is_none() && has(session.fs(), "a"));
+    session.close().unwrap();
+    support::e2fsck::assert_clean(written(&image, &host.kill().image).path());
 }

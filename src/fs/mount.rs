@@ -92,6 +92,19 @@ pub enum Error {
     Fs(super::Error),
 }
 
+impl Error {
+    fn host_is_full(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        let source = match self {
+            Error::Io { source, .. } => source,
+            Error::Journal(journal::Error::Io { source, .. }) => source,
+            Error::Journal(journal::Error::Log(crate::log::Error::Io { source, .. })) => source,
+            _ => return false,
+        };
+        matches!(source.kind(), StorageFull | QuotaExceeded)
+    }
+}
+
 impl From<journal::Error> for Error {
     fn from(error: journal::Error) -> Self {
         Error::Journal(error)
@@ -199,6 +212,7 @@ pub enum Course {
 /// An image and its journal, looked at; nothing has been changed.
 pub struct Opened {
     image: Arc<dyn Disk>,
+    dir: Arc<dyn Dir>,
     unrecovered: Unrecovered,
     options: Options,
     /// The superblock's bytes on the image.
@@ -216,13 +230,14 @@ type Held = Vec<Box<dyn Any + Send + Sync>>;
 /// Looks at an image and its journal's folder, and refuses what can't be
 /// mounted as the options say. Changes nothing.
 pub fn open(image: Arc<dyn Disk>, dir: Arc<dyn Dir>, options: Options) -> Result<Opened> {
-    let unrecovered = Journal::open(dir)?;
+    let unrecovered = Journal::open(dir.clone())?;
     let found = read_superblock(&*image)?;
     let good = repaired(&*image, &found, &unrecovered)?;
     let sb = Superblock::decode(&good).map_err(Error::Unusable)?;
     let course = course(&good, &unrecovered)?;
     let opened = Opened {
         image,
+        dir,
         unrecovered,
         options,
         found,
@@ -293,7 +308,9 @@ impl Opened {
         }
     }
 
-    /// Mounts as the options say.
+    /// Mounts as the options say; for reading only, with everything replayed
+    /// in memory, if the host has no space to recover the image
+    /// ([`Mounted::degraded`] tells).
     pub fn mount(self) -> Result<Mounted> {
         if self.options.fs.read_only {
             return self.mount_read_only();
@@ -301,12 +318,27 @@ impl Opened {
         if guard::has_errors(&self.found) && !guard::is_torn(&self.found, &self.good) {
             return Err(Error::HasErrors("run journalfs recover, then "));
         }
-        self.mount_despite_errors()
+        if self.course != Course::Recover {
+            return self.mount_despite_errors();
+        }
+        let (image, dir, mut options) =
+            (self.image.clone(), self.dir.clone(), self.options.clone());
+        match self.mount_despite_errors() {
+            Err(error) if error.host_is_full() => {
+                // Its guard stays, and the journal keeps everything.
+                options.fs.read_only = true;
+                let mut mounted = open(image, dir, options)?.mount_read_only()?;
+                mounted.degraded = Some(error);
+                Ok(mounted)
+            }
+            other => other,
+        }
     }
 
     fn mount_despite_errors(self) -> Result<Mounted> {
         let Opened {
             image,
+            dir: _,
             unrecovered,
             options,
             found,
@@ -334,6 +366,7 @@ impl Opened {
             report,
             began,
             background: None,
+            degraded: None,
             held,
         })
     }
@@ -377,6 +410,7 @@ impl Opened {
             report,
             began,
             background: None,
+            degraded: None,
             held,
         })
     }
@@ -391,6 +425,7 @@ pub struct Mounted {
     report: Report,
     began: Time,
     background: Option<Background>,
+    degraded: Option<Error>,
     held: Held,
 }
 
@@ -411,6 +446,11 @@ impl Mounted {
     /// The last record of the past: what recovery cut the history at.
     pub fn last(&self) -> Lsn {
         self.report.last
+    }
+
+    /// Why it is mounted for reading only although it should not be.
+    pub fn degraded(&self) -> Option<&Error> {
+        self.degraded.as_ref()
     }
 
     /// Starts the threads that a mount needs.
