@@ -58,26 +58,24 @@ impl Worker {
     /// The folder holds what was acknowledged, with or without the operation
     /// that was under way.
     fn compare(&mut self, round: usize) {
-        let without = self.model.differences(&self.folder);
-        if without.is_empty() {
-            self.pending = None;
-            return;
-        }
-        let mut with = Vec::new();
-        if let Some(act) = self.pending.take() {
-            let mut model = self.model.clone();
+        let mut stories = vec![self.model.clone()];
+        let pending = self.pending.take();
+        for act in pending.iter().flat_map(Act::requests) {
+            let mut model = stories[stories.len() - 1].clone();
             model.apply(&act);
-            with = model.differences(&self.folder);
-            if with.is_empty() {
-                self.model = model;
-                return;
-            }
-            with.insert(0, format!("and with {act:?}:"));
+            stories.push(model);
         }
-        panic!(
-            "round {round}: {}: {without:#?} {with:#?}",
-            self.folder.display()
-        );
+        let differences: Vec<_> = stories
+            .iter()
+            .map(|model| model.differences(&self.folder))
+            .collect();
+        match differences.iter().position(Vec::is_empty) {
+            Some(found) => self.model = stories.swap_remove(found),
+            None => panic!(
+                "round {round}: {}: without and with {pending:?}: {differences:#?}",
+                self.folder.display()
+            ),
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a thread of the kill test did to its own folder: operations, what a
 //! folder should hold after them, and what it does hold.
 //!
-//! Each operation is one request to the file system, so that a kill leaves it
-//! done or not done.
+//! Each operation is one request to the file system (seldom two, see
+//! [`Act::requests`]), so that a kill leaves it done or not done.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -352,6 +352,33 @@ impl Node {
 }
 
 impl Act {
+    /// The requests that it becomes. The kernel's page cache sends a write
+    /// that starts within a page in two: that page, and the rest.
+    pub fn requests(&self) -> Vec<Act> {
+        const PAGE: u64 = 4096;
+        match self {
+            Act::Write {
+                at,
+                offset,
+                len,
+                byte,
+            } if offset % PAGE != 0 && offset % PAGE + *len as u64 > PAGE => {
+                let first = (PAGE - offset % PAGE) as usize;
+                let part = |offset, len| Act::Write {
+                    at: at.clone(),
+                    offset,
+                    len,
+                    byte: *byte,
+                };
+                vec![
+                    part(*offset, first),
+                    part(offset + first as u64, len - first),
+                ]
+            }
+            other => vec![other.clone()],
+        }
+    }
+
     /// Asks the file system for it.
     pub fn perform(&self, folder: &Path) -> io::Result<()> {
         let at = |name: &String| folder.join(name);
