@@ -33,6 +33,10 @@ impl Opened {
             log::warn!("{}: {}", place.image.display(), recovery.dropped);
         }
         let mut mounted = opened.mount().map_err(refused)?;
+        if let Some(why) = mounted.degraded() {
+            let image = place.image.display();
+            log::warn!("{image}: mounted for reading only, since it can't be recovered: {why}");
+        }
         mounted.start_background().map_err(refused)?;
         Ok(Opened {
             mounted,
