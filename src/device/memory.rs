@@ -176,9 +176,18 @@ impl Disk for MemoryDisk {
     }
 }
 
-struct MemoryMap {
+/// A map of a file in memory, or of none.
+pub struct MemoryMap {
     pages: Arc<RwLock<Pages>>,
     len: usize,
+}
+
+impl MemoryMap {
+    /// Zeros that belong to no file.
+    pub fn zeroed(len: usize) -> Self {
+        let disk = MemoryDisk::zeroed(len as u64);
+        MemoryMap { pages: disk.0, len }
+    }
 }
 
 impl Map for MemoryMap {

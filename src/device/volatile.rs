@@ -213,11 +213,11 @@ impl Host {
         self.0.lock().faults.push(fault);
     }
 
-    /// Disarms all failures that have not come yet.
-    pub fn heal(&self) {
+    /// Disarms all failures; tells whether one of them had not come yet.
+    pub fn heal(&self) -> bool {
         let mut live = self.0.lock();
-        live.faults.clear();
         live.failing = false;
+        live.faults.drain(..).any(|fault| fault.times > 0)
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Live) -> io::Result<T>) -> io::Result<T> {

@@ -176,7 +176,13 @@ impl Spare {
                 let disk = open_or_create(dir, &name)?;
                 Mapped::create(&disk, size)
             };
-            self.index = Some(make().map_err(|e| Error::io(format!("new index {name}"), e))?);
+            let index = match make().map_err(|e| Error::io(format!("new index {name}"), e)) {
+                // The index can be had again from the store: on a full host
+                // this one lives in memory.
+                Err(e) if e.host_is_full() => Mapped::in_memory(size),
+                other => other?,
+            };
+            self.index = Some(index);
         }
         Ok(())
     }

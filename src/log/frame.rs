@@ -172,9 +172,19 @@ impl FrameHeader {
             0 => header.head == 0,
             _ => (1..=CHUNK).contains(&usize::from(header.head)),
         };
-        (raw[0..4] == MAGIC && header.salt == salt && header.at == at && head_fits)
-            .then_some(header)
+        let ours = raw[0..4] == MAGIC && header.salt == salt && header.at == at;
+        let sane = is_sane(header.epoch, header.lsn);
+        // What was durable or installed before it was written has a lower number.
+        let marks = header.installed <= header.durable && header.durable < header.lsn;
+        let sane = sane && marks;
+        (ours && sane && head_fits).then_some(header)
     }
+}
+
+/// Numbers that a log can reach. Beyond them arithmetic could overflow, and
+/// only a forger writes them.
+pub(super) fn is_sane(epoch: Epoch, lsn: Lsn) -> bool {
+    (Epoch(1)..Epoch(u32::MAX)).contains(&epoch) && (Lsn(1)..Lsn(1 << 62)).contains(&lsn)
 }
 
 /// Whether the bytes before the data (`front`, as long as the header says)

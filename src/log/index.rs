@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::frame::{le32, le64};
 use super::{Error, Result};
+use crate::device::memory::MemoryMap;
 use crate::device::{Dir, Disk, Map};
 
 const MAGIC: [u8; 8] = *b"jfsindx0";
@@ -105,6 +106,15 @@ impl Mapped {
             map,
             count: AtomicU64::new(0),
         })
+    }
+
+    /// An index without a file.
+    pub fn in_memory(segment_size: u64) -> Mapped {
+        let map = MemoryMap::zeroed(file_len(segment_size) as usize);
+        Mapped {
+            map: Box::new(map),
+            count: AtomicU64::new(0),
+        }
     }
 
     /// The same file for another segment of this size, if it has room for that.

@@ -333,10 +333,9 @@ impl Opening {
                 &Spare::store_name(fresh.spare.number),
                 &Segment::store_name(base),
             )?;
-            rename(
-                &Spare::index_name(fresh.spare.number),
-                &Segment::index_name(base),
-            )?;
+            // Without a name, or a file, the index works too.
+            let index = Spare::index_name(fresh.spare.number);
+            let _ = dir.rename(&index, &Segment::index_name(base));
         }
         // Without this the fresh segment's name could be lost, and with it
         // every record in it.
@@ -354,22 +353,26 @@ impl Opening {
     /// recovery finds a file even if the host is full by then.
     fn settle_spares(&mut self, live: usize) -> Result<()> {
         let most = (self.options.segments as usize).saturating_sub(live).max(1);
-        self.spares.ready.truncate(most);
+        let ready = &mut self.spares.ready;
+        ready.sort_by_key(|spare| !spare.filled);
+        ready.truncate(most);
+        match self.make_spares_usable() {
+            // A recovery must come through also on a full host.
+            Err(e) if e.host_is_full() && self.survey.epoch > Epoch(0) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Each with its index: on a host that has become full the one without
+    /// the other costs memory.
+    fn make_spares_usable(&mut self) -> Result<()> {
+        let (dir, size) = (&*self.survey.dir, self.options.segment_size);
         if self.spares.ready.is_empty() {
             let number = self.spares.number();
-            let size = self.options.segment_size;
-            let dir = &*self.survey.dir;
-            // With its index: both must be there when the host is full.
-            let spare = Spare::allocate(dir, number, size)
-                .and_then(|mut spare| spare.make_index(dir, size).map(|()| spare));
-            match spare {
-                Ok(spare) => self.spares.ready.push(spare),
-                // A recovery must come through also on a full host.
-                Err(e) if e.host_is_full() && self.survey.epoch > Epoch(0) => {}
-                Err(e) => return Err(e),
-            }
+            self.spares.ready.push(Spare::allocate(dir, number, size)?);
         }
-        Ok(())
+        let mut spares = self.spares.ready.iter_mut();
+        spares.try_for_each(|spare| spare.make_index(dir, size))
     }
 
     fn finish(mut self) -> Result<Log> {
@@ -386,15 +389,22 @@ impl Opening {
             let entries: Vec<Entry> = (0..most)
                 .filter_map(|at| piece.segment.index.get(at))
                 .collect();
-            let index = match folder::sealed_index(&*self.survey.dir, &name, &header) {
-                Some(sealed) if sealed == entries => Index::Built(entries),
-                _ => index::build(
-                    &*self.survey.dir,
+            let dir = &*self.survey.dir;
+            let built = match folder::sealed_index(dir, &name, &header) {
+                Some(sealed) if sealed == entries => None,
+                _ => Some(index::build(
+                    dir,
                     &name,
                     header.salt,
                     header.base.0,
                     &entries,
-                )?,
+                )),
+            };
+            let index = match built {
+                None => Index::Built(entries),
+                // The index in memory does as well.
+                Some(Err(e)) if e.host_is_full() => Index::Built(entries),
+                Some(built) => built?,
             };
             keep.extend([Segment::store_name(header.base), name]);
             let disk = piece.segment.disk.clone();

@@ -93,7 +93,7 @@ impl Header {
             return None;
         }
         let word = |at: usize| le64(raw, 24 + 8 * at);
-        Some(Header {
+        let header = Header {
             epoch: Epoch(le32(raw, 16)),
             flags: le32(raw, 20),
             salt: word(0),
@@ -106,7 +106,10 @@ impl Header {
             time: word(7) as i64,
             wall: word(8) as i64,
             size: word(9),
-        })
+        };
+        let marks = header.installed.max(header.durable) < header.base;
+        let sane = frame::is_sane(header.epoch, header.base) && marks && header.kept < Lsn(1 << 62);
+        sane.then_some(header)
     }
 
     pub fn has(&self, flag: u32) -> bool {

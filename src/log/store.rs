@@ -178,11 +178,9 @@ pub(super) fn scan(
         end: PAGE,
         ..Scan::default()
     };
-    let most = Lsn(segment
-        .base
-        .0
-        .saturating_add(segment.size / frame::HEADER as u64))
-    .min(through);
+    // No more than fit: a hole's length is not taken on a frame's word alone.
+    let fit = window.len / frame::HEADER as u64;
+    let most = Lsn(segment.base.0 + fit).min(through);
     while scan.next(segment.base) <= most {
         let Some(header) = next_frame(&mut window, segment, &mut scan, most)? else {
             break;

@@ -98,8 +98,10 @@ fn an_opening_that_fails_anywhere_changes_nothing_that_counts() {
             drop(log);
             host.fail(fault(call, after, libc::EIO));
             let opened = Survey::read(host.folder()).and_then(|survey| survey.open(options(2)));
-            let done = opened.is_ok() && opened.unwrap().dead().is_none();
-            host.heal();
+            let all = host.heal();
+            // A failure may also have hit what an opening can do without.
+            assert!(opened.is_ok() || !all);
+            drop(opened);
             let survey = Survey::read(host.folder()).unwrap();
             assert_eq!(
                 (survey.last(), survey.verdict()),
@@ -110,8 +112,8 @@ fn an_opening_that_fails_anywhere_changes_nothing_that_counts() {
             for n in 1..=12 {
                 assert_told(&log.read(Lsn(n)).unwrap(), n);
             }
-            if done {
-                assert!(after > 2, "{call:?}");
+            if all {
+                assert!(after > 1, "{call:?}");
                 break;
             }
         }
@@ -149,6 +151,113 @@ fn a_full_host_makes_the_log_full_and_not_dead() {
     assert!(log.dead().is_none());
     log.prepare().unwrap();
     log.sync().unwrap();
+}
+
+/// A folder on a host without space: no new file can be made.
+struct FullDir(Arc<MemoryDir>);
+
+impl Dir for FullDir {
+    fn list(&self) -> std::io::Result<Vec<String>> {
+        self.0.list()
+    }
+    fn open(&self, name: &str) -> std::io::Result<Arc<dyn crate::device::Disk>> {
+        self.0.open(name)
+    }
+    fn create(&self, _: &str) -> std::io::Result<Arc<dyn crate::device::Disk>> {
+        Err(std::io::Error::from_raw_os_error(libc::ENOSPC))
+    }
+    fn rename(&self, from: &str, to: &str) -> std::io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn remove(&self, name: &str) -> std::io::Result<()> {
+        self.0.remove(name)
+    }
+    fn sync(&self) -> std::io::Result<()> {
+        self.0.sync()
+    }
+}
+
+#[test]
+fn a_log_is_recovered_and_goes_on_although_the_host_is_full() {
+    let dir = Arc::new(MemoryDir::default());
+    drop(open(&dir, 1));
+    let full = || Arc::new(FullDir(dir.clone()));
+    let mut last = 0;
+    for seed in 2..8 {
+        let log = Survey::read(full()).unwrap().open(options(seed)).unwrap();
+        assert_eq!(log.watermarks().appended, Lsn(last));
+        // What a recovery does: everything home, a checkpoint record, cleaning.
+        let slot = log.reserve_spare(100, 0, 0).unwrap();
+        slot.write(&[1; 100], &[]).unwrap();
+        let proof = log.sync().unwrap();
+        log.set_installed(proof.lsn(), proof);
+        log.clean().unwrap();
+        log.prepare().unwrap();
+        append_told(&log, 1);
+        last = log.watermarks().appended.0;
+    }
+}
+
+#[test]
+fn no_bytes_make_a_survey_or_an_opening_panic() {
+    let dir = Arc::new(MemoryDir::default());
+    let log = open(&dir, 1);
+    for n in 1..=30 {
+        append_told(&log, n);
+    }
+    let proof = log.sync().unwrap();
+    log.set_installed(Lsn(9), proof);
+    log.mark().unwrap();
+    let second = log.segments()[1].clone();
+    let words = [
+        0,
+        1,
+        12,
+        31,
+        1 << 31,
+        (1 << 32) - 1,
+        (1 << 62) - 1,
+        1 << 62,
+        u64::MAX - 1,
+        u64::MAX,
+    ];
+    // Every word of a segment's header and of a frame's, with checksums that fit.
+    for at in (16..104)
+        .step_by(4)
+        .chain((4096 + 16..4096 + 80).step_by(4))
+    {
+        for word in words {
+            let mut files = dir.files();
+            let store = files.get_mut(&second.name).unwrap();
+            store.write(&word.to_le_bytes(), at);
+            if at < 4096 {
+                let mut header = [0; 112];
+                store.read(&mut header, 16);
+                store.write(&crc32fast::hash(&header).to_le_bytes(), 12);
+                store.write(&[0; 128], 2048);
+            } else {
+                let mut frame = [0; 5000];
+                store.read(&mut frame, 4096);
+                let meta =
+                    u32::from_le_bytes([frame[72], frame[73], frame[74], frame[75]]) as usize;
+                let data =
+                    u32::from_le_bytes([frame[76], frame[77], frame[78], frame[79]]) as usize;
+                let head = usize::from(u16::from_le_bytes([frame[70], frame[71]]));
+                let front = 80
+                    + meta.min(4000)
+                    + 4 * super::super::frame::chunk_count(data.min(9000), head.max(1));
+                store.write(&crc32fast::hash(&frame[8..front]).to_le_bytes(), 4096 + 4);
+            }
+            let files = Arc::new(MemoryDir::from_files(files));
+            let survey = Survey::read(files.clone()).unwrap();
+            let _ = survey.frames(Lsn(1)).filter(Result::is_ok).count();
+            let _ = survey.find_time(Time::from_nanos(word as i64));
+            if let Ok(log) = survey.open(options(2)) {
+                append(&log, b"on it goes", b"");
+            }
+            let _ = Survey::read(files).unwrap().open_anew(options(3));
+        }
+    }
 }
 
 #[test]
