@@ -168,9 +168,12 @@ impl Fs {
         while done.value < data.len() {
             let at = offset + done.value as u64;
             match self.write_record(by, number, at, &data[done.value..], kill_priv) {
-                Ok((written, lsn)) => {
+                Ok((written, lsn, full)) => {
                     done.value += written;
                     done.lsn = Some(lsn);
+                    if full {
+                        break;
+                    }
                 }
                 // To be done again from the start, when there is room.
                 Err(Error::Full) => return Err(Error::Full),
@@ -182,7 +185,9 @@ impl Fs {
         Ok(done)
     }
 
-    /// Writes what fits into one record, and into the image.
+    /// Writes what fits into one record, and into the image; also says whether
+    /// the image was full. Then the write is short: were the rest tried again,
+    /// now or after a checkpoint, one request would be two operations.
     fn write_record(
         &self,
         by: &Caller,
@@ -190,9 +195,10 @@ impl Fs {
         at: u64,
         data: &[u8],
         kill: bool,
-    ) -> Result<(usize, Lsn)> {
+    ) -> Result<(usize, Lsn, bool)> {
         self.settle(number)?;
         let mut want = data.len();
+        let mut full = false;
         loop {
             let mut txn = self.begin()?;
             // The rest of a record is for bitmaps, descriptors and the tree.
@@ -201,9 +207,11 @@ impl Fs {
             want = want.min(most - (at % u64::from(self.sb.block_size)) as usize);
             let mut reached = 0;
             match self.write_all(&mut txn, by, number, at, &data[..want], kill, &mut reached) {
-                Ok((len, op)) => return Ok((len, txn.commit(&op)?)),
+                Ok((len, op)) => return Ok((len, txn.commit(&op)?, full)),
                 // Full: give the half-done change up, and do again what there was room for.
-                Err(Error::NoSpace) if reached > 0 && reached < want => want = reached,
+                Err(Error::NoSpace) if reached > 0 && reached < want => {
+                    (want, full) = (reached, true);
+                }
                 Err(error) => return Err(error),
             }
         }
