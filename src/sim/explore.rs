@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::clock::StillClock;
-use super::model::History;
+use super::history::History;
 use super::random::Random;
 use super::system::{self, Setup};
 use super::walk::walk;

@@ -6,6 +6,7 @@
 pub mod clock;
 pub mod drive;
 pub mod explore;
+pub mod history;
 pub mod model;
 pub mod random;
 pub mod round;
@@ -18,7 +19,8 @@ pub mod workload;
 pub mod world;
 
 pub use explore::Counts;
-pub use model::{History, Model, Refusal};
+pub use history::History;
+pub use model::{Model, Refusal};
 pub use round::{Failure, Report, Round};
 pub use step::Step;
 pub use tree::{Node, Tree};

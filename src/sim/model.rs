@@ -1,4 +1,4 @@
-//! The reference: a POSIX tree in plain maps, and its history.
+//! The reference: a POSIX tree in plain maps.
 //!
 //! Written from POSIX and Linux's manual pages, without a look at `fs`: where
 //! the two disagree, one of them is wrong. What the kernel never sends to a
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::step::{How, Path, Put, Space, Step, Target, pattern};
 use super::tree::{Builder, Content, Node, Tree};
 use crate::fs::Kind;
-use crate::units::{Lsn, Time};
+use crate::units::Time;
 
 /// Why a step fails, as far as a caller could tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,7 +192,7 @@ impl Model {
                 put,
             } => return self.set_xattr(of, name, &pattern(*len, *seed), *put),
             Step::RemoveXattr { of, name } => {
-                let id = self.find(of)?;
+                let id = self.with_attributes(of, name)?;
                 if !self.inodes[&id].node.xattrs.contains_key(name.as_bytes()) {
                     return Err(Refusal::NoAttribute);
                 }
@@ -530,8 +530,18 @@ impl Model {
         });
     }
 
-    fn set_xattr(&mut self, of: &Target, name: &str, value: &[u8], put: Put) -> Result<()> {
+    /// Only files and directories have attributes of users.
+    fn with_attributes(&self, of: &Target, name: &str) -> Result<Id> {
         let id = self.find(of)?;
+        match self.inodes[&id].node.kind {
+            Kind::Regular | Kind::Directory => Ok(id),
+            _ if name.starts_with("user.") => Err(Refusal::NotPermitted),
+            _ => Ok(id),
+        }
+    }
+
+    fn set_xattr(&mut self, of: &Target, name: &str, value: &[u8], put: Put) -> Result<()> {
+        let id = self.with_attributes(of, name)?;
         match (
             self.inodes[&id].node.xattrs.contains_key(name.as_bytes()),
             put,
@@ -580,37 +590,5 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|&b| b == b'/') {
         Some(cut) => (&path[..cut], &path[cut + 1..]),
         None => (&[], path),
-    }
-}
-
-/// The tree after each operation, by Lsn.
-#[derive(Clone, Default)]
-pub struct History(Vec<(Lsn, Arc<Tree>)>);
-
-impl History {
-    /// Begins with the tree before all operations above `lsn`.
-    pub fn starting(lsn: Lsn, tree: Arc<Tree>) -> Self {
-        History(vec![(lsn, tree)])
-    }
-
-    /// Notes the tree after the operation `lsn`.
-    pub fn push(&mut self, lsn: Lsn, tree: Arc<Tree>) {
-        self.0.push((lsn, tree));
-    }
-
-    /// The tree after the last operation at or below `lsn`.
-    pub fn at(&self, lsn: Lsn) -> Option<&Arc<Tree>> {
-        let count = self.0.partition_point(|(at, _)| *at <= lsn);
-        count.checked_sub(1).map(|last| &self.0[last].1)
-    }
-
-    /// The last operation's Lsn.
-    pub fn last(&self) -> Lsn {
-        self.0.last().map_or(Lsn(0), |(lsn, _)| *lsn)
-    }
-
-    /// Operations after `lsn` never happened.
-    pub fn cut(&mut self, lsn: Lsn) {
-        self.0.retain(|(at, _)| *at <= lsn);
     }
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use super::clock::StillClock;
 use super::drive::{Driver, refusal};
-use super::model::{History, Model, Refusal};
+use super::history::History;
+use super::model::{Model, Refusal};
 use super::random::Random;
 use super::step::Step;
 use super::system::{self, Mounted, Setup};
@@ -170,10 +171,18 @@ impl World {
         if let Some(up) = self.up.take() {
             system::unmount(up.mounted)?;
         }
+        self.unmounted();
         let left = self.host.kill();
         let notes = std::mem::take(&mut self.now);
         self.eras.push(era(&self.host, self.history, notes));
         Ok((left, self.eras))
+    }
+
+    /// Everything is home now.
+    fn unmounted(&mut self) {
+        let (events, last) = (self.host.events(), self.history.last());
+        self.now.durable.push((events, last));
+        self.now.acknowledged.push((events, last));
     }
 
     /// The host that it runs on.
@@ -279,16 +288,17 @@ impl World {
 
     fn remount(&mut self) -> Result<()> {
         self.close_all()?;
-        self.mount_again(system::unmount)?;
+        if let Some(up) = self.up.take() {
+            system::unmount(up.mounted)?;
+        }
+        self.unmounted();
+        self.mount_again()?;
         self.model.close_all();
         Ok(())
     }
 
     fn kill(&mut self) -> Result<()> {
-        let last = self.mount_again(|mounted| {
-            drop(mounted);
-            Ok(())
-        })?;
+        let last = self.mount_again()?;
         self.model.close_all();
         match self.history.last() {
             acknowledged if last < acknowledged => Err(format!(
@@ -298,11 +308,10 @@ impl World {
         }
     }
 
-    /// Ends the mount, and mounts the same disks again.
-    fn mount_again(&mut self, end: impl FnOnce(Mounted) -> Result<()>) -> Result<Lsn> {
-        if let Some(up) = self.up.take() {
-            end(up.mounted)?;
-        }
+    /// Mounts the same disks again.
+    fn mount_again(&mut self) -> Result<Lsn> {
+        // What is still up dies with its memory; nothing is written.
+        self.up = None;
         self.openings += 1;
         let mounted = system::mount(&self.host, &self.setup, &self.clock, self.openings)?;
         let last = mounted.last;
@@ -326,10 +335,7 @@ impl World {
 
         self.host = Host::new(left);
         self.now.durable.push((0, floor));
-        let last = self.mount_again(|mounted| {
-            drop(mounted);
-            Ok(())
-        })?;
+        let last = self.mount_again()?;
         if last < floor {
             return Err(format!(
                 "recovered through record {last} only, but {floor} was durable"

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use journalfs::device::crash::{Frontier, Plan};
 use journalfs::device::volatile::{Host, Snapshot};
+use journalfs::fs::Caller;
 use journalfs::sim::clock::StillClock;
 use journalfs::sim::explore::Counts;
 use journalfs::sim::random::Random;
@@ -12,6 +13,7 @@ use journalfs::sim::system::{self, Setup};
 use journalfs::sim::walk::walk;
 use journalfs::sim::world::{Looking, World};
 use journalfs::sim::{Round, Tree};
+use journalfs::units::InodeNo;
 
 use super::seeds;
 
@@ -76,4 +78,43 @@ fn recovery_may_be_stopped_again_and_again() {
             assert_eq!(wanted.difference(&tree(twice, &setup, 4)), None);
         }
     }
+}
+
+#[test]
+fn a_write_that_finds_the_image_full_is_short_and_one_record() {
+    // Its rest was tried again in a second record: a cut between the two left
+    // a torn write.
+    let setup = Setup {
+        size: 1 << 20,
+        block_size: 1024,
+        segments: 8,
+        ..Setup::random(&mut Random::new(4))
+    };
+    let image = system::format(&setup, &StillClock::new()).unwrap();
+    let host = Host::new(Snapshot {
+        image,
+        ..Snapshot::default()
+    });
+    let fs = system::mount(&host, &setup, &StillClock::new(), 1)
+        .unwrap()
+        .fs;
+    let (by, journal) = (Caller::default(), fs.journal());
+    let file = fs
+        .create(&by, InodeNo::ROOT, b"a", 0o644, 0)
+        .unwrap()
+        .value
+        .inode;
+    let mut at = 0;
+    loop {
+        journal.checkpoint().unwrap();
+        let before = journal.watermarks().appended;
+        let done = fs.write(&by, file, at, &[7; 7000], false).unwrap();
+        assert_eq!(done.lsn, Some(before.next()));
+        assert_eq!(journal.watermarks().appended, before.next());
+        at += done.value as u64;
+        if done.value < 7000 {
+            break;
+        }
+    }
+    assert_eq!(fs.getattr(file).unwrap().size, at);
 }
