@@ -285,7 +285,7 @@ fn the_index_of_an_earlier_process_may_hold_anything() {
             match nth % 4 {
                 0 => pages.write(&vec![0xAB; pages.len() as usize], 0),
                 1 => pages.set_len(100),
-                2 => pages.write(&vec![0x55; 64], 64 + seed * 16),
+                2 => pages.write(&[0x55; 64], 64 + seed * 16),
                 _ => drop(files.remove(name)),
             }
         }
