@@ -206,7 +206,7 @@ impl Walk<'_> {
             false => (usize::from(le16(raw, offset + 6)), 0),
         };
         match () {
-            () if rec_len < 8 || rec_len % 4 != 0 => Err("its length makes no sense"),
+            () if rec_len < 8 || !rec_len.is_multiple_of(4) => Err("its length makes no sense"),
             () if rec_len > end - offset => Err("it runs past the block's end"),
             () if inode == 0 => Ok((None, offset + rec_len)),
             () if name_len == 0 || name_len > 255 => Err("its name's length makes no sense"),
@@ -254,10 +254,10 @@ impl Walk<'_> {
         if ordinal == 0 && entry.inode != reading.inode {
             self.named(reading, entry, "\".\" is not the directory itself");
         }
-        if ordinal == 1 {
-            if let Some(directory) = self.directory(reading.inode) {
-                directory.dotdot = entry.inode;
-            }
+        if ordinal == 1
+            && let Some(directory) = self.directory(reading.inode)
+        {
+            directory.dotdot = entry.inode;
         }
         self.count_name(entry.inode);
         true

@@ -302,7 +302,7 @@ impl Walk<'_> {
     fn judge_padding(&mut self, place: Place, bitmap: &[u8], from: u64) {
         let bits = bitmap.len() as u64 * 8;
         let tail = (from / 8) as usize;
-        let first_is_full = from % 8 == 0
+        let first_is_full = from.is_multiple_of(8)
             || bitmap
                 .get(tail)
                 .is_none_or(|b| b >> (from % 8) == 0xff >> (from % 8));

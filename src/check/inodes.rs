@@ -190,7 +190,7 @@ impl Walk<'_> {
         }
         let place = Place::Inode { inode };
         let extra = le16(raw, 0x80);
-        if extra % 4 != 0 || usize::from(extra) + 128 > raw.len() {
+        if !extra.is_multiple_of(4) || usize::from(extra) + 128 > raw.len() {
             self.report.add(Finding::Field {
                 place,
                 field: "i_extra_isize",
@@ -262,15 +262,13 @@ impl Walk<'_> {
         let block = self.sb.block_size as u64;
         match kind(le16(raw, 0)) {
             // (Blocks past the end must be unwritten: read after an extension, they must give zeros.)
-            1 => {
-                if claimed.written_end > 0 && size <= (claimed.written_end - 1) * block {
-                    self.report.add(Finding::Field {
-                        place,
-                        field: "i_size",
-                        value: size,
-                        want: None,
-                    });
-                }
+            1 if claimed.written_end > 0 && size <= (claimed.written_end - 1) * block => {
+                self.report.add(Finding::Field {
+                    place,
+                    field: "i_size",
+                    value: size,
+                    want: None,
+                });
             }
             2 => {
                 self.judge(place, "i_size", size, claimed.end * block);
@@ -421,7 +419,7 @@ pub fn size(raw: &[u8]) -> u64 {
 /// Whether i_block maps blocks: not in devices, and not in short symlinks.
 fn has_map(raw: &[u8]) -> bool {
     match kind(le16(raw, 0)) {
-        1 | 2 | 0 => true,
+        0..=2 => true,
         7 => le32(raw, 0x20) & EXTENTS_FL != 0 || size(raw) >= 60,
         _ => false,
     }

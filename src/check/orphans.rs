@@ -53,9 +53,11 @@ impl Walk<'_> {
         let inode = self.sb.orphan_file;
         let mut raw = Vec::new();
         self.read_inode(inode, &mut raw)?;
-        let mut blocks = List::default();
         // (The file is claimed with all others later; its length bounds the list.)
-        blocks.limit = size(&raw) / self.sb.block_size as u64;
+        let mut blocks = List {
+            limit: size(&raw) / self.sb.block_size as u64,
+            ..List::default()
+        };
         let map = mapped(&self.sb, inode, &raw);
         map::walk(self.source, &self.sb, map, &mut blocks);
         let mut bytes = vec![0; self.sb.block_size];

@@ -9,7 +9,7 @@ use crate::units::BlockNo;
 /// Bytes to check, addressed from the image's start.
 pub trait Source {
     /// Length in bytes.
-    fn len(&self) -> io::Result<u64>;
+    fn length(&self) -> io::Result<u64>;
     /// Fills `buf` from `offset`.
     fn read(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 }
@@ -18,7 +18,7 @@ pub trait Source {
 pub struct Plain<'a>(pub &'a dyn Disk);
 
 impl Source for Plain<'_> {
-    fn len(&self) -> io::Result<u64> {
+    fn length(&self) -> io::Result<u64> {
         self.0.len()
     }
     fn read(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
@@ -36,7 +36,7 @@ pub struct Through<'a> {
 }
 
 impl Source for Through<'_> {
-    fn len(&self) -> io::Result<u64> {
+    fn length(&self) -> io::Result<u64> {
         Ok(self.len)
     }
     fn read(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {

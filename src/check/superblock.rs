@@ -272,14 +272,14 @@ impl Super {
                 self.blocks_per_group,
             ),
             (
-                self.blocks_per_group % 8 == 0,
+                self.blocks_per_group.is_multiple_of(8),
                 "s_blocks_per_group",
                 self.blocks_per_group,
             ),
             (
                 (1..=bits).contains(&u64::from(self.inodes_per_group))
-                    && self.inodes_per_group % 8 == 0
-                    && self.inodes_per_group % per_block == 0,
+                    && self.inodes_per_group.is_multiple_of(8)
+                    && self.inodes_per_group.is_multiple_of(per_block),
                 "s_inodes_per_group",
                 self.inodes_per_group.into(),
             ),

@@ -166,7 +166,7 @@ impl Walk<'_> {
 pub fn superblock(source: &dyn Source, report: &mut Report) -> Option<Super> {
     let mut raw = [0; 1024];
     let read = source
-        .len()
+        .length()
         .and_then(|len| source.read(&mut raw, 1024).map(|()| len));
     match read {
         Ok(len) => Super::read(&raw, len, report),

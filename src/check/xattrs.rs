@@ -11,7 +11,7 @@ impl Walk<'_> {
     pub fn xattrs(&mut self, inode: u32, raw: &[u8]) -> u64 {
         if raw.len() > 128 {
             let start = 128 + usize::from(le16(raw, 0x80));
-            if start + 8 <= raw.len() && start % 4 == 0 && le32(raw, start) == MAGIC {
+            if start + 8 <= raw.len() && start.is_multiple_of(4) && le32(raw, start) == MAGIC {
                 // (Values are addressed from the first entry on.)
                 let entries = Entries {
                     place: Place::InodeXattrs { inode },

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use journalfs::check::{self, Finding, Report};
+use journalfs::device::Dir;
 use journalfs::device::memory::{MemoryDir, MemoryDisk};
-use journalfs::device::{Dir, Disk};
 use journalfs::fs::Caller;
 use journalfs::fs::mount::{self, Mounted, Options};
 use journalfs::units::{InodeNo, StepClock, Time};
