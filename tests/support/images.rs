@@ -51,11 +51,11 @@ pub const VARIANTS: &[Variant] = &[
     // Many groups, most of them never used, in a small image.
     Variant {
         name: "small-groups",
-        args: &["-b4096", "-I256", "-g1024"],
+        args: &["-b4096", "-I256", "-g2048"],
     },
     Variant {
         name: "small-uninit-groups",
-        args: &["-b4096", "-I256", "-g1024", "-Ouninit_bg,^metadata_csum"],
+        args: &["-b4096", "-I256", "-g2048", "-Ouninit_bg,^metadata_csum"],
     },
     Variant {
         name: "no-journal",
