@@ -22,7 +22,8 @@ pub struct Args {
     /// Options, separated by commas: ro, rw, relatime, noatime, strictatime,
     /// commit=SECONDS, sync, dirsync, errors=remount-ro, allow_other,
     /// default_permissions, fakeroot, threads=N, cache_size=SIZE,
-    /// journal_size=SIZE, [no]dev, [no]suid, [no]exec
+    /// journal_size=SIZE, dev, nodev, suid,
+    /// nosuid, exec, noexec
     #[arg(short = 'o', value_name = "OPT,…", verbatim_doc_comment)]
     options: Vec<String>,
     /// Stay in the foreground, and log to standard error
@@ -64,7 +65,7 @@ fn in_background(args: &Args, options: &Options) -> u8 {
     let outcome = serve(args, options, || {
         ready = true;
         let place = Place::find(&args.image, args.journal.as_deref())?;
-        background::tell_ready(&place.journal.join("daemon.log")).map_err(|e| Failure::system(e))
+        background::tell_ready(&place.journal.join("daemon.log")).map_err(Failure::system)
     });
     match outcome {
         Ok(code) => code,

@@ -80,8 +80,7 @@ impl Place {
     pub fn seize_image(&self) -> Result<(Lock, HostDisk), Failure> {
         let lock = Lock::on(&self.image, false).map_err(|e| self.refused(&e))?;
         mount::refuse_loop_device(&self.image).map_err(|e| self.refused(&e))?;
-        let disk =
-            HostDisk::open(&self.image, Access::ReadWrite).map_err(|e| Failure::refused(e))?;
+        let disk = HostDisk::open(&self.image, Access::ReadWrite).map_err(Failure::refused)?;
         Ok((lock, disk))
     }
 

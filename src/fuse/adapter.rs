@@ -7,39 +7,26 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileHandle, FopenFlags, INodeNo, InitFlags, IoctlFlags,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, Errno, FileHandle, FopenFlags, INodeNo, IoctlFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, TimeOrNow, WriteFlags,
 };
 
-use crate::fs::{AskGroups, Caller, Groups, SetAttr, SetTime, Whence};
+use crate::fs::{AskGroups, SetAttr, SetTime, Whence};
 
 use super::core::Core;
 use super::groups::Processes;
+use super::negotiate::Negotiate;
 use super::reply::{
     TTL, attributes, errno, file_type, generation, inode_of, node_of, nothing, time,
 };
-use super::request::{Answer, Reply, Request};
-
-/// The largest write in one request; fuser's default of 16 MiB would be one
-/// record of 16 MiB.
-const MAX_WRITE: u32 = 1 << 20;
-
-/// What INIT is to negotiate, and what follows from it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Negotiate {
-    /// The kernel checks permissions, and ACLs with them.
-    pub kernel_acls: bool,
-    /// Nobody may open directories whose listing we would refuse: spare the
-    /// kernel the question.
-    pub no_opendir: bool,
-}
+use super::request::Request;
 
 /// A core under fuser.
 pub struct Adapter {
-    core: Arc<Core>,
-    processes: Arc<dyn AskGroups>,
+    pub(super) core: Arc<Core>,
+    pub(super) processes: Arc<dyn AskGroups>,
     negotiate: Negotiate,
 }
 
@@ -52,105 +39,11 @@ impl Adapter {
             negotiate,
         }
     }
-
-    fn by(&self, request: &fuser::Request) -> Caller {
-        Caller {
-            uid: request.uid(),
-            gid: request.gid(),
-            pid: request.pid(),
-            groups: Groups::ask(self.processes.clone()),
-        }
-    }
-
-    fn serve(
-        &self,
-        by: &fuser::Request,
-        request: Request<'_>,
-        answer: impl FnOnce(Answer) + Send + 'static,
-    ) {
-        self.core.serve(self.by(by), request, answer);
-    }
-
-    fn empty(&self, by: &fuser::Request, request: Request<'_>, reply: ReplyEmpty) {
-        self.serve(by, request, |answer| match answer {
-            Ok(_) => reply.ok(),
-            Err(error) => reply.error(errno(&error)),
-        });
-    }
-
-    fn entry(&self, by: &fuser::Request, request: Request<'_>, reply: ReplyEntry) {
-        self.serve(by, request, |answer| match answer {
-            Ok(Reply::Entry(attr)) => reply.entry(&TTL, &attributes(&attr), generation(&attr)),
-            Ok(_) => reply.entry(&TTL, &nothing(), fuser::Generation(0)),
-            Err(error) => reply.error(errno(&error)),
-        });
-    }
-
-    fn attr(&self, by: &fuser::Request, request: Request<'_>, reply: ReplyAttr) {
-        self.serve(by, request, |answer| match answer {
-            Ok(Reply::Attr(attr)) => reply.attr(&TTL, &attributes(&attr)),
-            Ok(_) => reply.error(Errno::EIO),
-            Err(error) => reply.error(errno(&error)),
-        });
-    }
-
-    fn opened(
-        &self,
-        by: &fuser::Request,
-        request: Request<'_>,
-        flags: FopenFlags,
-        reply: ReplyOpen,
-    ) {
-        self.serve(by, request, move |answer| match answer {
-            Ok(_) => reply.opened(FileHandle(0), flags),
-            Err(error) => reply.error(errno(&error)),
-        });
-    }
-
-    fn data(&self, by: &fuser::Request, request: Request<'_>, reply: ReplyData) {
-        self.serve(by, request, |answer| match answer {
-            Ok(Reply::Bytes(bytes)) => reply.data(&bytes),
-            Ok(_) => reply.error(Errno::EIO),
-            Err(error) => reply.error(errno(&error)),
-        });
-    }
-
-    fn xattr(&self, by: &fuser::Request, request: Request<'_>, size: u32, reply: ReplyXattr) {
-        self.serve(by, request, move |answer| match answer {
-            Ok(Reply::Bytes(bytes)) if size == 0 => reply.size(bytes.len() as u32),
-            Ok(Reply::Bytes(bytes)) if bytes.len() <= size as usize => reply.data(&bytes),
-            Ok(Reply::Bytes(_)) => reply.error(Errno::ERANGE),
-            Ok(_) => reply.error(Errno::EIO),
-            Err(error) => reply.error(errno(&error)),
-        });
-    }
 }
 
 impl fuser::Filesystem for Adapter {
     fn init(&mut self, _: &fuser::Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        // Not WRITEBACK_CACHE: it hides the order of writes from us. Not
-        // AUTO_INVAL_DATA: nobody else changes the image. Not SETXATTR_EXT:
-        // fuser 0.18 panics on it.
-        let mut wanted = InitFlags::FUSE_ATOMIC_O_TRUNC
-            | InitFlags::FUSE_DONT_MASK // a default ACL takes the umask's place
-            | InitFlags::FUSE_HANDLE_KILLPRIV_V2
-            | InitFlags::FUSE_PARALLEL_DIROPS
-            | InitFlags::FUSE_DO_READDIRPLUS
-            | InitFlags::FUSE_READDIRPLUS_AUTO
-            | InitFlags::FUSE_CACHE_SYMLINKS
-            | InitFlags::FUSE_EXPLICIT_INVAL_DATA
-            | InitFlags::FUSE_ASYNC_DIO
-            | InitFlags::FUSE_HAS_IOCTL_DIR;
-        if self.negotiate.no_opendir {
-            wanted |= InitFlags::FUSE_NO_OPENDIR_SUPPORT;
-        }
-        if self.negotiate.kernel_acls {
-            wanted |= InitFlags::FUSE_POSIX_ACL;
-        }
-        // An older kernel has fewer of them; all are for speed or for ACLs.
-        let _ = config.add_capabilities(wanted & config.capabilities());
-        let _ = config.set_max_write(MAX_WRITE);
-        let _ = config.set_max_background(64);
+        self.negotiate.with(config);
         Ok(())
     }
 
@@ -408,11 +301,7 @@ impl fuser::Filesystem for Adapter {
             kill_priv: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
             durable,
         };
-        self.serve(by, request, |answer| match answer {
-            Ok(Reply::Written(len)) => reply.written(len),
-            Ok(_) => reply.error(Errno::EIO),
-            Err(error) => reply.error(errno(&error)),
-        });
+        self.written(by, request, reply);
     }
 
     fn flush(
@@ -544,20 +433,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn statfs(&self, by: &fuser::Request, _: INodeNo, reply: ReplyStatfs) {
-        self.serve(by, Request::Statfs, |answer| match answer {
-            Ok(Reply::Statfs(s)) => reply.statfs(
-                s.blocks,
-                s.free,
-                s.available,
-                s.inodes,
-                s.free_inodes,
-                s.block_size,
-                s.name_max,
-                s.block_size,
-            ),
-            Ok(_) => reply.error(Errno::EIO),
-            Err(error) => reply.error(errno(&error)),
-        });
+        self.figures(by, Request::Statfs, reply);
     }
 
     fn setxattr(
@@ -648,20 +524,7 @@ impl fuser::Filesystem for Adapter {
             umask,
             flags,
         };
-        self.serve(by, request, |answer| match answer {
-            Ok(Reply::Created(attr)) => {
-                let flags = FopenFlags::FOPEN_KEEP_CACHE;
-                reply.created(
-                    &TTL,
-                    &attributes(&attr),
-                    generation(&attr),
-                    FileHandle(0),
-                    flags,
-                );
-            }
-            Ok(_) => reply.error(Errno::EIO),
-            Err(error) => reply.error(errno(&error)),
-        });
+        self.created(by, request, reply);
     }
 
     fn ioctl(
@@ -679,17 +542,10 @@ impl fuser::Filesystem for Adapter {
         if command != 0x8008_6601 && command != 0x8004_6601 {
             return reply.error(Errno::ENOTTY);
         }
-        self.serve(
-            by,
-            Request::GetAttr {
-                inode: inode_of(node),
-            },
-            |answer| match answer {
-                Ok(Reply::Attr(attr)) => reply.ioctl(0, &attr.flags.to_ne_bytes()),
-                Ok(_) => reply.error(Errno::EIO),
-                Err(error) => reply.error(errno(&error)),
-            },
-        );
+        let request = Request::GetAttr {
+            inode: inode_of(node),
+        };
+        self.flags(by, request, reply);
     }
 
     fn fallocate(
@@ -731,19 +587,12 @@ impl fuser::Filesystem for Adapter {
         let Ok(offset) = u64::try_from(offset) else {
             return reply.error(Errno::ENXIO);
         };
-        self.serve(
-            by,
-            Request::Seek {
-                inode: inode_of(node),
-                offset,
-                whence,
-            },
-            |answer| match answer {
-                Ok(Reply::Offset(at)) => reply.offset(at as i64),
-                Ok(_) => reply.error(Errno::EIO),
-                Err(error) => reply.error(errno(&error)),
-            },
-        );
+        let request = Request::Seek {
+            inode: inode_of(node),
+            offset,
+            whence,
+        };
+        self.offset(by, request, reply);
     }
 
     // copy_file_range is left to the kernel, which then reads and writes; so

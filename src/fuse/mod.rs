@@ -4,13 +4,15 @@
 //!   kernel ─► adapter (fuser) ─► core ─► fs
 //!   kernel ◄─ reply (errno)   ◄─ request::Answer, now or later
 //! ```
-//! [`core`] knows no transport and [`adapter`] takes no decisions, so that
+//! [`core`] knows no transport and `adapter` takes no decisions, so that
 //! another transport can stand beside fuser. [`session`] is one mount from
 //! its INIT to its end; [`point`] is what the host knows of mountpoints.
 
 mod adapter;
+mod answer;
 pub mod core;
 mod groups;
+mod negotiate;
 pub mod point;
 mod reply;
 pub mod request;

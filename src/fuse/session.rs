@@ -1,17 +1,24 @@
 //! One mount, from its INIT to its end.
 
-use std::fs;
+use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use fuser::{Config, MountOption, SessionACL};
 use nix::sys::signal::{SigSet, Signal};
 
-use super::adapter::{Adapter, Negotiate};
+use crate::fs::{self, Fs};
+
+use super::adapter::Adapter;
 use super::core::Core;
+use super::negotiate::Negotiate;
 use super::point;
+
+/// How often freeing that waits is tried again.
+const TIDY: Duration = Duration::from_secs(1);
 
 /// How a file system is to be mounted.
 #[derive(Clone, Debug, Default)]
@@ -92,10 +99,7 @@ pub enum Error {
 
 /// Whether mounting can work at all, asked before an image is touched.
 pub fn possible() -> Result<(), Error> {
-    let opened = fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse");
+    let opened = OpenOptions::new().read(true).write(true).open("/dev/fuse");
     opened.map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => Error::NoDevice,
         _ => Error::Closed(e),
@@ -109,6 +113,7 @@ pub fn possible() -> Result<(), Error> {
 /// A mounted file system; it answers once [`Session::run`] is called.
 pub struct Session {
     inner: fuser::Session<Adapter>,
+    fs: Arc<Fs>,
     point: PathBuf,
 }
 
@@ -123,11 +128,13 @@ impl Session {
             kernel_acls: options.allow_other,
             no_opendir: kernel_checks || me.is_root(),
         };
+        let fs = core.fs().clone();
         let adapter = Adapter::new(core, negotiate);
         let inner = fuser::Session::new(adapter, point, &config(options))
             .map_err(|e| refused(point, options, &e))?;
         Ok(Session {
             inner,
+            fs,
             point: point.to_owned(),
         })
     }
@@ -135,9 +142,27 @@ impl Session {
     /// Serves until it is unmounted, by whomever: `umount`, or a SIGTERM or
     /// SIGINT to this process, which unmounts and lets running programs end.
     pub fn run(self) -> io::Result<()> {
-        let Session { inner, point } = self;
+        let Session { inner, fs, point } = self;
         unmount_on_signals(point)?;
-        inner.run()
+        let (ended, end) = mpsc::channel();
+        let tidying = thread::Builder::new()
+            .name("tidy".to_owned())
+            .spawn(move || tidy(&fs, &end))?;
+        let served = inner.run();
+        drop(ended);
+        let _ = tidying.join();
+        served
+    }
+}
+
+/// Goes on with the freeing of large files that found the journal full, until
+/// the mount ends.
+fn tidy(fs: &Fs, end: &mpsc::Receiver<()>) {
+    while end.recv_timeout(TIDY) == Err(mpsc::RecvTimeoutError::Timeout) {
+        match fs.tidy() {
+            Ok(()) | Err(fs::Error::Full) => {}
+            Err(error) => log::debug!("freeing what was removed: {error}"),
+        }
     }
 }
 

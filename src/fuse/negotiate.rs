@@ -1,0 +1,48 @@
+//! INIT: what the kernel is asked for.
+
+use fuser::{InitFlags, KernelConfig};
+
+/// The largest write in one request; fuser's default of 16 MiB would be one
+/// record of 16 MiB.
+const MAX_WRITE: u32 = 1 << 20;
+/// Requests that the kernel may have under way without a program waiting:
+/// read-ahead and the write-back of memory maps.
+const MAX_BACKGROUND: u16 = 64;
+
+/// What INIT is to negotiate, and what follows from it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Negotiate {
+    /// The kernel checks permissions, and ACLs with them.
+    pub kernel_acls: bool,
+    /// Nobody may open directories whose listing we would refuse: spare the
+    /// kernel the question.
+    pub no_opendir: bool,
+}
+
+impl Negotiate {
+    /// Asks for it. An older kernel has less; all of it is for speed or ACLs.
+    pub fn with(self, config: &mut KernelConfig) {
+        // Not WRITEBACK_CACHE: it hides the order of writes from us. Not
+        // AUTO_INVAL_DATA: nobody else changes the image. Not SETXATTR_EXT:
+        // fuser 0.18 panics on it.
+        let mut wanted = InitFlags::FUSE_ATOMIC_O_TRUNC
+            | InitFlags::FUSE_DONT_MASK // a default ACL takes the umask's place
+            | InitFlags::FUSE_HANDLE_KILLPRIV_V2
+            | InitFlags::FUSE_PARALLEL_DIROPS
+            | InitFlags::FUSE_DO_READDIRPLUS
+            | InitFlags::FUSE_READDIRPLUS_AUTO
+            | InitFlags::FUSE_CACHE_SYMLINKS
+            | InitFlags::FUSE_EXPLICIT_INVAL_DATA
+            | InitFlags::FUSE_ASYNC_DIO
+            | InitFlags::FUSE_HAS_IOCTL_DIR;
+        if self.no_opendir {
+            wanted |= InitFlags::FUSE_NO_OPENDIR_SUPPORT;
+        }
+        if self.kernel_acls {
+            wanted |= InitFlags::FUSE_POSIX_ACL;
+        }
+        let _ = config.add_capabilities(wanted & config.capabilities());
+        let _ = config.set_max_write(MAX_WRITE);
+        let _ = config.set_max_background(MAX_BACKGROUND);
+    }
+}
