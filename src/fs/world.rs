@@ -195,12 +195,13 @@ pub fn e2fsck(path: &std::path::Path, when: &str) {
         .unwrap();
     let said =
         String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
-    let finding =
-        |l: &&str| l.contains('?') && !l.contains("could be narrower") && !l.contains("Optimize");
-    let bad = out.status.code() != Some(0)
-        && (out.status.code() != Some(4)
-            || said.lines().any(|l| finding(&l))
-            || !said.contains("narrower"));
+    // With -n the exit code alone is no judge: wrong totals and wrong checksums
+    // of group descriptors still give 0.
+    let bad = !matches!(out.status.code(), Some(0 | 4))
+        || said
+            .lines()
+            .filter(|line| line.contains("? no") || line.ends_with("IGNORED."))
+            .any(|line| !line.contains("could be narrower") && !line.starts_with("Optimize"));
     assert!(
         !bad,
         "{when}: e2fsck exits {:?}:\n{said}",
