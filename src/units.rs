@@ -64,7 +64,10 @@ number!(
 impl Lsn {
     /// The next record's number. (2^64 records don't happen.)
     pub fn next(self) -> Self {
-        Lsn(self.0.checked_add(1).expect("log sequence numbers exhausted"))
+        Lsn(self
+            .0
+            .checked_add(1)
+            .expect("log sequence numbers exhausted"))
     }
     /// The record before, or 0.
     pub fn prev(self) -> Self {
@@ -89,11 +92,16 @@ pub struct Time {
 impl Time {
     /// Nanoseconds since 1970, saturating (years 1677 to 2262).
     pub fn as_nanos(self) -> i64 {
-        self.secs.saturating_mul(1_000_000_000).saturating_add(i64::from(self.nanos))
+        self.secs
+            .saturating_mul(1_000_000_000)
+            .saturating_add(i64::from(self.nanos))
     }
     /// The inverse of [`Time::as_nanos`].
     pub fn from_nanos(nanos: i64) -> Self {
-        Time { secs: nanos.div_euclid(1_000_000_000), nanos: nanos.rem_euclid(1_000_000_000) as u32 }
+        Time {
+            secs: nanos.div_euclid(1_000_000_000),
+            nanos: nanos.rem_euclid(1_000_000_000) as u32,
+        }
     }
 }
 
@@ -112,7 +120,10 @@ impl Clock for HostClock {
         let since = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap_or_default();
-        Time { secs: since.as_secs() as i64, nanos: since.subsec_nanos() }
+        Time {
+            secs: since.as_secs() as i64,
+            nanos: since.subsec_nanos(),
+        }
     }
 }
 
@@ -130,6 +141,9 @@ impl StepClock {
 
 impl Clock for StepClock {
     fn wall(&self) -> Time {
-        Time::from_nanos(self.0.fetch_add(1_000_000, std::sync::atomic::Ordering::Relaxed))
+        Time::from_nanos(
+            self.0
+                .fetch_add(1_000_000, std::sync::atomic::Ordering::Relaxed),
+        )
     }
 }

@@ -13,9 +13,20 @@ fn allowed() -> HashMap<&'static str, Vec<&'static str>> {
         ("ext4", vec!["units"]),
         ("fs", vec!["journal", "log", "device", "ext4", "units"]),
         ("check", vec!["journal", "log", "device", "ext4", "units"]),
-        ("sim", vec!["fs", "check", "journal", "log", "device", "ext4", "units"]),
-        ("fuse", vec!["fs", "journal", "log", "device", "ext4", "units"]),
-        ("cli", vec!["fuse", "sim", "check", "fs", "journal", "log", "device", "ext4", "units"]),
+        (
+            "sim",
+            vec!["fs", "check", "journal", "log", "device", "ext4", "units"],
+        ),
+        (
+            "fuse",
+            vec!["fs", "journal", "log", "device", "ext4", "units"],
+        ),
+        (
+            "cli",
+            vec![
+                "fuse", "sim", "check", "fs", "journal", "log", "device", "ext4", "units",
+            ],
+        ),
     ])
 }
 
@@ -39,7 +50,10 @@ fn imports(text: &str) -> Vec<(usize, String)> {
         }
         for part in line.split("crate::").skip(1) {
             let rest = part.strip_prefix('{').unwrap_or(part);
-            let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            let name: String = rest
+                .chars()
+                .take_while(|c| c.is_alphanumeric() || *c == '_')
+                .collect();
             found.push((at + 1, name));
         }
     }
@@ -56,11 +70,26 @@ fn imports_only_go_down() {
     let mut bad = Vec::new();
     for file in files {
         let inside = file.strip_prefix(&src).unwrap();
-        let layer = inside.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned();
-        let Some(below) = allowed.get(layer.as_str()) else { continue };
+        let layer = inside
+            .iter()
+            .next()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .trim_end_matches(".rs")
+            .to_owned();
+        let Some(below) = allowed.get(layer.as_str()) else {
+            continue;
+        };
         for (line, name) in imports(&fs::read_to_string(&file).unwrap()) {
-            if name != layer && allowed.contains_key(name.as_str()) && !below.contains(&name.as_str()) {
-                bad.push(format!("{}:{line}: {layer} imports {name}", inside.display()));
+            if name != layer
+                && allowed.contains_key(name.as_str())
+                && !below.contains(&name.as_str())
+            {
+                bad.push(format!(
+                    "{}:{line}: {layer} imports {name}",
+                    inside.display()
+                ));
             }
         }
     }

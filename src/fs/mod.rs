@@ -128,12 +128,26 @@ impl Tables {
 
 impl Fs {
     /// Over an opened journal; `sb` is the image's superblock.
-    pub fn new(journal: impl Into<Arc<Journal>>, sb: Superblock, options: Options, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(
+        journal: impl Into<Arc<Journal>>,
+        sb: Superblock,
+        options: Options,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let journal: Arc<Journal> = journal.into();
         let hints = Arc::new(path::Hints::default());
         let (known, geometry) = (hints.clone(), sb.clone());
-        journal.set_namer(Box::new(move |blocks, dir| known.path(blocks, &geometry, dir)));
-        Fs { journal, sb, options, clock, tables: Mutex::default(), hints }
+        journal.set_namer(Box::new(move |blocks, dir| {
+            known.path(blocks, &geometry, dir)
+        }));
+        Fs {
+            journal,
+            sb,
+            options,
+            clock,
+            tables: Mutex::default(),
+            hints,
+        }
     }
 
     /// The journal below.
@@ -182,7 +196,10 @@ impl Fs {
         let room = &mut tables.room;
         if room.trust == 0 || room.left < want + PLENTY {
             let (free, _) = alloc::totals(blocks, &self.sb)?;
-            *room = Room { left: free.saturating_sub(self.sb.reserved_blocks), trust: 1000 };
+            *room = Room {
+                left: free.saturating_sub(self.sb.reserved_blocks),
+                trust: 1000,
+            };
         }
         if room.left < want + PLENTY {
             return Ok(false);
@@ -201,7 +218,11 @@ impl Fs {
 
 impl From<&Caller> for By {
     fn from(by: &Caller) -> Self {
-        By { uid: by.uid, gid: by.gid, pid: by.pid }
+        By {
+            uid: by.uid,
+            gid: by.gid,
+            pid: by.pid,
+        }
     }
 }
 
