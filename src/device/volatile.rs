@@ -3,7 +3,7 @@
 //! A [`Host`] keeps one image and one folder in memory, shows what was
 //! written (as a page cache would), and notes every change as an [`Event`].
 //! What a power cut would leave at any point of that trace is the business
-//! of [`Frontier`](super::crash::Frontier).
+//! of [`Frontier`].
 
 use std::collections::BTreeMap;
 use std::io;
