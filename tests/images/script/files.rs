@@ -29,6 +29,10 @@ impl<'b> Twin<'b> {
     }
     fn write(&mut self, offset: usize, data: &[u8]) {
         self.bench.write(&self.path, offset as u64, data).unwrap();
+        // Nothing written extends nothing, wherever it is written.
+        if data.is_empty() {
+            return;
+        }
         let end = offset + data.len();
         self.bytes.resize(self.bytes.len().max(end), 0);
         self.bytes[offset..end].copy_from_slice(data);
