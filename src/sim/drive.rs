@@ -263,7 +263,11 @@ impl Driver {
         let dir = names
             .iter()
             .try_fold(InodeNo::ROOT, |dir, name| self.lookup(dir, name))?;
-        Ok((dir, name))
+        // The kernel's own walk ends here too.
+        match self.fs.getattr(dir)?.kind {
+            Kind::Directory => Ok((dir, name)),
+            _ => Err(Error::NotDirectory),
+        }
     }
 
     fn write(&self, inode: InodeNo, offset: u64, bytes: &[u8]) -> Result<Answer> {

@@ -40,12 +40,14 @@ pub struct Mounted {
 }
 
 impl Setup {
-    /// Small, so that a run rotates, recycles and fills what it has.
+    /// Small, so that a run rotates, recycles and fills what it has; but no
+    /// operation needs more than one record, since the model has no halves.
     pub fn random(random: &mut Random) -> Self {
+        let block_size = *random.pick(&[1024, 1024, 1024, 4096]);
         Setup {
             size: (1 << 20) * (1 + random.below(3)),
-            block_size: *random.pick(&[1024, 1024, 1024, 4096]),
-            segment_size: 64 << 10,
+            block_size,
+            segment_size: u64::from(block_size) * 64,
             segments: 6 + random.below(3) as u32,
             atime: *random.pick(&[Atime::Noatime, Atime::Noatime, Atime::Relatime]),
             seed: random.bits() | 1,
