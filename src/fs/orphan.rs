@@ -96,6 +96,7 @@ impl Fs {
                 tables.pending.contains(&number),
             )
         };
+        let pending = pending && self.is_chained(txn, number)?;
         if !open && !pending && self.free_blocks_of(txn, inode)? {
             self.delete(txn, inode, time)?;
             return Ok(Later(None));
@@ -116,12 +117,19 @@ impl Fs {
     /// Blocks of a file that has become shorter are left: they go after this
     /// transaction, in steps.
     pub(super) fn shortened(&self, txn: &mut Txn<'_>, inode: &mut Inode) -> Result<Later> {
-        let on_chain = self.tables.lock().held.contains(&inode.number);
-        if !on_chain {
+        let held = self.tables.lock().held.contains(&inode.number);
+        if !(held && self.is_chained(txn, inode.number)?) {
             add(txn, &self.sb, inode)?;
         }
         self.tables.lock().pending.insert(inode.number);
         Ok(Later(Some(inode.number)))
+    }
+
+    /// The tables are written before the commit. A transaction that found the
+    /// journal full, and is now done again, has left its number there without
+    /// having put it on the chain; believed, a crash would leak the inode.
+    fn is_chained(&self, txn: &Txn<'_>, number: InodeNo) -> Result<bool> {
+        Ok(list(txn, &self.sb)?.contains(&number))
     }
 
     /// Does what a committed transaction left to do. If the journal has no

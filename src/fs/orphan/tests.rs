@@ -56,6 +56,18 @@ fn the_orphan_file_is_emptied_at_mount() {
 }
 
 #[test]
+fn an_unlink_done_again_after_a_full_journal_is_still_chained() {
+    let world = World::new(FORMATS[3].1, 8 << 20);
+    let file = world.file("file");
+    world.fs.opened(file);
+    // What a transaction that was given up leaves behind.
+    world.fs.tables.lock().pending.insert(file);
+    world.unlink("file");
+    let chain = list(&world.fs.view(), &world.fs.sb).unwrap();
+    assert_eq!(chain, [file]);
+}
+
+#[test]
 fn an_orphan_leaves_the_chain_from_any_place() {
     let world = World::new(FORMATS[3].1, 8 << 20);
     let files: Vec<InodeNo> = (0..5).map(|n| world.file(&format!("{n}"))).collect();
