@@ -216,7 +216,7 @@ impl Inner {
             pace.unsynced_since = None;
             return false;
         }
-        let since = *pace.unsynced_since.get_or_insert(now);
+        let since = began(&mut pace.unsynced_since, now);
         let due = elapsed(since, now) >= Duration::from_secs(self.options.commit_seconds.into())
             || log.unsynced() >= SYNC
             || !self.waiting.durable.lock().is_empty();
@@ -235,7 +235,7 @@ impl Inner {
             return false;
         }
         match pace.unmarked {
-            Some((lsn, since)) if lsn == durable => {
+            Some((lsn, since)) if lsn == durable && since <= now => {
                 elapsed(since, now) >= Duration::from_millis(500)
             }
             _ => {
@@ -252,7 +252,7 @@ impl Inner {
             pace.dirty_since = None;
             return false;
         }
-        let since = *pace.dirty_since.get_or_insert(now);
+        let since = began(&mut pace.dirty_since, now);
         let due = elapsed(since, now)
             >= Duration::from_secs(self.options.checkpoint_seconds.into())
             || self.waiting.anyone_wants_room()
@@ -274,7 +274,14 @@ impl Inner {
     }
 }
 
-/// Zero where a clock jumped back.
+/// Since when something waits. A clock set back an hour must not put it off
+/// for that long: the waiting begins again.
+fn began(since: &mut Option<Time>, now: Time) -> Time {
+    let began = since.filter(|since| *since <= now).unwrap_or(now);
+    *since = Some(began);
+    began
+}
+
 fn elapsed(since: Time, now: Time) -> Duration {
     Duration::from_nanos(now.as_nanos().saturating_sub(since.as_nanos()).max(0) as u64)
 }

@@ -451,8 +451,10 @@ impl Inner {
                 len,
             } => self.edit(state, *block, |bytes| {
                 let (at, len) = (usize::from(*offset), *len as usize);
-                let place = data.expect("checked before");
-                Ok(place.read(*from as usize, &mut bytes[at..at + len])?)
+                match data {
+                    Some(place) => Ok(place.read(*from as usize, &mut bytes[at..at + len])?),
+                    None => Ok(()), // of no bytes: anything longer was refused before
+                }
             })?,
             Redo::Put { first, count, from } => {
                 for n in 0..*count {

@@ -149,6 +149,18 @@ fn ticks_alone_sync_mark_checkpoint_and_clean() {
 }
 
 #[test]
+fn a_clock_set_back_does_not_put_off_the_background_sync() {
+    let mut world = World::seeded(8);
+    let at = |secs| Time { secs, nanos: 0 };
+    let last = world.step();
+    world.journal.tick(at(1_000_000)).unwrap();
+    world.journal.tick(at(10)).unwrap();
+    assert!(world.journal.watermarks().durable < last);
+    world.journal.tick(at(15)).unwrap();
+    assert!(world.journal.watermarks().durable >= last);
+}
+
+#[test]
 fn background_threads_serve_fsyncs_and_make_room() {
     let world = World::seeded(7);
     let background = Background::start(&world.journal).unwrap();
