@@ -99,6 +99,8 @@ impl Error {
             Error::Io { source, .. } => source,
             Error::Journal(journal::Error::Io { source, .. }) => source,
             Error::Journal(journal::Error::Log(crate::log::Error::Io { source, .. })) => source,
+            // After checkpoints that could give no room: the log needs another file.
+            Error::Fs(super::Error::Full) => return true,
             _ => return false,
         };
         matches!(source.kind(), StorageFull | QuotaExceeded)
@@ -311,7 +313,7 @@ impl Opened {
     /// Mounts as the options say; for reading only, with everything replayed
     /// in memory, if the host has no space to recover the image
     /// ([`Mounted::degraded`] tells).
-    pub fn mount(self) -> Result<Mounted> {
+    pub fn mount(mut self) -> Result<Mounted> {
         if self.options.fs.read_only {
             return self.mount_read_only();
         }
@@ -323,16 +325,20 @@ impl Opened {
         }
         let (image, dir, mut options) =
             (self.image.clone(), self.dir.clone(), self.options.clone());
-        match self.mount_despite_errors() {
+        // Kept here, or a degraded mount would be left without its locks.
+        let held = std::mem::take(&mut self.held);
+        let mut mounted = match self.mount_despite_errors() {
             Err(error) if error.host_is_full() => {
                 // Its guard stays, and the journal keeps everything.
                 options.fs.read_only = true;
                 let mut mounted = open(image, dir, options)?.mount_read_only()?;
                 mounted.degraded = Some(error);
-                Ok(mounted)
+                mounted
             }
-            other => other,
-        }
+            other => other?,
+        };
+        mounted.held = held;
+        Ok(mounted)
     }
 
     fn mount_despite_errors(self) -> Result<Mounted> {
@@ -484,13 +490,19 @@ impl Mounted {
     }
 }
 
-/// Without threads nobody else makes room.
+/// Without threads nobody else makes room. On a full host a checkpoint may
+/// have none to give: that must become an error, not a wait for ever.
 fn retry_when_full(fs: &Fs, work: impl Fn() -> super::Result<()>) -> Result<()> {
+    let journal = fs.journal();
+    let (mut last, mut idle) = (journal.watermarks().appended, 0);
     loop {
         match work() {
-            Err(super::Error::Full) => fs.journal().checkpoint()?,
+            Err(super::Error::Full) if idle < 3 => journal.checkpoint()?,
             other => return Ok(other?),
         }
+        let now = journal.watermarks().appended;
+        idle = if now == last { idle + 1 } else { 0 };
+        last = now;
     }
 }
 
