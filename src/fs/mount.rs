@@ -652,8 +652,9 @@ fn repaired(image: &dyn Disk, found: &Raw, journal: &Unrecovered) -> Result<Raw>
     let mut block = vec![0; sb.block_size as usize];
     let mut recognised = guard::names_the_same(found, &known);
     for (number, crc) in journal.untouched_samples()? {
-        let read = image.read_at(&mut block, number.0 * u64::from(sb.block_size));
-        recognised |= read.is_ok() && crc32fast::hash(&block) == crc;
+        let place = number.0.checked_mul(u64::from(sb.block_size));
+        let read = place.is_some_and(|place| image.read_at(&mut block, place).is_ok());
+        recognised |= read && crc32fast::hash(&block) == crc;
     }
     if recognised {
         Ok(known)

@@ -313,7 +313,11 @@ impl Journal {
     /// calls this.
     pub fn begin(&self) -> Result<Txn<'_>> {
         let promise = self.0.promise()?;
-        Ok(Txn::new(&self.0, promise))
+        let txn = Txn::new(&self.0, promise);
+        // Once more, now under the guard: whoever waited for it while the
+        // session began to end would change what has been settled.
+        self.0.open_for_changes()?;
+        Ok(txn)
     }
 
     /// A view for reading; one at a time in a thread, since a waiting writer

@@ -415,7 +415,10 @@ fn redo_fits(inner: &Inner, redo: &Redo, data_len: usize) -> std::result::Result
             .all(|(at, bytes)| within((*at).into(), bytes.len(), size)),
         Redo::Put { count, from, .. } => {
             let len = (*count as usize).checked_mul(size);
-            len.is_some_and(|len| within(*from as usize, len, data_len))
+            let pinned = inner.options.pinned.and_then(|pinned| pinned.since(first));
+            // File data never lie in the pinned block, which must not go home.
+            pinned.is_none_or(|n| n >= u64::from(*count))
+                && len.is_some_and(|len| within(*from as usize, len, data_len))
         }
         Redo::Patch {
             offset, from, len, ..

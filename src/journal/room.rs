@@ -31,9 +31,7 @@ impl Inner {
     /// Room for one record of any size, or [`Error::Full`].
     pub(super) fn promise(&self) -> Result<Promise<'_>> {
         self.alive()?;
-        if self.closing.load(Ordering::SeqCst) {
-            return Err(Error::ReadOnly("the session is ending".into()));
-        }
+        self.open_for_changes()?;
         let Keep::Log(log) = &self.keep else {
             return Ok(Promise {
                 inner: self,
@@ -49,6 +47,14 @@ impl Inner {
         drop(promise);
         self.waiting.want_room();
         Err(Error::Full)
+    }
+
+    /// Refuses when the session is ending.
+    pub(super) fn open_for_changes(&self) -> Result<()> {
+        match self.closing.load(Ordering::SeqCst) {
+            true => Err(Error::ReadOnly("the session is ending".into())),
+            false => Ok(()),
+        }
     }
 
     /// The largest record with what the log adds.

@@ -334,3 +334,20 @@ fn the_first_record_of_a_segment_that_names_a_directory_tells_its_path() {
     assert!(paths.segments.len() > 10 && paths.named > 3000);
     assert!(paths.paths < paths.named / 2);
 }
+
+#[test]
+fn who_waits_for_the_guard_while_the_session_ends_changes_nothing() {
+    let world = World::seeded(4);
+    let journal = &world.journal;
+    std::thread::scope(|scope| {
+        let view = journal.view();
+        let late = scope.spawn(|| journal.begin().map(drop));
+        // It has its promise, and waits for the guard that the view holds.
+        while journal.0.promised.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        journal.0.closing.store(true, Ordering::SeqCst);
+        drop(view);
+        assert!(matches!(late.join().unwrap(), Err(Error::ReadOnly(_))));
+    });
+}
