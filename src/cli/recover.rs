@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use super::Outcome;
-use super::open::Opened;
-use super::options::Options;
+use super::open;
 use super::place::Place;
 use super::runtime::Runtime;
 
@@ -22,15 +21,15 @@ pub struct Args {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Outcome {
     let place = Place::find(&args.image, args.journal.as_deref())?;
-    let opened = Opened::open(&place, &Options::default(), b"")?;
-    let recovery = opened.recovery().clone();
-    opened.close()?;
+    let recovery = open::recover(&place)?;
     println!("{}: {}", place.image.display(), recovery.text());
-    Runtime {
-        image: place.image.clone(),
-        recovery: Some(recovery),
-        ..Runtime::default()
+    if place.journal.exists() {
+        Runtime {
+            image: place.image.clone(),
+            recovery: Some(recovery),
+            ..Runtime::default()
+        }
+        .write(&place.journal);
     }
-    .write(&place.journal);
     Ok(0)
 }

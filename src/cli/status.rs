@@ -37,7 +37,10 @@ pub struct Live {
     pub image: PathBuf,
     pub journal: PathBuf,
     pub mountpoint: PathBuf,
+    /// Mounted so, or stopped by an error since.
     pub read_only: bool,
+    /// Whether stock tools are kept off.
+    pub guarded: bool,
     /// The last record.
     pub appended: u64,
     /// All up to here is in the host's cache: `kill -9` can't take it.
@@ -91,7 +94,8 @@ impl Live {
             image: place.image.clone(),
             journal: place.journal.clone(),
             mountpoint: point.to_owned(),
-            read_only,
+            read_only: read_only || journal.stopped().is_some(),
+            guarded: open::is_guarded(place).unwrap_or(!read_only),
             appended: marks.appended.0,
             written: marks.written.0,
             durable: marks.durable.0,
@@ -206,7 +210,7 @@ impl From<Live> for Status {
     fn from(live: Live) -> Self {
         Status {
             mounted: true,
-            guarded: Some(!live.read_only),
+            guarded: Some(live.guarded),
             lag: Some(live.appended.saturating_sub(live.checkpoint)),
             image: live.image,
             journal: live.journal,

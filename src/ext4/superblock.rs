@@ -160,7 +160,7 @@ impl Superblock {
         let bigalloc = self.features.ro_compat(0x200);
         let checks: [(bool, &'static str, u64); 10] = [
             (
-                self.first_data_block == u64::from(bs == 1024),
+                self.first_data_block == u64::from(bs == 1024) || bigalloc,
                 "s_first_data_block",
                 self.first_data_block,
             ),

@@ -142,6 +142,22 @@ fn recover_does_without_a_mount_what_a_mount_does() {
 }
 
 #[test]
+fn recover_changes_nothing_of_an_image_that_lacks_nothing() {
+    let mut world = World::new("64M");
+    let before = fs::read(world.image()).unwrap();
+    let printed = world.succeeds(&["recover", world.image_str()]);
+    assert!(printed.contains("nothing to replay"), "{printed}");
+    assert!(fs::read(world.image()).unwrap() == before);
+    assert!(!world.journal().exists());
+    needs_fuse!();
+    world.mount(&[]);
+    world.umount_and_judge();
+    let before = fs::read(world.image()).unwrap();
+    world.succeeds(&["recover", world.image_str()]);
+    assert!(fs::read(world.image()).unwrap() == before);
+}
+
+#[test]
 fn a_read_only_mount_replays_in_memory_and_writes_nothing() {
     needs_fuse!();
     let mut world = World::new("64M");

@@ -30,6 +30,8 @@ fn what_is_no_image_is_refused() {
             line.contains("not an ext4") && line.contains("mkfs"),
             "{line}"
         );
+        let line = world.fails(32, &["status", world.image_str()]);
+        assert!(line.contains("not an ext4"), "{line}");
     }
     assert!(
         !world.journal().exists(),
@@ -339,4 +341,20 @@ impl<F: FnMut()> Drop for OnDrop<F> {
     fn drop(&mut self) {
         (self.0)();
     }
+}
+
+#[test]
+fn clusters_are_refused_by_the_name_of_their_feature() {
+    needs_fuse!();
+    let world = World::empty();
+    let made = Command::new("mke2fs")
+        .args(["-q", "-F", "-t", "ext4", "-O", "bigalloc"])
+        .arg(world.image())
+        .arg("64M")
+        .env("PATH", crate::support::images::path_with_sbin())
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let line = world.fails(32, &["mount", world.image_str(), world.point_str()]);
+    assert!(line.contains("bigalloc"), "{line}");
 }
