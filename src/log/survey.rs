@@ -170,9 +170,21 @@ impl Survey {
             .pieces
             .partition_point(|piece| piece.segment.header.base <= lsn);
         match at.checked_sub(1).map(|at| &self.pieces[at]) {
-            Some(piece) if lsn <= piece.through => piece.segment.read(lsn),
+            Some(piece) if lsn <= piece.through && !self.is_gap(at, lsn) => piece.segment.read(lsn),
             _ => Err(Error::Recycled(lsn)),
         }
+    }
+
+    /// Whether the segment of this record has been overwritten: files are
+    /// recycled in any order, and a left-over one before it still has its
+    /// header. `next` is the piece that follows.
+    fn is_gap(&self, next: usize, lsn: Lsn) -> bool {
+        let (Some(here), Some(next)) = (self.pieces.get(next - 1), self.pieces.get(next)) else {
+            return false;
+        };
+        lsn <= self.installed
+            && lsn > here.segment.last()
+            && next.segment.header.before != here.segment.header.salt
     }
     /// The first kept record made at or after `time`.
     pub fn find_time(&self, time: Time) -> Option<Lsn> {

@@ -346,3 +346,31 @@ fn times_never_run_backwards_though_the_wall_clock_does() {
     let (one, two) = (log.read(Lsn(1)).unwrap(), log.read(Lsn(2)).unwrap());
     assert!(two.time > one.time && two.wall < one.wall);
 }
+
+#[test]
+fn records_of_a_segment_that_was_overwritten_out_of_turn_are_recycled_not_missing() {
+    let dir = Arc::new(MemoryDir::default());
+    let log = open(&dir, 1);
+    while log.segments().len() < 4 {
+        append(&log, &[1; 20], &[2; 3000]);
+    }
+    let proof = log.sync().unwrap();
+    log.set_installed(proof.lsn(), proof);
+    log.mark().unwrap();
+    log.sync().unwrap();
+    let segments = log.segments();
+    let (gap, after) = (segments[1].base, segments[2].base);
+    let left = copy(&dir);
+    left.remove(&segments[1].name).unwrap();
+    let survey = Survey::read(left).unwrap();
+    assert_eq!(survey.verdict(), &Verdict::Clean);
+    let mut lsn = segments[0].base;
+    while lsn < segments[3].base {
+        let read = survey.frame(lsn);
+        match lsn >= gap && lsn < after {
+            true => assert!(matches!(read, Err(Error::Recycled(_))), "{lsn}"),
+            false => assert!(read.is_ok(), "{lsn}"),
+        }
+        lsn = lsn.next();
+    }
+}
