@@ -365,6 +365,7 @@ impl From<crate::journal::Error> for Error {
     fn from(error: crate::journal::Error) -> Self {
         match error {
             crate::journal::Error::Full => Error::Full,
+            crate::journal::Error::HostFull => Error::NoSpace,
             crate::journal::Error::ReadOnly(why) => Error::ReadOnly(why),
             other => Error::Journal(other),
         }

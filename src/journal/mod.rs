@@ -129,6 +129,9 @@ pub enum Error {
     /// No room in the log before a checkpoint: park the request and try again.
     #[error("the journal is full until a checkpoint has been made")]
     Full,
+    /// The host gives the log no space, and no checkpoint can.
+    #[error("the journal's host has no space left")]
+    HostFull,
     /// Opened for reading only, or stopped by an earlier error.
     #[error("read-only: {0}")]
     ReadOnly(Arc<str>),
@@ -226,6 +229,8 @@ struct Inner {
     /// The log has refused a record for which there should be room (a full
     /// host): nobody tries again before something was done about it.
     crowded: AtomicBool,
+    /// Rounds of cleaning since the log last had room for a record.
+    in_vain: AtomicUsize,
     /// Room that there was after the last checkpoint.
     roomy: AtomicU64,
     /// Copies of what the guard protects, to be looked at without it: memory
@@ -272,6 +277,7 @@ impl Journal {
             checkpointing: Mutex::default(),
             promised: AtomicU64::new(0),
             crowded: AtomicBool::new(false),
+            in_vain: AtomicUsize::new(0),
             roomy: AtomicU64::new(u64::MAX),
             held: AtomicUsize::new(0),
             last: AtomicU64::new(last),

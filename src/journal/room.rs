@@ -27,6 +27,10 @@ impl Drop for Promise<'_> {
 /// would take too long.
 const UNSYNCED_MOST: u64 = 64 << 20;
 
+/// After so many rounds of cleaning that gave the log no room, the host is
+/// called full.
+const PATIENCE: usize = 8;
+
 impl Inner {
     /// Room for one record of any size, or [`Error::Full`].
     pub(super) fn promise(&self) -> Result<Promise<'_>> {
@@ -84,8 +88,14 @@ impl Inner {
         }
     }
 
-    /// The log had no room although it promised some.
-    pub(super) fn is_crowded(&self) -> Error {
+    /// The log had no room although it promised some: a checkpoint may give
+    /// some. With nothing left to bring home it is the host that is full, and
+    /// whoever goes on asking must hear of it instead of waiting for ever.
+    pub(super) fn is_crowded(&self, log: &Log) -> Error {
+        let installed = self.last.load(Ordering::SeqCst) <= log.watermarks().installed.0;
+        if installed && self.in_vain.load(Ordering::SeqCst) >= PATIENCE {
+            return Error::HostFull;
+        }
         self.crowded.store(true, Ordering::SeqCst);
         self.waiting.want_room();
         Error::Full
@@ -93,7 +103,9 @@ impl Inner {
 
     /// Something was done that may have made room.
     pub(super) fn uncrowd(&self) {
-        self.crowded.store(false, Ordering::SeqCst);
+        if self.crowded.swap(false, Ordering::SeqCst) {
+            self.in_vain.fetch_add(1, Ordering::SeqCst);
+        }
         self.offer_room();
     }
 

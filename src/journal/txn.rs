@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parking_lot::RwLockWriteGuard;
 
@@ -286,8 +287,9 @@ impl<'j> Txn<'j> {
 
     fn reserve(&self, log: &Log, meta: &[u8]) -> Result<Slot> {
         log.reserve(meta.len(), self.data.len(), self.head)
+            .inspect(|_| self.inner.in_vain.store(0, Ordering::SeqCst))
             .map_err(|error| match error {
-                crate::log::Error::Full => self.inner.is_crowded(),
+                crate::log::Error::Full => self.inner.is_crowded(log),
                 crate::log::Error::Dead(_) | crate::log::Error::Io { .. } => {
                     self.inner.stop(error.into())
                 }

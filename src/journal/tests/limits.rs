@@ -269,6 +269,46 @@ fn on_a_full_host_the_log_goes_round_in_the_files_it_has() {
     assert!(full > 5);
 }
 
+/// How writing ends where the host has room for so many files.
+fn write_on_a_host_for(files: usize) -> Result<()> {
+    let host = empty_host();
+    let dir = Arc::new(Crowded {
+        dir: host.folder(),
+        left: AtomicUsize::new(files),
+    });
+    let journal = Journal::open(dir)?.begin_anew(host.image(), options(1))?;
+    journal.begin_session(session(1), &[1; SIZE], &[])?;
+    let data = vec![9; 10 * SIZE];
+    let (mut now, mut done) = (Time { secs: 1, nanos: 0 }, 0);
+    while done < 100 {
+        let attempt = || {
+            let mut txn = journal.begin()?;
+            txn.attach(&data, 0);
+            (0..10).try_for_each(|n| txn.put(BlockNo(20 + n), n as usize * SIZE))?;
+            txn.commit(&Op::Orphan { inode: InodeNo(1) })
+        };
+        match attempt() {
+            Ok(_) => done += 1,
+            Err(Error::Full) => {
+                now.secs += 60;
+                journal.tick(now)?;
+            }
+            Err(error) => return Err(error),
+        }
+        assert!(now.secs < 50_000, "{files} files: it waits for ever");
+    }
+    Ok(())
+}
+
+#[test]
+fn on_a_host_too_full_for_another_segment_writers_hear_of_it() {
+    for files in 0..12 {
+        let end = write_on_a_host_for(files);
+        println!("{files} files: {end:?}");
+        assert!(end.is_ok() || files < 8, "{files} files: {end:?}");
+    }
+}
+
 /// Every transaction gives two blocks the same bytes, one of them through the
 /// log and one through the cache; a reader must never see them differ.
 #[test]
