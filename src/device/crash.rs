@@ -16,7 +16,7 @@ use std::fmt;
 use super::memory::Pages;
 use super::volatile::{Event, FileId, Snapshot};
 
-const SECTOR: u64 = 512;
+pub(super) const SECTOR: u64 = 512;
 
 /// A change that is not stable yet: a write, a length or a name.
 pub type Pending = Event;
@@ -49,7 +49,7 @@ pub struct Frontier {
 
 /// How a sector ends.
 #[derive(Clone, Copy)]
-enum Outcome {
+pub(super) enum Outcome {
     /// As after this pending change and all before it.
     Through(usize),
     Garbage(u64),
@@ -259,7 +259,7 @@ impl Event {
 
 impl Fate {
     /// What becomes of one sector of the write that is pending number `n`.
-    fn of_sector(self, at: u64, n: usize) -> Option<Outcome> {
+    pub(super) fn of_sector(self, at: u64, n: usize) -> Option<Outcome> {
         match self {
             Fate::Lost => None,
             Fate::Kept => Some(Outcome::Through(n)),
@@ -298,6 +298,11 @@ impl Plan {
     /// A seeded choice for each change; the seed also decides how much is
     /// kept, and whether anything is torn.
     pub fn random(pending: &[Pending], seed: u64) -> Self {
+        Self::seeded(pending.len(), seed)
+    }
+
+    /// The same for so many changes.
+    pub fn seeded(count: usize, seed: u64) -> Self {
         let (kept, torn) = (
             mix(seed) % 101,
             if mix(!seed).is_multiple_of(2) {
@@ -314,14 +319,14 @@ impl Plan {
                 (false, false) => Fate::Lost,
             }
         };
-        Plan((0..pending.len() as u64).map(fate).collect())
+        Plan((0..count as u64).map(fate).collect())
     }
 }
 
-type Sector = [u8; SECTOR as usize];
+pub(super) type Sector = [u8; SECTOR as usize];
 
 /// The sectors that a write touches.
-fn sectors(offset: u64, len: usize) -> std::ops::Range<u64> {
+pub(super) fn sectors(offset: u64, len: usize) -> std::ops::Range<u64> {
     offset / SECTOR..(offset + len as u64).div_ceil(SECTOR)
 }
 
@@ -341,7 +346,7 @@ fn overlay(sector: &mut Sector, start: u64, bytes: &[u8], offset: u64) {
         .copy_from_slice(&bytes[(from - offset) as usize..(to - offset) as usize]);
 }
 
-fn garbage(sector: &mut Sector, seed: u64) {
+pub(super) fn garbage(sector: &mut Sector, seed: u64) {
     for (word, n) in sector.chunks_exact_mut(8).zip(0..) {
         word.copy_from_slice(&mix(seed ^ n).to_le_bytes());
     }

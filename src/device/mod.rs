@@ -12,7 +12,10 @@ use std::sync::Arc;
 
 pub mod crash;
 pub mod host;
+pub mod layer;
 pub mod memory;
+pub mod powercut;
+pub mod spill;
 pub mod volatile;
 
 /// A byte-addressed file.
