@@ -161,7 +161,7 @@ fn core(place: &Place, point: &Path, options: &Options, opened: &Opened) -> Arc<
     let (place, point, read_only) = (place.clone(), point.to_owned(), options.read_only);
     let (journal, recovery) = (fs.journal().clone(), opened.recovery().clone());
     let status = move || Live::of(&journal, &place, &point, read_only, &recovery).to_json();
-    Core::new(fs, options.sync, Box::new(status))
+    Core::new(fs, options.sync, Box::new(status), None)
 }
 
 fn mount_options(place: &Place, options: &Options) -> MountOptions {

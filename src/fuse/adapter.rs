@@ -335,8 +335,15 @@ impl fuser::Filesystem for Adapter {
         );
     }
 
-    fn fsync(&self, by: &fuser::Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.empty(by, Request::Sync, reply);
+    fn fsync(
+        &self,
+        by: &fuser::Request,
+        node: INodeNo,
+        _: FileHandle,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.sync(by, node, data_only, reply);
     }
 
     fn opendir(&self, by: &fuser::Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -428,8 +435,15 @@ impl fuser::Filesystem for Adapter {
         );
     }
 
-    fn fsyncdir(&self, by: &fuser::Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.empty(by, Request::Sync, reply);
+    fn fsyncdir(
+        &self,
+        by: &fuser::Request,
+        node: INodeNo,
+        _: FileHandle,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.sync(by, node, data_only, reply);
     }
 
     fn statfs(&self, by: &fuser::Request, _: INodeNo, reply: ReplyStatfs) {
@@ -611,6 +625,13 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         reply.error(Errno::ENOSYS);
+    }
+}
+
+impl Adapter {
+    fn sync(&self, by: &fuser::Request, node: INodeNo, data_only: bool, reply: ReplyEmpty) {
+        let inode = inode_of(node);
+        self.empty(by, Request::Sync { inode, data_only }, reply);
     }
 }
 

@@ -17,6 +17,7 @@ use crate::fs::{Attr, Caller, Done, Error, Fs, Kind, Result};
 use crate::units::{InodeNo, Lsn};
 
 use super::request::{Answer, Reply, Request};
+use super::tap::{Served, Tap};
 
 /// The last record's Lsn and the watermarks, as JSON, on the root directory;
 /// not listed.
@@ -33,6 +34,7 @@ pub struct Core {
     /// Answer changes only when they are durable (`-o sync`).
     sync: bool,
     status: Status,
+    tap: Option<Arc<dyn Tap>>,
 }
 
 /// An entry of a directory, for a transport's buffer.
@@ -57,8 +59,13 @@ struct Performed {
 
 impl Core {
     /// Over an open file system.
-    pub fn new(fs: Arc<Fs>, sync: bool, status: Status) -> Arc<Self> {
-        Arc::new(Core { fs, sync, status })
+    pub fn new(fs: Arc<Fs>, sync: bool, status: Status, tap: Option<Arc<dyn Tap>>) -> Arc<Self> {
+        Arc::new(Core {
+            fs,
+            sync,
+            status,
+            tap,
+        })
     }
 
     /// The file system below.
@@ -69,6 +76,25 @@ impl Core {
     /// Serves one request. `answer` is called exactly once, from this thread
     /// or another.
     pub fn serve<A>(self: &Arc<Self>, by: Caller, request: Request<'_>, answer: A)
+    where
+        A: FnOnce(Answer) + Send + 'static,
+    {
+        let Some(tap) = self.tap.clone() else {
+            return self.serve_untapped(by, request, answer);
+        };
+        // Boxed for the same reason as in `park`.
+        let answer: Box<dyn FnOnce(Answer) + Send> = Box::new(answer);
+        match tap.before(&request) {
+            Ok(()) => {
+                let served = Served::of(&request, self.sync);
+                let tapped = move |given: Answer| answer(tap.after(served, given));
+                self.serve_untapped(by, request, tapped);
+            }
+            Err(error) => answer(Err(error)),
+        }
+    }
+
+    fn serve_untapped<A>(self: &Arc<Self>, by: Caller, request: Request<'_>, answer: A)
     where
         A: FnOnce(Answer) + Send + 'static,
     {
@@ -103,7 +129,7 @@ impl Core {
         let answer: Box<dyn FnOnce(Answer) + Send> = Box::new(answer);
         self.fs
             .journal()
-            .when_room(Box::new(move || core.serve(by, request, answer)));
+            .when_room(Box::new(move || core.serve_untapped(by, request, answer)));
     }
 
     /// The request on the file system: one call each.
@@ -112,7 +138,10 @@ impl Core {
         let fs = &self.fs;
         let reply = match request {
             R::Lookup { parent, name } => match fs.lookup(by, *parent, name) {
-                Ok(attr) => self.entry(attr),
+                Ok(attr) => {
+                    self.named(*parent, name, attr.inode);
+                    self.entry(attr)
+                }
                 Err(Error::NotFound) => Reply::NoEntry,
                 Err(error) => return Err(error),
             },
@@ -205,7 +234,7 @@ impl Core {
                 let reply = Reply::Written(done.value as u32);
                 return Ok(self.after(done.lsn, reply, *durable));
             }
-            R::Sync => return Ok(self.after(Some(self.last()), Reply::Done, true)),
+            R::Sync { .. } => return Ok(self.after(Some(self.last()), Reply::Done, true)),
             R::Fallocate {
                 inode,
                 mode,
@@ -284,6 +313,7 @@ impl Core {
                 };
                 let taken = add(entry);
                 if taken && named {
+                    self.named(inode, name, attr.inode);
                     self.fs.remember(attr.inode);
                 }
                 taken
@@ -296,6 +326,12 @@ impl Core {
             name if name == STATUS_XATTR.as_bytes() => Ok((self.status)().into_bytes()),
             name if name == LSN_XATTR.as_bytes() => Ok(self.last().to_string().into_bytes()),
             _ => self.fs.getxattr(by, inode, name),
+        }
+    }
+
+    fn named(&self, parent: InodeNo, name: &[u8], inode: InodeNo) {
+        if let Some(tap) = &self.tap {
+            tap.named(parent, name, inode);
         }
     }
 

@@ -17,6 +17,7 @@ pub mod point;
 mod reply;
 pub mod request;
 pub mod session;
+pub mod tap;
 
 pub use self::core::Core;
 pub use session::{MountOptions, Session};

@@ -102,7 +102,11 @@ pub enum Request<'a> {
         durable: bool,
     },
     /// fsync, fdatasync and fsyncdir alike: a sync of the journal serves all.
-    Sync,
+    /// `data_only`: the caller did not ask for attributes.
+    Sync {
+        inode: InodeNo,
+        data_only: bool,
+    },
     Fallocate {
         inode: InodeNo,
         mode: i32,
@@ -283,7 +287,7 @@ impl Request<'_> {
                 kill_priv,
                 durable,
             },
-            Sync => Sync,
+            Sync { inode, data_only } => Sync { inode, data_only },
             Fallocate {
                 inode,
                 mode,

@@ -246,10 +246,17 @@ struct Inner {
     stopped: OnceLock<Arc<str>>,
     /// Where records' directories get their paths from.
     namer: OnceLock<Namer>,
+    /// Who is told of each operation.
+    observer: OnceLock<Observer>,
 }
 
 /// Gives a directory's full path.
 pub type Namer = Box<dyn Fn(&dyn Blocks, crate::units::InodeNo) -> Option<Vec<u8>> + Send + Sync>;
+
+/// Told of each operation with its data, in the order of records, when it has
+/// its number and before anyone sees it; must be quick and not come back to
+/// the journal.
+pub type Observer = Box<dyn Fn(Lsn, &Op, &[u8]) + Send + Sync>;
 
 /// What records are kept in.
 enum Keep {
@@ -286,6 +293,7 @@ impl Journal {
             waiting: commit::Waiting::default(),
             stopped: OnceLock::new(),
             namer: OnceLock::new(),
+            observer: OnceLock::new(),
         })))
     }
 
@@ -365,6 +373,11 @@ impl Journal {
     /// also tells its path, which `namer` finds out. Once a journal.
     pub fn set_namer(&self, namer: Namer) {
         let _ = self.0.namer.set(namer);
+    }
+
+    /// From now on `observer` is told of each operation. Once a journal.
+    pub fn set_observer(&self, observer: Observer) {
+        let _ = self.0.observer.set(observer);
     }
 }
 

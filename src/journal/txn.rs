@@ -250,6 +250,9 @@ impl<'j> Txn<'j> {
         let lsn = slot.lsn();
         self.publish(&slot);
         self.state.named.note(&slot, named);
+        if let Some(observe) = inner.observer.get() {
+            observe(lsn, op, data);
+        }
         let Txn { promise, state, .. } = self;
         drop(state);
         drop(promise);

@@ -4,6 +4,7 @@
 //! power can be cut; a reference [`Model`] says what must be found afterwards.
 
 pub mod clock;
+pub mod cut;
 pub mod drive;
 pub mod explore;
 pub mod history;

@@ -1,0 +1,283 @@
+//! Does recorded operations again, on another state than they were done on.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use crate::fs::{Caller, Error, Fs, Result, SetAttr, SetTime};
+use crate::journal::Op;
+use crate::journal::record::By;
+use crate::units::{Clock, InodeNo, Time};
+
+use super::Part;
+
+/// Shows the time of the operation that is being done.
+#[derive(Default)]
+struct OpClock(AtomicI64);
+
+impl Clock for OpClock {
+    fn wall(&self) -> Time {
+        Time::from_nanos(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// A file system on which operations are done again. Inodes may have other
+/// numbers there, and those of operations that are left out are missing.
+pub struct Again {
+    fs: Arc<Fs>,
+    clock: Arc<OpClock>,
+    /// Inodes made since the beginning, as they were numbered; `None`: not
+    /// there. Those from before keep their numbers.
+    inodes: HashMap<InodeNo, Option<InodeNo>>,
+}
+
+impl Again {
+    /// On a file system that `open` makes with the clock that it is given; it
+    /// must let anyone do anything.
+    pub fn on<E>(
+        open: impl FnOnce(Arc<dyn Clock>) -> std::result::Result<Arc<Fs>, E>,
+    ) -> std::result::Result<Self, E> {
+        let clock = Arc::new(OpClock::default());
+        Ok(Again {
+            fs: open(clock.clone())?,
+            clock,
+            inodes: HashMap::new(),
+        })
+    }
+
+    /// The file system.
+    pub fn fs(&self) -> &Arc<Fs> {
+        &self.fs
+    }
+
+    /// Leaves an operation out: what it would have made is not there.
+    pub fn leave_out(&mut self, op: &Op) {
+        if let Op::Create { inode, .. } = op {
+            self.inodes.insert(*inode, None);
+        }
+    }
+
+    /// Does an operation, or a part of it. `false`: it makes no sense here,
+    /// because of what was left out before, and nothing has happened.
+    pub fn apply(&mut self, op: &Op, data: &[u8], part: &Part) -> Result<bool> {
+        let done = match self.attempt(op, data, part) {
+            Err(Error::Full) => {
+                self.fs.journal().checkpoint()?;
+                self.attempt(op, data, part)
+            }
+            done => done,
+        };
+        match done {
+            Ok(()) => Ok(true),
+            Err(Error::Journal(_) | Error::Corrupt(_) | Error::ReadOnly(_) | Error::Full) => {
+                done.map(|()| false)
+            }
+            Err(_) => {
+                self.leave_out(op);
+                Ok(false)
+            }
+        }
+    }
+
+    fn attempt(&mut self, op: &Op, data: &[u8], part: &Part) -> Result<()> {
+        match op {
+            Op::Create {
+                by,
+                at,
+                inode,
+                mode,
+                uid,
+                gid,
+                rdev,
+                target,
+                time,
+            } => {
+                let by = Caller {
+                    uid: *uid,
+                    gid: *gid,
+                    ..self.caller(by, *time)
+                };
+                let parent = self.find(at.parent)?;
+                let made = match mode & 0o170000 {
+                    0o040000 => self.fs.mkdir(&by, parent, &at.name, *mode, 0)?,
+                    0o120000 => self.fs.symlink(&by, parent, &at.name, target)?,
+                    _ => self.fs.mknod(&by, parent, &at.name, *mode, 0, *rdev)?,
+                };
+                self.inodes.insert(*inode, Some(made.value.inode));
+            }
+            Op::Link {
+                by,
+                at,
+                inode,
+                time,
+            } => {
+                let (inode, parent) = (self.find(*inode)?, self.find(at.parent)?);
+                self.fs
+                    .link(&self.caller(by, *time), inode, parent, &at.name)?;
+            }
+            Op::Unlink {
+                by,
+                at,
+                inode,
+                time,
+            } => {
+                let parent = self.find(at.parent)?;
+                self.fs.unlink(&self.caller(by, *time), parent, &at.name)?;
+                self.forget_if_gone(*inode);
+            }
+            Op::Rmdir {
+                by,
+                at,
+                inode,
+                time,
+            } => {
+                let parent = self.find(at.parent)?;
+                self.fs.rmdir(&self.caller(by, *time), parent, &at.name)?;
+                self.forget_if_gone(*inode);
+            }
+            Op::Rename {
+                by,
+                from,
+                to,
+                flags,
+                replaced,
+                time,
+                ..
+            } => {
+                let (old, new) = (self.find(from.parent)?, self.find(to.parent)?);
+                self.fs.rename(
+                    &self.caller(by, *time),
+                    old,
+                    &from.name,
+                    new,
+                    &to.name,
+                    *flags,
+                )?;
+                self.forget_if_gone(*replaced);
+            }
+            Op::Write {
+                by,
+                inode,
+                offset,
+                time,
+                ..
+            } => {
+                let caller = self.caller(by, *time);
+                let inode = self.find(*inode)?;
+                for range in self.ranges(inode, *offset, data.len(), part)? {
+                    let at = offset + range.start as u64;
+                    self.fs
+                        .write(&caller, inode, at, &data[range], by.uid != 0)?;
+                }
+            }
+            Op::SetAttr {
+                by,
+                inode,
+                mode,
+                uid,
+                gid,
+                size,
+                atime,
+                mtime,
+                ctime,
+            } => {
+                let set = SetAttr {
+                    mode: *mode,
+                    uid: *uid,
+                    gid: *gid,
+                    size: *size,
+                    atime: atime.map(SetTime::At),
+                    mtime: mtime.map(SetTime::At),
+                    by_handle: true,
+                };
+                let inode = self.find(*inode)?;
+                self.fs.setattr(&self.caller(by, *ctime), inode, &set)?;
+            }
+            Op::Fallocate {
+                by,
+                inode,
+                mode,
+                offset,
+                len,
+                time,
+            } => {
+                let (caller, inode) = (self.caller(by, *time), self.find(*inode)?);
+                self.fs
+                    .fallocate(&caller, inode, *mode as i32, *offset, *len)?;
+            }
+            Op::SetXattr {
+                by,
+                inode,
+                name,
+                value,
+                flags,
+                time,
+            } => {
+                let inode = self.find(*inode)?;
+                self.fs
+                    .setxattr(&self.caller(by, *time), inode, name, value, *flags)?;
+            }
+            Op::RemoveXattr {
+                by,
+                inode,
+                name,
+                time,
+            } => {
+                let inode = self.find(*inode)?;
+                self.fs.removexattr(&self.caller(by, *time), inode, name)?;
+            }
+            Op::Atime { .. } | Op::Orphan { .. } | Op::Mark { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn find(&self, there: InodeNo) -> Result<InodeNo> {
+        match self.inodes.get(&there) {
+            Some(here) => here.ok_or(Error::NotFound),
+            None => Ok(there),
+        }
+    }
+
+    /// A number whose file has gone may soon be another file's.
+    fn forget_if_gone(&mut self, there: InodeNo) {
+        let gone = self
+            .find(there)
+            .is_ok_and(|here| self.fs.getattr(here).map_or(true, |attr| attr.links == 0));
+        if gone {
+            self.inodes.insert(there, None);
+        }
+    }
+
+    fn caller(&self, by: &By, time: Time) -> Caller {
+        self.clock.0.store(time.as_nanos(), Ordering::Relaxed);
+        Caller {
+            uid: by.uid,
+            gid: by.gid,
+            ..Caller::default()
+        }
+    }
+
+    /// Which of a write's bytes are written.
+    fn ranges(
+        &self,
+        inode: InodeNo,
+        offset: u64,
+        len: usize,
+        part: &Part,
+    ) -> Result<Vec<Range<usize>>> {
+        Ok(match part {
+            Part::Whole => vec![0..len],
+            Part::Pieces(pieces) => pieces.clone(),
+            Part::Within => {
+                let size = self.fs.getattr(inode)?.size;
+                let within = size.saturating_sub(offset).min(len as u64) as usize;
+                if within == 0 {
+                    Vec::new()
+                } else {
+                    vec![0..within]
+                }
+            }
+        })
+    }
+}
