@@ -91,11 +91,39 @@ impl Frontier {
             Event::Forget { file } => self
                 .pending
                 .retain(|pending| pending.is_name() || pending.file() != Some(*file)),
+            Event::Rot { file, at, mask } => self.rot(*file, *at, *mask),
             other => self.pending.push(other.clone()),
         }
         if let Event::Name { file, .. } = event {
             self.files
                 .resize(self.files.len().max(file.0 as usize + 1), Pages::default());
+        }
+    }
+
+    /// What is stable changes, and what is on its way to the same place.
+    fn rot(&mut self, file: FileId, at: u64, mask: u8) {
+        let pages = &mut self.files[file.0 as usize];
+        if at < pages.len() {
+            let sum = |pages: &Pages| hash_sector(file, at / SECTOR, &sector(pages, at / SECTOR));
+            let before = sum(pages);
+            pages.flip(at, mask);
+            self.sectors = (self.sectors.wrapping_sub(before)).wrapping_add(sum(pages));
+        }
+        for pending in &mut self.pending {
+            if let Event::Write {
+                file: other,
+                offset,
+                bytes,
+                ..
+            } = pending
+                && *other == file
+                && let Some(n) = at.checked_sub(*offset)
+                && n < bytes.len() as u64
+            {
+                let mut rotten = bytes.to_vec();
+                rotten[n as usize] ^= mask;
+                *bytes = rotten.into();
+            }
         }
     }
 
@@ -173,7 +201,13 @@ impl Frontier {
                         left.names.remove(name);
                     }
                 }
-                (Event::Sync { .. } | Event::SyncNames | Event::Forget { .. }, _) => {}
+                (
+                    Event::Sync { .. }
+                    | Event::SyncNames
+                    | Event::Forget { .. }
+                    | Event::Rot { .. },
+                    _,
+                ) => {}
             }
         }
         let hashes = self.write_sectors(&outcomes, &mut left.files);

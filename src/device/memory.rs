@@ -77,6 +77,13 @@ impl Pages {
         self.len = len;
     }
 
+    /// Changes bits of one byte of the file.
+    pub fn flip(&mut self, at: u64, mask: u8) {
+        let mut byte = [0];
+        self.read(&mut byte, at);
+        self.write(&[byte[0] ^ mask], at);
+    }
+
     /// All bytes in one piece.
     pub fn to_vec(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.len as usize];

@@ -11,6 +11,7 @@ use std::io;
 use std::sync::Arc;
 
 pub mod crash;
+pub mod fault;
 pub mod host;
 pub mod layer;
 pub mod memory;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::crash::{Frontier, Plan};
+use super::fault::{Asked, Call, Faults, On, Outcome};
 use super::memory::Pages;
 use super::{Dir, Disk, Map};
 
@@ -81,47 +82,28 @@ pub enum Event {
         /// Whose bytes.
         file: FileId,
     },
-}
-
-/// A kind of call that can be made to fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Call {
-    /// Reading bytes.
-    Read,
-    /// Writing, changing a length, setting space aside.
-    Write,
-    /// A sync of a file or of the folder.
-    Sync,
-    /// Creating, renaming, removing a name.
-    Name,
-}
-
-/// A failure to come.
-#[derive(Clone, Copy, Debug)]
-pub struct Fault {
-    /// What fails.
-    pub call: Call,
-    /// How many such calls succeed before.
-    pub after: usize,
-    /// How many fail then; the later ones succeed again.
-    pub times: usize,
-    /// With which error: `libc::EIO`, `libc::ENOSPC`.
-    pub errno: i32,
-    /// Whether a failing sync makes the host forget what was dirty, as Linux
-    /// does, or leaves it dirty.
-    pub forget: bool,
+    /// Bits of a byte have changed on the medium, or in what is on its way there.
+    Rot {
+        /// Where.
+        file: FileId,
+        /// Which byte.
+        at: u64,
+        /// Which bits.
+        mask: u8,
+    },
 }
 
 /// A host in memory.
-pub struct Host(Mutex<Live>);
+pub struct Host {
+    live: Mutex<Live>,
+    faults: Faults,
+}
 
 struct Live {
     start: Snapshot,
     names: BTreeMap<String, FileId>,
     files: Vec<Pages>,
     trace: Vec<Event>,
-    failing: bool,
-    faults: Vec<Fault>,
 }
 
 impl Host {
@@ -131,22 +113,24 @@ impl Host {
             .chain(start.files.values().cloned())
             .collect();
         let names = start.files.keys().cloned().zip((1..).map(FileId)).collect();
-        Arc::new(Host(Mutex::new(Live {
+        let live = Live {
             start,
             names,
             files,
             trace: Vec::new(),
-            failing: false,
-            faults: Vec::new(),
-        })))
+        };
+        Arc::new(Host {
+            live: Mutex::new(live),
+            faults: Faults::default(),
+        })
     }
 
     /// What another host was after its first `events` changes: as a process
     /// killed there leaves it, with all that was pending still pending.
     pub fn killed_at(other: &Host, events: usize) -> Arc<Self> {
         let host = Host::new(other.start());
-        let mut live = host.0.lock();
-        for event in &other.0.lock().trace[..events] {
+        let mut live = host.live.lock();
+        for event in &other.live.lock().trace[..events] {
             live.replay(event);
         }
         drop(live);
@@ -168,22 +152,22 @@ impl Host {
 
     /// How many changes there have been.
     pub fn events(&self) -> usize {
-        self.0.lock().trace.len()
+        self.live.lock().trace.len()
     }
 
     /// The changes so far.
     pub fn trace(&self) -> Vec<Event> {
-        self.0.lock().trace.clone()
+        self.live.lock().trace.clone()
     }
 
     /// What stood here at the beginning.
     pub fn start(&self) -> Snapshot {
-        self.0.lock().start.clone()
+        self.live.lock().start.clone()
     }
 
     /// What is left when only processes die: everything.
     pub fn kill(&self) -> Snapshot {
-        let live = self.0.lock();
+        let live = self.live.lock();
         let named = live
             .names
             .iter()
@@ -203,25 +187,14 @@ impl Host {
         frontier.crash(&Plan::random(frontier.pending(), seed)).0
     }
 
-    /// From now on every sync fails (or none does).
-    pub fn fail_syncs(&self, failing: bool) {
-        self.0.lock().failing = failing;
+    /// What is wrong with it: the faults that its calls meet. (It is never slow.)
+    pub fn faults(&self) -> &Faults {
+        &self.faults
     }
 
-    /// Arms a failure.
-    pub fn fail(&self, fault: Fault) {
-        self.0.lock().faults.push(fault);
-    }
-
-    /// Disarms all failures; tells whether one of them had not come yet.
-    pub fn heal(&self) -> bool {
-        let mut live = self.0.lock();
-        live.failing = false;
-        live.faults.drain(..).any(|fault| fault.times > 0)
-    }
-
-    fn change<T>(&self, change: impl FnOnce(&mut Live) -> io::Result<T>) -> io::Result<T> {
-        change(&mut self.0.lock())
+    /// The bits of a byte change on the medium.
+    pub fn rot(&self, file: FileId, at: u64, mask: u8) {
+        self.live.lock().rot(file, at, mask);
     }
 }
 
@@ -276,42 +249,32 @@ impl Live {
                 self.names.insert(name.clone(), *file);
             }
             Event::Unname { name, .. } => drop(self.names.remove(name)),
+            Event::Rot { file, at, mask } => self.files[file.0 as usize].flip(*at, *mask),
             Event::Sync { .. } | Event::SyncNames | Event::Forget { .. } => {}
         }
         self.trace.push(event.clone());
     }
 
-    /// Fails if a fault is due; tells whether a failing sync forgets.
-    fn admit(&mut self, call: Call) -> Result<(), (io::Error, bool)> {
-        for fault in self.faults.iter_mut().filter(|fault| fault.call == call) {
-            match (fault.after, fault.times) {
-                (0, 0) => {}
-                (0, _) => {
-                    fault.times -= 1;
-                    return Err((io::Error::from_raw_os_error(fault.errno), fault.forget));
-                }
-                _ => fault.after -= 1,
-            }
+    fn rot(&mut self, file: FileId, at: u64, mask: u8) {
+        let pages = &mut self.files[file.0 as usize];
+        if at < pages.len() {
+            pages.flip(at, mask);
+            self.trace.push(Event::Rot { file, at, mask });
         }
-        Ok(())
     }
 
-    fn allow(&mut self, call: Call) -> io::Result<()> {
-        self.admit(call).map_err(|(error, _)| error)
+    /// The file in the words of a fault.
+    fn on(&self, file: FileId) -> On<'_> {
+        let named = || self.names.iter().find(|(_, named)| **named == file);
+        match file {
+            FileId::IMAGE => On::Image,
+            _ => On::File(named().map_or("", |(name, _)| name)),
+        }
     }
 
-    fn sync(&mut self, event: Event) -> io::Result<()> {
-        if self.failing {
-            return Err(io::Error::other("the simulated disk fails to sync"));
-        }
-        if let Err((error, forget)) = self.admit(Call::Sync) {
-            if let (true, Event::Sync { file }) = (forget, event) {
-                self.trace.push(Event::Forget { file });
-            }
-            return Err(error);
-        }
-        self.trace.push(event);
-        Ok(())
+    /// By how much a file grows that is to reach to `end`.
+    fn growth(&self, file: FileId, end: u64) -> u64 {
+        end.saturating_sub(self.files[file.0 as usize].len())
     }
 
     fn find(&self, name: &str) -> io::Result<FileId> {
@@ -330,7 +293,37 @@ struct VolatileDisk {
 
 impl VolatileDisk {
     fn pages<T>(&self, look: impl FnOnce(&Pages) -> T) -> T {
-        look(&self.host.0.lock().files[self.file.0 as usize])
+        look(&self.host.live.lock().files[self.file.0 as usize])
+    }
+
+    /// A call that the host may refuse; `make` it.
+    fn call<T>(
+        &self,
+        call: Call,
+        offset: u64,
+        len: u64,
+        end: u64,
+        make: impl FnOnce(&mut Live, Outcome) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut live = self.host.live.lock();
+        let asked = Asked {
+            call,
+            on: live.on(self.file),
+            offset,
+            len,
+            grows: live.growth(self.file, end),
+        };
+        let outcome = self.host.faults.admit(&asked).outcome;
+        make(&mut live, outcome)
+    }
+
+    /// A change of length or space; `end` is what the file has to reach to.
+    fn space(&self, end: u64, make: impl FnOnce(&mut Live)) -> io::Result<()> {
+        self.call(Call::Space, 0, 0, end, |live, outcome| {
+            outcome.check()?;
+            make(live);
+            Ok(())
+        })
     }
 }
 
@@ -339,20 +332,33 @@ impl Disk for VolatileDisk {
         Ok(self.pages(Pages::len))
     }
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.host.change(|live| live.allow(Call::Read))?;
-        self.pages(|pages| match offset.checked_add(buf.len() as u64) {
-            Some(end) if end <= pages.len() => {
-                pages.read(buf, offset);
-                Ok(())
+        let len = buf.len() as u64;
+        self.call(Call::Read, offset, len, 0, |live, outcome| {
+            outcome.check()?;
+            if let Outcome::Rot { at, mask } = outcome {
+                live.rot(self.file, at, mask);
             }
-            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+            let pages = &live.files[self.file.0 as usize];
+            match offset.checked_add(len) {
+                Some(end) if end <= pages.len() => {
+                    pages.read(buf, offset);
+                    Ok(())
+                }
+                _ => Err(io::ErrorKind::UnexpectedEof.into()),
+            }
         })
     }
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        self.host.change(|live| {
-            live.allow(Call::Write)?;
-            live.write(self.file, offset, buf, false);
-            Ok(())
+        let len = buf.len() as u64;
+        self.call(Call::Write, offset, len, offset + len, |live, outcome| {
+            let done = match outcome {
+                Outcome::Fail { part, .. } => &buf[..part as usize],
+                _ => buf,
+            };
+            if !done.is_empty() {
+                live.write(self.file, offset, done, false);
+            }
+            outcome.check()
         })
     }
     fn write_vectored_at(&self, bufs: &[&[u8]], offset: u64) -> io::Result<()> {
@@ -360,35 +366,37 @@ impl Disk for VolatileDisk {
         self.write_at(&bufs.concat(), offset)
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.host.change(|live| {
-            live.allow(Call::Write)?;
-            live.set_len(self.file, len);
-            Ok(())
-        })
+        self.space(len, |live| live.set_len(self.file, len))
     }
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.host.change(|live| {
-            live.allow(Call::Write)?;
-            if offset + len > live.files[self.file.0 as usize].len() {
-                live.set_len(self.file, offset + len);
+        let end = offset + len;
+        self.space(end, |live| {
+            if live.growth(self.file, end) > 0 {
+                live.set_len(self.file, end);
             }
-            Ok(())
         })
     }
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.host.change(|live| {
+        self.space(0, |live| {
             let end = (offset + len).min(live.files[self.file.0 as usize].len());
             if offset < end {
                 live.write(self.file, offset, &vec![0; (end - offset) as usize], false);
             }
-            Ok(())
         })
     }
     fn sync(&self) -> io::Result<()> {
-        self.host
-            .change(|live| live.sync(Event::Sync { file: self.file }))
+        self.call(Call::Sync, 0, 0, 0, |live, outcome| {
+            let file = self.file;
+            match outcome {
+                Outcome::Forget { .. } => live.trace.push(Event::Forget { file }),
+                Outcome::Lie | Outcome::Fail { .. } => {}
+                Outcome::Go | Outcome::Rot { .. } => live.trace.push(Event::Sync { file }),
+            }
+            outcome.check()
+        })
     }
     fn map(&self, len: u64) -> io::Result<Box<dyn Map>> {
+        self.call(Call::Read, 0, 0, 0, |_, outcome| outcome.check())?;
         if len > self.len()? {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -420,7 +428,7 @@ impl Map for VolatileMap {
         assert!(offset + bytes.len() <= self.len);
         self.disk
             .host
-            .0
+            .live
             .lock()
             .write(self.disk.file, offset as u64, bytes, true);
     }
@@ -438,18 +446,38 @@ impl VolatileDir {
             file,
         })
     }
+
+    /// A call on the folder that the host may refuse; `make` it.
+    fn call<T>(
+        &self,
+        call: Call,
+        make: impl FnOnce(&mut Live, Outcome) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let asked = Asked {
+            call,
+            on: On::Folder,
+            offset: 0,
+            len: 0,
+            grows: 0,
+        };
+        let outcome = self.host.faults.admit(&asked).outcome;
+        outcome.check()?;
+        make(&mut self.host.live.lock(), outcome)
+    }
 }
 
 impl Dir for VolatileDir {
     fn list(&self) -> io::Result<Vec<String>> {
-        Ok(self.host.0.lock().names.keys().cloned().collect())
+        self.call(Call::Read, |live, _| {
+            Ok(live.names.keys().cloned().collect())
+        })
     }
     fn open(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
-        self.host.0.lock().find(name).map(|file| self.disk(file))
+        let file = self.call(Call::Read, |live, _| live.find(name))?;
+        Ok(self.disk(file))
     }
     fn create(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
-        let file = self.host.change(|live| {
-            live.allow(Call::Name)?;
+        let file = self.call(Call::Name, |live, _| {
             if live.names.contains_key(name) {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
@@ -465,8 +493,7 @@ impl Dir for VolatileDir {
         Ok(self.disk(file))
     }
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.host.change(|live| {
-            live.allow(Call::Name)?;
+        self.call(Call::Name, |live, _| {
             let file = live.find(from)?;
             live.names.remove(from);
             live.names.insert(to.to_owned(), file);
@@ -478,8 +505,7 @@ impl Dir for VolatileDir {
         })
     }
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.host.change(|live| {
-            live.allow(Call::Name)?;
+        self.call(Call::Name, |live, _| {
             let file = live.find(name)?;
             live.names.remove(name);
             live.trace.push(Event::Unname {
@@ -490,6 +516,14 @@ impl Dir for VolatileDir {
         })
     }
     fn sync(&self) -> io::Result<()> {
-        self.host.change(|live| live.sync(Event::SyncNames))
+        self.call(Call::Sync, |live, outcome| {
+            if outcome != Outcome::Lie {
+                live.trace.push(Event::SyncNames);
+            }
+            Ok(())
+        })
     }
 }
+
+#[cfg(test)]
+mod tests;

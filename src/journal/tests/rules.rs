@@ -1,6 +1,7 @@
 //! Watermarks, verdicts and sessions.
 
 use super::*;
+use crate::device::fault::{Call, Effect, Fault};
 
 fn told(journal: &Journal, lsn: Lsn) -> std::sync::mpsc::Receiver<Result<()>> {
     let (tell, told) = std::sync::mpsc::channel();
@@ -52,10 +53,12 @@ fn a_failed_sync_is_final_and_everyone_hears_of_it() {
     let mut world = World::seeded(3);
     let lsn = world.step();
     let waiting = told(&world.journal, lsn);
-    world.host.fail_syncs(true);
+    let errno = libc::EIO;
+    let fault = Fault::new(Call::Sync, Effect::Fail { errno });
+    world.host.faults().arm(fault);
     assert!(world.journal.sync().is_err());
     assert!(matches!(waiting.try_recv(), Ok(Err(_))));
-    world.host.fail_syncs(false);
+    assert!(world.host.faults().heal());
     assert!(world.journal.sync().is_err());
     assert!(matches!(world.journal.begin(), Err(Error::ReadOnly(_))));
     assert!(matches!(told(&world.journal, lsn).try_recv(), Ok(Err(_))));
