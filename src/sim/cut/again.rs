@@ -22,6 +22,18 @@ impl Clock for OpClock {
     }
 }
 
+/// What came of an operation done again.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It happened.
+    Done,
+    /// What it acts on is not there, because of what was left out before.
+    Unreachable,
+    /// It makes no sense here, because of what was left out before; nothing
+    /// has happened.
+    Refused(Error),
+}
+
 /// A file system on which operations are done again. Inodes may have other
 /// numbers there, and those of operations that are left out are missing.
 pub struct Again {
@@ -58,9 +70,13 @@ impl Again {
         }
     }
 
-    /// Does an operation, or a part of it. `false`: it makes no sense here,
-    /// because of what was left out before, and nothing has happened.
-    pub fn apply(&mut self, op: &Op, data: &[u8], part: &Part) -> Result<bool> {
+    /// Does an operation, or a part of it. An error is the host's or the
+    /// image's.
+    pub fn apply(&mut self, op: &Op, data: &[u8], part: &Part) -> Result<Outcome> {
+        if subjects(op).any(|inode| self.find(inode).is_err()) {
+            self.leave_out(op);
+            return Ok(Outcome::Unreachable);
+        }
         let done = match self.attempt(op, data, part) {
             Err(Error::Full) => {
                 self.fs.journal().checkpoint()?;
@@ -69,13 +85,17 @@ impl Again {
             done => done,
         };
         match done {
-            Ok(()) => Ok(true),
-            Err(Error::Journal(_) | Error::Corrupt(_) | Error::ReadOnly(_) | Error::Full) => {
-                done.map(|()| false)
+            Ok(()) => Ok(Outcome::Done),
+            Err(
+                error @ (Error::Journal(_) | Error::Corrupt(_) | Error::ReadOnly(_) | Error::Full),
+            ) => Err(error),
+            // What it takes away was never there.
+            Err(Error::NotFound) if matches!(op, Op::Unlink { .. } | Op::Rmdir { .. }) => {
+                Ok(Outcome::Done)
             }
-            Err(_) => {
+            Err(refused) => {
                 self.leave_out(op);
-                Ok(false)
+                Ok(Outcome::Refused(refused))
             }
         }
     }
@@ -280,4 +300,18 @@ impl Again {
             }
         })
     }
+}
+
+/// The inodes that an operation needs to be there.
+fn subjects(op: &Op) -> impl Iterator<Item = InodeNo> {
+    let subject = match op {
+        Op::Link { inode, .. }
+        | Op::Write { inode, .. }
+        | Op::SetAttr { inode, .. }
+        | Op::Fallocate { inode, .. }
+        | Op::SetXattr { inode, .. }
+        | Op::RemoveXattr { inode, .. } => Some(*inode),
+        _ => None,
+    };
+    op.directories().chain(subject)
 }

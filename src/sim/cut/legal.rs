@@ -156,7 +156,11 @@ fn committed(entries: &[Entry], required: &[bool], keep: Keep, random: &mut Rand
         Keep::Random => random.below(open.len() as u64 + 1) as usize,
         Keep::Through(lsn) => open.partition_point(|at| *at <= lsn),
     };
-    let most = taken.checked_sub(1).map(|last| open[last]);
+    let most = match taken.checked_sub(1) {
+        _ if taken == open.len() && keep != Keep::None => Some(Lsn(u64::MAX)),
+        None => None,
+        Some(last) => Some(open[last]),
+    };
     most.max(least).unwrap_or(Lsn(0))
 }
 
@@ -271,7 +275,9 @@ struct Need {
     directories: HashSet<InodeNo>,
     /// Names that must mean something.
     names: HashSet<(InodeNo, Vec<u8>)>,
-    /// Inodes that must exist.
+    /// Names that must mean nothing, or what is to come there could not.
+    vacant: HashSet<(InodeNo, Vec<u8>)>,
+    /// Inodes that must exist, and so the directories that they were made in.
     births: HashSet<InodeNo>,
     /// Directories that must have become empty.
     emptied: HashSet<InodeNo>,
@@ -296,11 +302,13 @@ fn directories(entries: &[Entry]) -> HashSet<InodeNo> {
 impl Need {
     fn of(&self, op: &Op) -> bool {
         let named = |at: &Name| self.names.contains(&key(at));
+        let vacates = |at: &Name| self.vacant.contains(&key(at));
         let empties = op.directories().any(|dir| self.emptied.contains(&dir));
         empties
             || match op {
                 Op::Create { at, inode, .. } => named(at) || self.births.contains(inode),
                 Op::Link { at, .. } => named(at),
+                Op::Unlink { at, .. } | Op::Rmdir { at, .. } => vacates(at),
                 Op::Rename {
                     from,
                     to,
@@ -309,6 +317,7 @@ impl Need {
                     ..
                 } => {
                     named(to)
+                        || vacates(from)
                         || flags & libc::RENAME_EXCHANGE != 0 && named(from)
                         || self.moves && self.directories.contains(inode)
                 }
@@ -321,10 +330,17 @@ impl Need {
         match op {
             Op::Create { at, inode, .. } => {
                 self.names.remove(&key(at));
-                self.births.remove(inode);
                 self.emptied.remove(inode);
+                if self.births.remove(inode) {
+                    self.births.insert(at.parent);
+                }
             }
-            Op::Link { at, .. } | Op::Rename { to: at, .. } => drop(self.names.remove(&key(at))),
+            Op::Link { at, .. } => drop(self.names.remove(&key(at))),
+            Op::Unlink { at, .. } | Op::Rmdir { at, .. } => drop(self.vacant.remove(&key(at))),
+            Op::Rename { from, to, .. } => {
+                self.names.remove(&key(to));
+                self.vacant.remove(&key(from));
+            }
             _ => {}
         }
     }
@@ -332,7 +348,11 @@ impl Need {
     /// What this operation relies on.
     fn add(&mut self, op: &Op) {
         match op {
-            Op::Link { inode, .. } => drop(self.births.insert(*inode)),
+            Op::Create { at, .. } => drop(self.vacant.insert(key(at))),
+            Op::Link { at, inode, .. } => {
+                self.vacant.insert(key(at));
+                self.births.insert(*inode);
+            }
             Op::Rmdir { inode, .. } => drop(self.emptied.insert(*inode)),
             Op::Rename {
                 from,
@@ -343,12 +363,15 @@ impl Need {
                 ..
             } => {
                 self.names.insert(key(from));
+                // Else it could not be done, and the old name would stay.
+                self.births.extend([from.parent, to.parent]);
                 self.moves |= self.directories.contains(inode);
                 if flags & libc::RENAME_EXCHANGE != 0 {
                     self.names.insert(key(to));
                     self.moves |= self.directories.contains(replaced);
-                } else if self.directories.contains(replaced) {
-                    self.emptied.insert(*replaced);
+                } else {
+                    self.vacant.insert(key(to));
+                    self.emptied.extend(self.directories.get(replaced));
                 }
             }
             _ => {}

@@ -17,6 +17,9 @@ mod again;
 mod ledger;
 mod legal;
 
-pub use again::Again;
+pub use again::{Again, Outcome};
 pub use ledger::{Entry, Ledger, Synced};
+#[cfg(test)]
+mod tests;
+
 pub use legal::{Choice, Keep, Model, Part, choose, required};
