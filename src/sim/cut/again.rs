@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::fs::{Caller, Error, Fs, Result, SetAttr, SetTime};
 use crate::journal::Op;
-use crate::journal::record::By;
+use crate::journal::record::{By, Name};
 use crate::units::{Clock, InodeNo, Time};
 
 use super::Part;
@@ -42,6 +42,8 @@ pub struct Again {
     /// Inodes made since the beginning, as they were numbered; `None`: not
     /// there. Those from before keep their numbers.
     inodes: HashMap<InodeNo, Option<InodeNo>>,
+    /// The same the other way round.
+    back: HashMap<InodeNo, InodeNo>,
 }
 
 impl Again {
@@ -55,6 +57,7 @@ impl Again {
             fs: open(clock.clone())?,
             clock,
             inodes: HashMap::new(),
+            back: HashMap::new(),
         })
     }
 
@@ -125,6 +128,7 @@ impl Again {
                     _ => self.fs.mknod(&by, parent, &at.name, *mode, 0, *rdev)?,
                 };
                 self.inodes.insert(*inode, Some(made.value.inode));
+                self.back.insert(made.value.inode, *inode);
             }
             Op::Link {
                 by,
@@ -136,35 +140,25 @@ impl Again {
                 self.fs
                     .link(&self.caller(by, *time), inode, parent, &at.name)?;
             }
-            Op::Unlink {
-                by,
-                at,
-                inode,
-                time,
-            } => {
-                let parent = self.find(at.parent)?;
+            Op::Unlink { by, at, time, .. } => {
+                let (parent, there) = (self.find(at.parent)?, self.at(at));
                 self.fs.unlink(&self.caller(by, *time), parent, &at.name)?;
-                self.forget_if_gone(*inode);
+                self.forget_if_gone(there);
             }
-            Op::Rmdir {
-                by,
-                at,
-                inode,
-                time,
-            } => {
-                let parent = self.find(at.parent)?;
+            Op::Rmdir { by, at, time, .. } => {
+                let (parent, there) = (self.find(at.parent)?, self.at(at));
                 self.fs.rmdir(&self.caller(by, *time), parent, &at.name)?;
-                self.forget_if_gone(*inode);
+                self.forget_if_gone(there);
             }
             Op::Rename {
                 by,
                 from,
                 to,
                 flags,
-                replaced,
                 time,
                 ..
             } => {
+                let there = self.at(to);
                 let (old, new) = (self.find(from.parent)?, self.find(to.parent)?);
                 self.fs.rename(
                     &self.caller(by, *time),
@@ -174,7 +168,7 @@ impl Again {
                     &to.name,
                     *flags,
                 )?;
-                self.forget_if_gone(*replaced);
+                self.forget_if_gone(there);
             }
             Op::Write {
                 by,
@@ -259,12 +253,19 @@ impl Again {
         }
     }
 
+    /// What a name means here, which may be another file than it meant.
+    fn at(&self, at: &Name) -> Option<InodeNo> {
+        let parent = self.find(at.parent).ok()?;
+        let found = self.fs.lookup(&Caller::default(), parent, &at.name).ok()?;
+        self.fs.forget(found.inode, 1);
+        Some(found.inode)
+    }
+
     /// A number whose file has gone may soon be another file's.
-    fn forget_if_gone(&mut self, there: InodeNo) {
-        let gone = self
-            .find(there)
-            .is_ok_and(|here| self.fs.getattr(here).map_or(true, |attr| attr.links == 0));
-        if gone {
+    fn forget_if_gone(&mut self, here: Option<InodeNo>) {
+        let Some(here) = here else { return };
+        if self.fs.getattr(here).map_or(true, |attr| attr.links == 0) {
+            let there = self.back.remove(&here).unwrap_or(here);
             self.inodes.insert(there, None);
         }
     }

@@ -273,10 +273,8 @@ fn closed(entries: &[Entry], mut required: Vec<bool>) -> Vec<bool> {
 struct Need {
     /// Known to be directories.
     directories: HashSet<InodeNo>,
-    /// Names that must mean something.
+    /// Names that must have meant, and ceased to mean, just what they did.
     names: HashSet<(InodeNo, Vec<u8>)>,
-    /// Names that must mean nothing, or what is to come there could not.
-    vacant: HashSet<(InodeNo, Vec<u8>)>,
     /// Inodes that must exist, and so the directories that they were made in.
     births: HashSet<InodeNo>,
     /// Directories that must have become empty.
@@ -300,83 +298,67 @@ fn directories(entries: &[Entry]) -> HashSet<InodeNo> {
 }
 
 impl Need {
+    /// Whether an operation is one of those that are relied on.
     fn of(&self, op: &Op) -> bool {
-        let named = |at: &Name| self.names.contains(&key(at));
-        let vacates = |at: &Name| self.vacant.contains(&key(at));
+        let named = names(op).any(|at| self.names.contains(&key(at)));
         let empties = op.directories().any(|dir| self.emptied.contains(&dir));
-        empties
+        named
+            || empties
             || match op {
-                Op::Create { at, inode, .. } => named(at) || self.births.contains(inode),
-                Op::Link { at, .. } => named(at),
-                Op::Unlink { at, .. } | Op::Rmdir { at, .. } => vacates(at),
-                Op::Rename {
-                    from,
-                    to,
-                    flags,
-                    inode,
-                    ..
-                } => {
-                    named(to)
-                        || vacates(from)
-                        || flags & libc::RENAME_EXCHANGE != 0 && named(from)
-                        || self.moves && self.directories.contains(inode)
-                }
+                Op::Create { inode, .. } => self.births.contains(inode),
+                Op::Rename { inode, .. } => self.moves && self.directories.contains(inode),
                 _ => false,
             }
     }
 
     /// What this operation gives is not needed of earlier ones.
     fn given_by(&mut self, op: &Op) {
-        match op {
-            Op::Create { at, inode, .. } => {
-                self.names.remove(&key(at));
-                self.emptied.remove(inode);
-                if self.births.remove(inode) {
-                    self.births.insert(at.parent);
-                }
+        if let Op::Create { at, inode, .. } = op {
+            self.emptied.remove(inode);
+            if self.births.remove(inode) {
+                self.births.insert(at.parent);
             }
-            Op::Link { at, .. } => drop(self.names.remove(&key(at))),
-            Op::Unlink { at, .. } | Op::Rmdir { at, .. } => drop(self.vacant.remove(&key(at))),
-            Op::Rename { from, to, .. } => {
-                self.names.remove(&key(to));
-                self.vacant.remove(&key(from));
-            }
-            _ => {}
         }
     }
 
     /// What this operation relies on.
     fn add(&mut self, op: &Op) {
+        self.names.extend(names(op).map(key));
         match op {
-            Op::Create { at, .. } => drop(self.vacant.insert(key(at))),
-            Op::Link { at, inode, .. } => {
-                self.vacant.insert(key(at));
-                self.births.insert(*inode);
-            }
+            Op::Link { inode, .. } => drop(self.births.insert(*inode)),
             Op::Rmdir { inode, .. } => drop(self.emptied.insert(*inode)),
             Op::Rename {
                 from,
                 to,
-                flags,
                 inode,
                 replaced,
+                flags,
                 ..
             } => {
-                self.names.insert(key(from));
                 // Else it could not be done, and the old name would stay.
                 self.births.extend([from.parent, to.parent]);
-                self.moves |= self.directories.contains(inode);
-                if flags & libc::RENAME_EXCHANGE != 0 {
-                    self.names.insert(key(to));
-                    self.moves |= self.directories.contains(replaced);
-                } else {
-                    self.vacant.insert(key(to));
+                let both = [inode, replaced];
+                self.moves |= both.iter().any(|inode| self.directories.contains(inode));
+                if flags & libc::RENAME_EXCHANGE == 0 {
                     self.emptied.extend(self.directories.get(replaced));
                 }
             }
             _ => {}
         }
     }
+}
+
+/// The names that an operation changes.
+fn names(op: &Op) -> impl Iterator<Item = &Name> {
+    let (first, second) = match op {
+        Op::Create { at, .. }
+        | Op::Link { at, .. }
+        | Op::Unlink { at, .. }
+        | Op::Rmdir { at, .. } => (Some(at), None),
+        Op::Rename { from, to, .. } => (Some(from), Some(to)),
+        _ => (None, None),
+    };
+    first.into_iter().chain(second)
 }
 
 fn key(at: &Name) -> (InodeNo, Vec<u8>) {
