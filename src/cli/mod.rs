@@ -13,17 +13,24 @@ use clap::{Parser, Subcommand};
 
 mod background;
 mod check;
+mod commands;
+mod control;
+mod cut;
 mod detach;
+mod inject;
+mod mark;
 mod mkfs;
 mod mount;
 mod open;
 mod options;
 mod place;
+mod power;
 mod recover;
 mod runtime;
 mod size;
 mod status;
 mod umount;
+mod unsynced;
 
 /// Mounts ext4 images with every change journaled before it reaches the image.
 #[derive(Parser)]
@@ -41,6 +48,10 @@ enum Command {
     Recover(recover::Args),
     Check(check::Args),
     Status(status::Args),
+    Mark(mark::Args),
+    Cut(cut::Args),
+    Unsynced(unsynced::Args),
+    Inject(inject::Args),
     Detach(detach::Args),
 }
 
@@ -109,6 +120,10 @@ pub fn main() -> ExitCode {
         Command::Recover(args) => recover::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Mark(args) => mark::run(&args),
+        Command::Cut(args) => cut::run(&args),
+        Command::Unsynced(args) => unsynced::run(&args),
+        Command::Inject(args) => inject::run(&args),
         Command::Detach(args) => detach::run(&args),
     };
     match outcome {

@@ -4,14 +4,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::fuse::session::{self, MountFlag};
+use crate::fuse::tap::Tap;
 use crate::fuse::{Core, MountOptions, Session, point};
 
+use super::control::Control;
 use super::open::Opened;
 use super::options::Options;
 use super::place::Place;
+use super::power::Power;
 use super::runtime::Runtime;
 use super::status::Live;
-use super::{Failure, Outcome, at, background, mkfs, size};
+use super::{Failure, Outcome, at, background, commands, mkfs, size};
 
 /// Mounts an image; every change is journaled before it reaches the image.
 ///
@@ -21,7 +24,7 @@ use super::{Failure, Outcome, at, background, mkfs, size};
 pub struct Args {
     /// Options, separated by commas: ro, rw, relatime, noatime, strictatime,
     /// commit=SECONDS, sync, dirsync, errors=remount-ro, allow_other,
-    /// default_permissions, fakeroot, threads=N, cache_size=SIZE,
+    /// default_permissions, fakeroot, powercut, threads=N, cache_size=SIZE,
     /// journal_size=SIZE, dev, nodev, suid,
     /// nosuid, exec, noexec
     #[arg(short = 'o', value_name = "OPT,…", verbatim_doc_comment)]
@@ -83,6 +86,11 @@ impl Args {
     fn options(&self) -> Result<Options, Failure> {
         let mut options = Options::parse(self.options.iter().map(String::as_str))?;
         options.read_only |= self.read_only;
+        if options.powercut && options.read_only {
+            return Err(Failure::usage(
+                "-o powercut: nothing can be lost of a read-only mount: drop one of both",
+            ));
+        }
         if self.create.is_some() && options.read_only {
             return Err(Failure::usage(
                 "--create: an image made to be mounted read-only would stay empty: drop one of both",
@@ -104,7 +112,11 @@ fn serve(args: &Args, options: &Options, ready: impl FnOnce() -> Result<(), Fail
     place.must_be_outside(&point)?;
     let opened = Opened::open(&place, options, point.as_os_str().as_encoded_bytes())?;
     let runtime = runtime(&place, &point, options, &opened);
-    let core = core(&place, &point, options, &opened);
+    let power = match opened.rig() {
+        Some(rig) => Some(Power::on(rig.clone(), opened.fs().clone()).map_err(Failure::system)?),
+        None => None,
+    };
+    let core = core(&place, &point, options, &opened, power.clone());
     let session = match Session::mount(core, &point, &mount_options(&place, options)) {
         Ok(session) => session,
         Err(error) => {
@@ -112,11 +124,14 @@ fn serve(args: &Args, options: &Options, ready: impl FnOnce() -> Result<(), Fail
             return Err(Failure::refused(error));
         }
     };
+    let mut control = None;
     if !options.read_only {
         runtime.write(&place.journal);
+        control = listen(&place, &opened, power);
     }
     ready()?;
     let served = session.run();
+    drop(control);
     let closed = opened.close();
     if let Err(failure) = &closed {
         Runtime {
@@ -156,12 +171,34 @@ fn runtime(place: &Place, point: &Path, options: &Options, opened: &Opened) -> R
     }
 }
 
-fn core(place: &Place, point: &Path, options: &Options, opened: &Opened) -> Arc<Core> {
+/// Without an ear the file system works all the same.
+fn listen(place: &Place, opened: &Opened, power: Option<Arc<Power>>) -> Option<Control> {
+    let serve = commands::serve(opened.fs().clone(), power);
+    match Control::listen(&place.journal, serve) {
+        Ok(control) => Some(control),
+        Err(error) => {
+            log::warn!(
+                "{}: no control socket, so mark, cut, unsynced and inject won't work: {error}",
+                place.journal.display()
+            );
+            None
+        }
+    }
+}
+
+fn core(
+    place: &Place,
+    point: &Path,
+    options: &Options,
+    opened: &Opened,
+    power: Option<Arc<Power>>,
+) -> Arc<Core> {
     let fs = opened.fs().clone();
     let (place, point, read_only) = (place.clone(), point.to_owned(), options.read_only);
     let (journal, recovery) = (fs.journal().clone(), opened.recovery().clone());
     let status = move || Live::of(&journal, &place, &point, read_only, &recovery).to_json();
-    Core::new(fs, options.sync, Box::new(status), None)
+    let tap = power.map(|power| power as Arc<dyn Tap>);
+    Core::new(fs, options.sync, Box::new(status), tap)
 }
 
 fn mount_options(place: &Place, options: &Options) -> MountOptions {

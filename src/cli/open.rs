@@ -1,14 +1,16 @@
 //! Opening an image on the host: locks, journal, recovery; and closing it.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use crate::device::Disk;
 use crate::device::host::{Access, HostDir, HostDisk};
+use crate::device::{Dir, Disk};
 use crate::ext4::superblock::{OFFSET, SIZE};
 use crate::fs::guard::{self, Standing};
 use crate::fs::mount::{self, Course, Mounted};
 use crate::fs::{self, Fs};
 use crate::log::{Survey, Verdict};
+use crate::sim::cut::Rig;
 
 use super::options::Options;
 use super::place::Place;
@@ -20,15 +22,28 @@ pub struct Opened {
     mounted: Mounted,
     recovery: Recovery,
     place: Place,
+    rig: Option<Arc<Rig>>,
 }
 
 impl Opened {
     /// Locks an image and its journal, and replays what is needed.
     pub fn open(place: &Place, wish: &Options, point: &[u8]) -> Result<Opened, Failure> {
         let refused = |error: mount::Error| place.refused(&error);
-        let opened = mount::open_host(&place.image, Some(&place.journal), options(wish, point))
-            .map_err(refused)?;
-        let recovery = recovery(&opened);
+        let (opened, recovery, rig) = match wish.powercut {
+            false => {
+                let opened =
+                    mount::open_host(&place.image, Some(&place.journal), options(wish, point))
+                        .map_err(refused)?;
+                let recovery = recovery(&opened);
+                (opened, recovery, None)
+            }
+            true => {
+                // The image below must lack nothing while a layer covers it.
+                let recovery = recover(place)?;
+                let (opened, rig) = open_rigged(place, options(wish, point)).map_err(refused)?;
+                (opened, recovery, Some(rig))
+            }
+        };
         if !recovery.dropped.is_empty() {
             log::warn!("{}: {}", place.image.display(), recovery.dropped);
         }
@@ -42,7 +57,13 @@ impl Opened {
             mounted,
             recovery,
             place: place.clone(),
+            rig,
         })
+    }
+
+    /// The power switch, with `-o powercut`.
+    pub fn rig(&self) -> Option<&Arc<Rig>> {
+        self.rig.as_ref()
     }
 
     /// The file system.
@@ -63,8 +84,29 @@ impl Opened {
             Failure::refused(format!(
                 "{image}: the image still lags behind its journal: {e}: journalfs recover {image}"
             ))
+        })?;
+        let settled = self.rig.map_or(Ok(()), |rig| rig.settle());
+        settled.map_err(|e| {
+            Failure::refused(at(
+                &image,
+                format!("what was done under -o powercut can't be brought to the image: {e}"),
+            ))
         })
     }
+}
+
+/// Opens both with a power switch under them.
+fn open_rigged(place: &Place, options: mount::Options) -> mount::Result<(mount::Opened, Arc<Rig>)> {
+    let mut rig = None;
+    let folder = place.image.parent().unwrap_or(Path::new("/"));
+    let through = |image: Arc<dyn Disk>, dir: Arc<dyn Dir>| {
+        let made = Arc::new(Rig::over(image, dir, folder, options.clone())?);
+        rig = Some(made.clone());
+        Ok((made.image(), made.folder()))
+    };
+    let opened =
+        mount::open_host_through(&place.image, Some(&place.journal), options.clone(), through)?;
+    Ok((opened, rig.expect("opened through a rig")))
 }
 
 /// Replays what an image lacks; nothing is changed of one that lacks nothing.

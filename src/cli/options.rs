@@ -17,6 +17,8 @@ pub struct Options {
     pub allow_other: bool,
     pub default_permissions: bool,
     pub fakeroot: bool,
+    /// A power switch under the mount.
+    pub powercut: bool,
     pub threads: usize,
     pub cache_size: Option<u64>,
     pub journal_size: Option<u64>,
@@ -57,6 +59,7 @@ impl Options {
             ("allow_other", None) => self.allow_other = true,
             ("default_permissions", None) => self.default_permissions = true,
             ("fakeroot", None) => self.fakeroot = true,
+            ("powercut", None) => self.powercut = true,
             ("dev", None) => self.flag(MountFlag::Dev, MountFlag::NoDev),
             ("nodev", None) => self.flag(MountFlag::NoDev, MountFlag::Dev),
             ("suid", None) => self.flag(MountFlag::Suid, MountFlag::NoSuid),

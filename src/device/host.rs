@@ -62,6 +62,27 @@ impl HostDisk {
         Self::named(create(), path)
     }
 
+    /// An empty file without a name, in this folder: gone with the process.
+    pub fn scratch(folder: &Path) -> io::Result<HostDisk> {
+        let open = |flags: i32, path: &Path| {
+            let mut options = OpenOptions::new();
+            options
+                .read(true)
+                .write(true)
+                .mode(0o600)
+                .custom_flags(flags);
+            options.create_new(flags == 0).open(path)
+        };
+        let unnamed = open(libc::O_TMPFILE, folder).or_else(|_| {
+            // Not every host has such files.
+            let path = folder.join(format!(".journalfs-scratch-{}", std::process::id()));
+            let file = open(0, &path)?;
+            std::fs::remove_file(&path)?;
+            Ok(file)
+        });
+        Self::named(unnamed, folder)
+    }
+
     fn named(file: io::Result<File>, path: &Path) -> io::Result<HostDisk> {
         let file = file.map_err(naming(path))?;
         let path = path.to_owned();

@@ -30,7 +30,7 @@ use crate::journal::{self, Background, Blocks, Journal, Report, Unrecovered};
 use crate::units::{BlockNo, Clock, GroupNo, HostClock, Lsn, Time};
 
 mod host;
-pub use host::{Lock, journal_folder, open_host, refuse_loop_device};
+pub use host::{Lock, journal_folder, open_host, open_host_through, refuse_loop_device};
 
 /// Why an image is not opened. Each is one line: what, and what to do.
 #[derive(Debug, Clone, thiserror::Error)]

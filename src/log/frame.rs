@@ -81,6 +81,13 @@ pub(super) fn chunk_count(data_len: usize, head: usize) -> usize {
     }
 }
 
+/// The number of the record whose frame begins with these bytes; `None` if no
+/// frame does. (Whether it is whole, only its segment can tell.)
+pub fn lsn_of(head: &[u8]) -> Option<Lsn> {
+    let lsn = head.get(16..24)?;
+    head.starts_with(&MAGIC).then(|| Lsn(le64(lsn, 0)))
+}
+
 /// Cuts data into chunks: the first of `head` bytes.
 pub(super) fn chunks(data: &[u8], head: usize) -> impl Iterator<Item = &[u8]> {
     let (first, rest) = data.split_at(head.min(data.len()));

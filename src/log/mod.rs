@@ -38,7 +38,7 @@ mod tail;
 #[cfg(test)]
 mod tests;
 
-pub use frame::Kind;
+pub use frame::{Kind, lsn_of};
 pub use segment::{Frame, Place, SegmentInfo, SegmentState};
 pub use slot::Slot;
 pub use survey::{Bad, Survey, Verdict};

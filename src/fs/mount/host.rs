@@ -29,6 +29,17 @@ pub fn journal_folder(image: &Path) -> PathBuf {
 /// a loop device has. The folder is made when the journal needs it, and not
 /// for an image that is refused.
 pub fn open_host(image: &Path, journal: Option<&Path>, options: Options) -> Result<Opened> {
+    open_host_through(image, journal, options, |image, folder| Ok((image, folder)))
+}
+
+/// The same through something that stands between the file system and the
+/// host's disks.
+pub fn open_host_through(
+    image: &Path,
+    journal: Option<&Path>,
+    options: Options,
+    through: impl FnOnce(Arc<dyn Disk>, Arc<dyn Dir>) -> io::Result<(Arc<dyn Disk>, Arc<dyn Dir>)>,
+) -> Result<Opened> {
     let read_only = options.fs.read_only;
     let lock = Lock::on(image, read_only)?;
     refuse_loop_device(image)?;
@@ -40,7 +51,8 @@ pub fn open_host(image: &Path, journal: Option<&Path>, options: Options) -> Resu
     let disk: Arc<dyn Disk> = Arc::new(HostDisk::open(image, access).map_err(in_use(image))?);
     let folder = journal.map_or_else(|| journal_folder(image), Path::to_owned);
     let folder = Arc::new(Folder::at(folder, read_only)?);
-    let mut opened = open(disk, folder.clone(), options)?;
+    let (disk, dir) = through(disk, folder.clone()).map_err(io_error("scratch files"))?;
+    let mut opened = open(disk, dir, options)?;
     opened.held.push(Box::new((lock, folder)));
     Ok(opened)
 }

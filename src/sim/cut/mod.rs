@@ -16,10 +16,15 @@
 mod again;
 mod ledger;
 mod legal;
+mod loss;
+mod rig;
+#[cfg(test)]
+mod tests;
+mod trigger;
 
 pub use again::{Again, Outcome};
 pub use ledger::{Entry, Ledger, Synced};
-#[cfg(test)]
-mod tests;
-
 pub use legal::{Choice, Keep, Model, Part, choose, required};
+pub use loss::{Loss, Lost};
+pub use rig::{Order, Rig};
+pub use trigger::{Pattern, When};

@@ -1,0 +1,277 @@
+//! The daemon's side of `-o powercut`: sees requests, waits for the moment,
+//! cuts, tells, and ends the process, as a machine without power ends it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::fs::{Error, Fs};
+use crate::fuse::request::{Answer, Request};
+use crate::fuse::tap::{Served, Spot, Tap, Wanted};
+use crate::journal;
+use crate::sim::cut::{Keep, Loss, Lost, Order, Rig, Synced, When};
+use crate::units::{Clock, HostClock, InodeNo, Lsn};
+
+use super::control::CutRequest;
+
+/// How often a record's number is looked at when nobody asks for anything.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A mount's power.
+pub struct Power {
+    rig: Arc<Rig>,
+    fs: Arc<Fs>,
+    off: AtomicBool,
+    armed: Mutex<Vec<(When, Order)>>,
+    cut: Mutex<Cut>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+enum Cut {
+    #[default]
+    None,
+    /// The power is off; these records were durable.
+    Ordered(Order, Lsn),
+    /// What it took.
+    Done(Arc<Result<Loss, String>>),
+}
+
+impl Power {
+    /// Switched on. Its thread waits for a cut and ends the process after it.
+    pub fn on(rig: Arc<Rig>, fs: Arc<Fs>) -> std::io::Result<Arc<Self>> {
+        let ledger = rig.ledger().clone();
+        let note = move |lsn, op: &journal::Op, data: &[u8]| ledger.note(lsn, op, data);
+        fs.journal().set_observer(Box::new(note));
+        let power = Arc::new(Power {
+            rig,
+            fs,
+            off: AtomicBool::new(false),
+            armed: Mutex::default(),
+            cut: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let cutting = power.clone();
+        thread::Builder::new()
+            .name("power".to_owned())
+            .spawn(move || cutting.serve_cut())?;
+        Ok(power)
+    }
+
+    /// Arms a cut, or makes it now, and waits for it.
+    pub fn order(&self, request: &CutRequest) -> Result<Loss, String> {
+        let (when, order) = parse(request)?;
+        let marks = self.fs.journal().watermarks();
+        if let Keep::Through(lsn) = order.keep
+            && lsn < marks.durable
+        {
+            return Err(format!(
+                "--keep {lsn}: records up to {} are durable: no cut takes those",
+                marks.durable
+            ));
+        }
+        match when {
+            When::Now => self.trip(order),
+            When::After(time) => {
+                let deadline = Instant::now() + time;
+                let mut cut = self.cut.lock();
+                while matches!(*cut, Cut::None)
+                    && !self.changed.wait_until(&mut cut, deadline).timed_out()
+                {}
+                drop(cut);
+                self.trip(order);
+            }
+            when => self.armed.lock().push((when, order)),
+        }
+        let mut cut = self.cut.lock();
+        loop {
+            if let Cut::Done(loss) = &*cut {
+                return (**loss).clone();
+            }
+            self.changed.wait_for(&mut cut, LOOK);
+            drop(cut);
+            self.look(|when| matches!(when, When::AtLsn(lsn) if self.written() >= *lsn));
+            cut = self.cut.lock();
+        }
+    }
+
+    /// A mark of this name has been made.
+    pub fn marked(&self, name: &str) {
+        self.look(|when| matches!(when, When::AtMark(wanted) if wanted == name));
+    }
+
+    /// What a cut now would take at worst.
+    pub fn unsynced(&self, model: &str) -> Result<Vec<Lost>, String> {
+        let model = model.parse()?;
+        let durable = self.fs.journal().watermarks().durable;
+        Ok(self.rig.unsynced(model, durable, HostClock.wall()))
+    }
+
+    /// Its disks, for faults.
+    pub fn rig(&self) -> &Rig {
+        &self.rig
+    }
+
+    fn written(&self) -> Lsn {
+        self.fs.journal().watermarks().written
+    }
+
+    /// Cuts for the first armed trigger that is `due`.
+    fn look(&self, due: impl Fn(&When) -> bool) {
+        let found = {
+            let armed = self.armed.lock();
+            armed
+                .iter()
+                .find(|(when, _)| due(when))
+                .map(|(_, order)| *order)
+        };
+        if let Some(order) = found {
+            self.trip(order);
+        }
+    }
+
+    /// The power goes now; the rest is done by the thread that waits for it.
+    fn trip(&self, order: Order) {
+        self.off.store(true, Ordering::SeqCst);
+        if self.rig.off() {
+            let durable = self.fs.journal().watermarks().durable;
+            *self.cut.lock() = Cut::Ordered(order, durable);
+            self.changed.notify_all();
+        }
+    }
+
+    fn serve_cut(&self) {
+        let mut cut = self.cut.lock();
+        let (order, durable) = loop {
+            match &*cut {
+                Cut::Ordered(order, durable) => break (*order, *durable),
+                _ => self.changed.wait(&mut cut),
+            }
+        };
+        drop(cut);
+        let loss = self.rig.cut(order, durable, HostClock.wall());
+        let code = match &loss {
+            Ok(loss) => {
+                log::warn!("the power is cut: {} operations lost", loss.lost.len());
+                0
+            }
+            Err(why) => {
+                log::error!("the power is cut: {why}");
+                32
+            }
+        };
+        *self.cut.lock() = Cut::Done(Arc::new(loss));
+        self.changed.notify_all();
+        // Those who ordered it hear of it before everything ends.
+        thread::sleep(Duration::from_millis(100));
+        std::process::exit(code);
+    }
+
+    fn is_off(&self) -> Result<(), Error> {
+        match self.off.load(Ordering::SeqCst) {
+            false => Ok(()),
+            true => Err(Error::Journal(journal::Error::ReadOnly(
+                "the power is off".into(),
+            ))),
+        }
+    }
+
+    /// The full names of what a request acts on, if anyone waits for names.
+    fn paths(&self, served: &Served) -> Vec<Vec<u8>> {
+        let ledger = self.rig.ledger();
+        let path = |spot: &Spot| match spot {
+            Spot::Inode(inode) => ledger.path(*inode),
+            Spot::Name(parent, name) => ledger.path_in(*parent, name),
+        };
+        served.places.iter().map(path).collect()
+    }
+
+    fn waits_for_operations(&self) -> bool {
+        let armed = self.armed.lock();
+        armed
+            .iter()
+            .any(|(when, _)| matches!(when, When::BeforeOp(_) | When::AfterOp(_)))
+    }
+}
+
+impl Tap for Power {
+    fn before(&self, request: &Request<'_>) -> Result<(), Error> {
+        if self.waits_for_operations() {
+            let served = Served::of(request, false);
+            let paths = self.paths(&served);
+            self.look(|when| matches!(when, When::BeforeOp(pattern) if pattern.matches(served.kind, &paths)));
+        }
+        self.is_off()
+    }
+
+    fn named(&self, parent: InodeNo, name: &[u8], inode: InodeNo) {
+        self.rig.ledger().named(inode, parent, name);
+    }
+
+    fn after(&self, served: Served, answer: Answer) -> Answer {
+        if answer.is_err() {
+            return answer;
+        }
+        if let Some(wanted) = served.sync {
+            let through = self.fs.journal().watermarks().durable;
+            let (inode, data_only) = match wanted {
+                Wanted::File { inode, data_only } => (Some(inode), data_only),
+                Wanted::Everything => (None, false),
+            };
+            self.rig.ledger().synced(Synced {
+                inode,
+                data_only,
+                through,
+            });
+        }
+        // Nobody is told of success that a cut may not have seen.
+        self.is_off()?;
+        if self.waits_for_operations() {
+            let paths = self.paths(&served);
+            self.look(|when| matches!(when, When::AfterOp(pattern) if pattern.matches(served.kind, &paths)));
+        }
+        self.look(|when| matches!(when, When::AtLsn(lsn) if self.written() >= *lsn));
+        answer
+    }
+}
+
+/// What was ordered, understood.
+pub fn parse(request: &CutRequest) -> Result<(When, Order), String> {
+    let CutRequest {
+        model,
+        keep,
+        torn,
+        seed,
+        ..
+    } = request;
+    let order = Order {
+        model: model.parse().map_err(|e| format!("--model {model}: {e}"))?,
+        keep: keep.parse().map_err(|e| format!("--keep {keep}: {e}"))?,
+        torn: *torn,
+        seed: *seed,
+    };
+    let pattern =
+        |option: &str, text: &str| text.parse().map_err(|e| format!("--{option} {text}: {e}"));
+    let mut when: Vec<When> = Vec::new();
+    when.extend(
+        request
+            .after_millis
+            .map(|millis| When::After(Duration::from_millis(millis))),
+    );
+    when.extend(request.at_lsn.map(|lsn| When::AtLsn(Lsn(lsn))));
+    when.extend(request.at_mark.clone().map(When::AtMark));
+    if let Some(text) = &request.before_op {
+        when.push(When::BeforeOp(pattern("before-op", text)?));
+    }
+    if let Some(text) = &request.after_op {
+        when.push(When::AfterOp(pattern("after-op", text)?));
+    }
+    match when.len() {
+        0 => Ok((When::Now, order)),
+        1 => Ok((when.remove(0), order)),
+        _ => Err("a cut waits for one thing only: give one of --after, --at-lsn, --at-mark, --before-op, --after-op".to_owned()),
+    }
+}
