@@ -11,8 +11,8 @@ use journalfs::device::memory::{MemoryDir, MemoryDisk};
 use journalfs::fs::mount::{self, Mounted};
 use journalfs::fs::{Caller, Error, Fs, Options, Result};
 use journalfs::units::{InodeNo, StepClock, Time};
-use support::e2fsck::assert_clean;
-use support::images::{Image, Variant};
+use support::e2fsck;
+use support::images::Variant;
 use support::random::Seeded;
 
 const KEEP: i32 = 1;
@@ -20,16 +20,23 @@ const PUNCH: i32 = 2 | KEEP;
 const ZERO: i32 = 16;
 const MOST: u64 = 400_000;
 
+/// What it leaves when a test is done with it must recover to an image that
+/// e2fsck finds nothing in.
 struct World {
-    image: Image,
     disk: Arc<MemoryDisk>,
     dir: Arc<MemoryDir>,
-    mounted: Mounted,
+    mounted: Option<Mounted>,
     by: Caller,
 }
 
 impl World {
-    fn over(image: Image, disk: Arc<MemoryDisk>, dir: Arc<MemoryDir>) -> World {
+    /// Over a fresh image of this variant.
+    fn new(variant: &str) -> World {
+        let image = Variant::named(variant).make(16 << 20);
+        World::over(image.to_memory(), Arc::default())
+    }
+
+    fn over(disk: Arc<MemoryDisk>, dir: Arc<MemoryDir>) -> World {
         let clock = Arc::new(StepClock::new(Time {
             secs: 1_790_000_000,
             nanos: 0,
@@ -46,16 +53,15 @@ impl World {
         let opened = mount::open(disk.clone(), dir.clone(), options).expect("the image opens");
         let mounted = opened.mount().expect("the image mounts");
         World {
-            image,
             disk,
             dir,
-            mounted,
+            mounted: Some(mounted),
             by: Caller::default(),
         }
     }
 
     fn fs(&self) -> &Fs {
-        self.mounted.fs()
+        self.mounted.as_ref().expect("not closed yet").fs()
     }
 
     /// Does it, with a checkpoint when the journal is full, as a mount would.
@@ -73,16 +79,23 @@ impl World {
     fn killed(&self) -> World {
         let disk = Arc::new(MemoryDisk::from_pages(self.disk.pages()));
         let dir = Arc::new(MemoryDir::from_files(self.dir.files()));
-        World::over(Image::blank(0), disk, dir)
+        World::over(disk, dir)
     }
 
     /// Unmounts; e2fsck has nothing to say.
-    fn close(self, when: &str) {
-        self.mounted
-            .close()
-            .unwrap_or_else(|e| panic!("{when}: {e}"));
-        self.image.write_back(&*self.disk);
-        assert_clean(self.image.path());
+    fn close(mut self, when: &str) {
+        let mounted = self.mounted.take().expect("not closed yet");
+        mounted.close().unwrap_or_else(|e| panic!("{when}: {e}"));
+        e2fsck::assert_clean_disk(&*self.disk);
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() || self.mounted.take().is_none() {
+            return;
+        }
+        e2fsck::assert_recovers_clean(self.disk.clone(), self.dir.clone());
     }
 }
 
@@ -203,9 +216,7 @@ fn step(world: &World, model: &mut Model, random: &mut Seeded) -> String {
 }
 
 fn changes_and_kills(variant: &str, seed: u64) {
-    let image = Variant::named(variant).make(16 << 20);
-    let disk = image.to_memory();
-    let world = World::over(image, disk, Arc::new(MemoryDir::default()));
+    let world = World::new(variant);
     let mut random = Seeded::from_seed("changes_and_kills", seed);
     let mut model = Model::new();
     for round in 0..60 {
@@ -237,9 +248,7 @@ fn what_was_acknowledged_survives_a_kill() {
 
 #[test]
 fn a_file_that_a_killed_daemon_had_open_without_a_name_is_freed() {
-    let image = Variant::named("1k-blocks").make(16 << 20);
-    let disk = image.to_memory();
-    let world = World::over(image, disk, Arc::new(MemoryDir::default()));
+    let world = World::new("1k-blocks");
     let free = world.fs().statfs().expect("statfs").free;
     let inode = world
         .retry(|fs| fs.create(&world.by, InodeNo::ROOT, b"file", 0o644, 0))

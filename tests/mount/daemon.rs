@@ -26,10 +26,14 @@ pub fn said(output: &Output) -> String {
     text
 }
 
-/// An image in a temporary folder with a mountpoint beside it.
+/// An image in a temporary folder with a mountpoint beside it. In the end
+/// `journalfs recover` and e2fsck look at the image.
 pub struct World {
     folder: tempfile::TempDir,
     daemon: Option<Child>,
+    /// Why `journalfs recover` must refuse the image in the end: nothing else
+    /// may.
+    pub beyond_recovery: Option<&'static str>,
 }
 
 impl World {
@@ -51,6 +55,7 @@ impl World {
         World {
             folder,
             daemon: None,
+            beyond_recovery: None,
         }
     }
 
@@ -204,6 +209,40 @@ impl World {
         support::e2fsck::assert_clean(&self.image());
     }
 
+    /// Takes away what is mounted without a daemon, however often.
+    pub fn detach_dead(&self) {
+        for _ in 0..3 {
+            let detached = Command::new("umount")
+                .arg("-l")
+                .arg(self.point())
+                .stderr(Stdio::null())
+                .status();
+            if !detached.is_ok_and(|status| status.success()) {
+                break;
+            }
+        }
+        let _ = Command::new("fusermount3")
+            .arg("-uzq")
+            .arg(self.point())
+            .stderr(Stdio::null())
+            .status();
+    }
+
+    /// What was left of the image recovers, and e2fsck finds nothing.
+    fn judge(&self) {
+        let recover = &["recover", self.image_str()];
+        match self.beyond_recovery {
+            Some(why) => {
+                let line = self.fails(32, recover);
+                assert!(line.contains(why), "{line}");
+            }
+            None => {
+                self.succeeds(recover);
+                support::e2fsck::assert_clean(&self.image());
+            }
+        }
+    }
+
     /// Unmounts a read-only mount of an image that stays guarded.
     #[track_caller]
     pub fn umount_guarded(&mut self) {
@@ -280,26 +319,15 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         self.kill();
-        for _ in 0..3 {
-            let detached = Command::new("umount")
-                .arg("-l")
-                .arg(self.point())
-                .stderr(Stdio::null())
-                .status();
-            if !detached.is_ok_and(|status| status.success()) {
-                break;
-            }
-        }
-        let _ = Command::new("fusermount3")
-            .arg("-uzq")
-            .arg(self.point())
-            .stderr(Stdio::null())
-            .status();
+        self.detach_dead();
         // A daemon in the background ends by itself, and must do so before
         // its files go.
-        let _ = journalfs::fs::mount::Lock::on(&self.image(), false).or_else(|_| {
-            thread::sleep(Duration::from_millis(500));
-            journalfs::fs::mount::Lock::on(&self.image(), false)
-        });
+        let patience = Instant::now() + Duration::from_secs(20);
+        while self.image().exists() && self.in_use() && Instant::now() < patience {
+            thread::sleep(Duration::from_millis(10));
+        }
+        if self.image().exists() && !thread::panicking() {
+            self.judge();
+        }
     }
 }

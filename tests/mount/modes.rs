@@ -209,6 +209,7 @@ fn a_damaged_synced_record_is_named_and_nothing_is_changed() {
     bytes[at + 2000] ^= 1;
     fs::write(&store, &bytes).unwrap();
     let before = world.bytes();
+    world.beyond_recovery = Some("is damaged");
     let line = world.fails(32, &["mount", world.image_str(), world.point_str()]);
     assert!(
         line.contains("record ") && line.contains(".store"),

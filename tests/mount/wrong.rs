@@ -11,7 +11,8 @@ use crate::support::kernel;
 #[test]
 fn what_is_no_image_is_refused() {
     needs_fuse!();
-    let world = World::empty();
+    let mut world = World::empty();
+    world.beyond_recovery = Some("not an ext4");
     let mount = ["mount", world.image_str(), world.point_str()];
     let line = world.fails(32, &mount);
     assert!(

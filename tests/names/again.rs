@@ -7,18 +7,20 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use journalfs::device::memory::{MemoryDisk, Pages};
 use journalfs::device::volatile::Host;
-use journalfs::ext4::Superblock;
-use journalfs::fs::{Access, Caller, Fs, Options, Result, SetAttr, SetTime};
+use journalfs::fs::{Access, Caller, Result, SetAttr, SetTime};
+use journalfs::journal::Op;
 use journalfs::journal::record::{By, Operation, Record};
-use journalfs::journal::{Journal, Op};
 use journalfs::log::Survey;
 use journalfs::sim::clock::StillClock;
 use journalfs::sim::step::Step;
 use journalfs::sim::system::{Setup, format};
 use journalfs::sim::walk::walk;
-use journalfs::sim::world::{Looking, World};
+use journalfs::sim::world::{Looking, World as Run};
 use journalfs::sim::{Mix, Tree, Workload};
 use journalfs::units::{Clock, InodeNo, Lsn, Time};
+
+use crate::support::images::Image;
+use crate::world::World;
 
 /// Shows the time of the operation that is being done.
 #[derive(Default)]
@@ -30,23 +32,14 @@ impl Clock for OpClock {
     }
 }
 
-fn over(image: Pages, clock: Arc<OpClock>) -> Fs {
-    use journalfs::device::Disk;
+fn over(image: Pages, clock: Arc<OpClock>) -> World {
     let disk = Arc::new(MemoryDisk::from_pages(image));
-    let mut raw = [0; 1024];
-    disk.read_at(&mut raw, 1024).unwrap();
-    let sb = Superblock::decode(&raw).unwrap();
-    let journal = Journal::scratch(disk, sb.block_size as usize);
-    let options = Options {
-        access: Access::Kernel,
-        ..Options::default()
-    };
-    Fs::new(journal, sb, options, clock)
+    World::at_time(Image::blank(0), disk, Access::Kernel, clock)
 }
 
 /// Does operations again; inodes have other numbers here.
 struct Again {
-    fs: Fs,
+    world: World,
     clock: Arc<OpClock>,
     inodes: HashMap<InodeNo, InodeNo>,
 }
@@ -66,6 +59,7 @@ impl Again {
     }
 
     fn apply(&mut self, op: &Op, data: &[u8]) -> Result<()> {
+        let fs = &self.world.fs;
         match op {
             Op::Create {
                 by,
@@ -85,12 +79,12 @@ impl Again {
                 };
                 let parent = self.inode(at.parent);
                 let made = match mode & 0o170000 {
-                    0o040000 => self.fs.mkdir(&by, parent, &at.name, *mode, 0)?,
-                    0o120000 => self.fs.symlink(&by, parent, &at.name, target)?,
-                    _ => self.fs.mknod(&by, parent, &at.name, *mode, 0, *rdev)?,
+                    0o040000 => fs.mkdir(&by, parent, &at.name, *mode, 0)?,
+                    0o120000 => fs.symlink(&by, parent, &at.name, target)?,
+                    _ => fs.mknod(&by, parent, &at.name, *mode, 0, *rdev)?,
                 };
                 // What is written to after its last name went was open.
-                self.fs.opened(made.value.inode);
+                fs.opened(made.value.inode);
                 self.inodes.insert(*inode, made.value.inode);
             }
             Op::Link {
@@ -99,7 +93,7 @@ impl Again {
                 inode,
                 time,
             } => {
-                self.fs.link(
+                fs.link(
                     &self.on(by, *time),
                     self.inode(*inode),
                     self.inode(at.parent),
@@ -107,12 +101,10 @@ impl Again {
                 )?;
             }
             Op::Unlink { by, at, time, .. } => {
-                self.fs
-                    .unlink(&self.on(by, *time), self.inode(at.parent), &at.name)?;
+                fs.unlink(&self.on(by, *time), self.inode(at.parent), &at.name)?;
             }
             Op::Rmdir { by, at, time, .. } => {
-                self.fs
-                    .rmdir(&self.on(by, *time), self.inode(at.parent), &at.name)?;
+                fs.rmdir(&self.on(by, *time), self.inode(at.parent), &at.name)?;
             }
             Op::Rename {
                 by,
@@ -123,8 +115,7 @@ impl Again {
                 ..
             } => {
                 let (old, new) = (self.inode(from.parent), self.inode(to.parent));
-                self.fs
-                    .rename(&self.on(by, *time), old, &from.name, new, &to.name, *flags)?;
+                fs.rename(&self.on(by, *time), old, &from.name, new, &to.name, *flags)?;
             }
             Op::Write {
                 by,
@@ -134,8 +125,7 @@ impl Again {
                 ..
             } => {
                 let caller = self.on(by, *time);
-                self.fs
-                    .write(&caller, self.inode(*inode), *offset, data, by.uid != 0)?;
+                fs.write(&caller, self.inode(*inode), *offset, data, by.uid != 0)?;
             }
             Op::SetAttr {
                 by,
@@ -157,8 +147,7 @@ impl Again {
                     mtime: mtime.map(SetTime::At),
                     by_handle: true,
                 };
-                self.fs
-                    .setattr(&self.on(by, *ctime), self.inode(*inode), &set)?;
+                fs.setattr(&self.on(by, *ctime), self.inode(*inode), &set)?;
             }
             Op::Fallocate {
                 by,
@@ -169,8 +158,7 @@ impl Again {
                 time,
             } => {
                 let caller = self.on(by, *time);
-                self.fs
-                    .fallocate(&caller, self.inode(*inode), *mode as i32, *offset, *len)?;
+                fs.fallocate(&caller, self.inode(*inode), *mode as i32, *offset, *len)?;
             }
             Op::SetXattr {
                 by,
@@ -180,8 +168,7 @@ impl Again {
                 flags,
                 time,
             } => {
-                self.fs
-                    .setxattr(&self.on(by, *time), self.inode(*inode), name, value, *flags)?;
+                fs.setxattr(&self.on(by, *time), self.inode(*inode), name, value, *flags)?;
             }
             Op::RemoveXattr {
                 by,
@@ -189,8 +176,7 @@ impl Again {
                 name,
                 time,
             } => {
-                self.fs
-                    .removexattr(&self.on(by, *time), self.inode(*inode), name)?;
+                fs.removexattr(&self.on(by, *time), self.inode(*inode), name)?;
             }
             Op::Atime { .. } | Op::Orphan { .. } | Op::Mark { .. } => {}
         }
@@ -216,12 +202,12 @@ fn records_done_again_make_the_same_tree() {
         workload
             .0
             .retain(|step| !matches!(step, Step::Remount | Step::Kill | Step::Cut { .. }));
-        let world = World::run(&setup, fresh.clone(), &workload, Looking::Seldom).unwrap();
+        let world = Run::run(&setup, fresh.clone(), &workload, Looking::Seldom).unwrap();
         let (left, _) = world.finish().unwrap();
 
         let clock = Arc::new(OpClock::default());
         let mut again = Again {
-            fs: over(fresh, clock.clone()),
+            world: over(fresh, clock.clone()),
             clock: clock.clone(),
             inodes: HashMap::new(),
         };
@@ -248,8 +234,8 @@ fn records_done_again_make_the_same_tree() {
         }
         assert!(count > 100, "{count} operations");
         let (theirs, ours) = (
-            walk(&over(left.image, clock)).unwrap(),
-            walk(&again.fs).unwrap(),
+            walk(&over(left.image, clock).fs).unwrap(),
+            walk(&again.world.fs).unwrap(),
         );
         assert_eq!(theirs.difference(&ours), None, "seed {seed}");
     }

@@ -200,7 +200,7 @@ fn the_kernel_and_we_extend_each_others_directories() {
         let seen = fs::read_dir(mount.at("both")).unwrap().count();
         mount.unmount();
 
-        let world = World::on(world.image, Access::Kernel);
+        let world = world.read_back(Access::Kernel);
         let dir = world.look(ROOT, "both").unwrap().inode;
         assert_eq!(world.names(dir, 50).len(), seen, "{format}");
         for n in 0..2000 {

@@ -337,7 +337,7 @@ fn immutable_and_append_only_hold_for_root_too() {
     ] {
         world.image.debugfs(&format!("sif {name} flags {flag}"));
     }
-    let world = World::on(world.image, Access::Fakeroot);
+    let world = world.read_back(Access::Fakeroot);
     let (fs, by) = (&world.fs, &world.by);
     let refused =
         |done: Result<(), Error>| assert!(matches!(done, Err(Error::NotPermitted)), "{done:?}");

@@ -358,6 +358,6 @@ fn a_directory_tells_its_path() {
     assert_eq!(fs.path(world.file(ROOT, "file")), None);
     world.judge();
     // Without having seen a name before:
-    let world = World::on(world.image, Access::Kernel);
+    let world = world.read_back(Access::Kernel);
     assert_eq!(world.fs.path(last).unwrap(), b"/moved/dir3/dir4/sub150");
 }

@@ -1,4 +1,5 @@
-//! An image in memory with the file system on it.
+//! An image in memory with the file system on it, judged by e2fsck when the
+//! test is done with it.
 
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use journalfs::device::memory::MemoryDisk;
 use journalfs::ext4::Superblock;
 use journalfs::fs::{Access, Attr, Caller, Fs, Options, Result, alloc};
 use journalfs::journal::{Journal, Op};
-use journalfs::units::{InodeNo, StepClock, Time};
+use journalfs::units::{Clock, InodeNo, StepClock, Time};
 
 use crate::support::e2fsck;
 use crate::support::images::{Image, Variant};
@@ -19,6 +20,8 @@ pub struct World {
     disk: Arc<MemoryDisk>,
     pub fs: Fs,
     pub by: Caller,
+    /// Damaged on purpose, and e2fsck agrees that it is.
+    pub damaged: bool,
 }
 
 impl World {
@@ -43,26 +46,31 @@ impl World {
         Self::over(image, disk, access)
     }
 
+    /// On what others have made of the image since it was saved.
+    pub fn read_back(mut self, access: Access) -> Self {
+        self.disk = self.image.to_memory();
+        self.fs = open(self.disk.clone(), access, clock());
+        self
+    }
+
     /// On these bytes; the image is where [`World::save`] puts them.
     pub fn over(image: Image, disk: Arc<MemoryDisk>, access: Access) -> Self {
-        let mut raw = [0; 1024];
-        disk.read_at(&mut raw, 1024).unwrap();
-        let sb = Superblock::decode(&raw).unwrap();
-        let journal = Journal::scratch(disk.clone(), sb.block_size as usize);
-        let clock = Arc::new(StepClock::new(Time {
-            secs: 1_800_000_000,
-            nanos: 0,
-        }));
-        let options = Options {
-            access,
-            ..Options::default()
-        };
-        let fs = Fs::new(journal, sb, options, clock);
+        Self::at_time(image, disk, access, clock())
+    }
+
+    /// With a clock of the test's.
+    pub fn at_time(
+        image: Image,
+        disk: Arc<MemoryDisk>,
+        access: Access,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         World {
+            fs: open(disk.clone(), access, clock),
             image,
             disk,
-            fs,
             by: Caller::default(),
+            damaged: false,
         }
     }
 
@@ -139,5 +147,38 @@ impl World {
             })
             .unwrap();
         some
+    }
+}
+
+fn clock() -> Arc<dyn Clock> {
+    Arc::new(StepClock::new(Time {
+        secs: 1_800_000_000,
+        nanos: 0,
+    }))
+}
+
+fn open(disk: Arc<MemoryDisk>, access: Access, clock: Arc<dyn Clock>) -> Fs {
+    let mut raw = [0; 1024];
+    disk.read_at(&mut raw, 1024).unwrap();
+    let sb = Superblock::decode(&raw).unwrap();
+    let journal = Journal::scratch(disk, sb.block_size as usize);
+    let options = Options {
+        access,
+        ..Options::default()
+    };
+    Fs::new(journal, sb, options, clock)
+}
+
+/// Whatever a test did, e2fsck sees it, as the next mount would leave it: with
+/// the files freed that were open without a name.
+impl Drop for World {
+    fn drop(&mut self) {
+        if self.damaged || std::thread::panicking() {
+            return;
+        }
+        self.fs.journal().flush().unwrap();
+        self.fs = open(self.disk.clone(), Access::Kernel, clock());
+        self.fs.collect_orphans().unwrap();
+        self.judge();
     }
 }

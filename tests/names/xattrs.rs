@@ -112,7 +112,7 @@ fn a_block_that_files_share_is_copied_before_it_changes() {
         xattr::set(mount.at(&format!("file{n}")), "user.shared", &value).unwrap();
     }
     mount.unmount();
-    let world = World::on(world.image, Access::Kernel);
+    let world = world.read_back(Access::Kernel);
     let block = |name: &str| {
         let stat = world.image.debugfs(&format!("stat {name}"));
         let (_, rest) = stat.split_once("File ACL: ").expect("a block");

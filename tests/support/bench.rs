@@ -1,6 +1,7 @@
 //! An image in memory with a file system over it, by paths: for scripts of
 //! operations without FUSE. At the end all judges look at it.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use journalfs::device::memory::MemoryDisk;
 use journalfs::ext4::Superblock;
 use journalfs::fs::{self, Attr, Caller, Error, Fs, Kind, Options, Result, SetAttr, SetTime};
 use journalfs::journal::{Blocks, Journal, Op};
-use journalfs::units::{InodeNo, StepClock, Time};
+use journalfs::units::{InodeNo, Lsn, StepClock, Time};
 
 use super::images::{Image, Variant};
 use super::kernel::Mount;
@@ -23,6 +24,8 @@ pub struct Bench {
     disk: Arc<MemoryDisk>,
     pub fs: Arc<Fs>,
     pub by: Caller,
+    /// The last record that the judges have seen.
+    judged: Cell<Option<Lsn>>,
 }
 
 impl Bench {
@@ -35,12 +38,7 @@ impl Bench {
     pub fn over(image: Image) -> Self {
         let disk = image.to_memory();
         let fs = open(disk.clone());
-        Bench {
-            image,
-            disk,
-            fs,
-            by: Caller::default(),
-        }
+        Self::of_mounted(image, disk, fs)
     }
 
     /// An image that somebody else mounted: `disk` has its bytes.
@@ -50,20 +48,27 @@ impl Bench {
             disk,
             fs,
             by: Caller::default(),
+            judged: Cell::new(None),
         }
     }
 
     /// The same image, mounted again.
-    pub fn remounted(self, fs: Arc<Fs>) -> Self {
-        Bench { fs, ..self }
+    pub fn remounted(mut self, fs: Arc<Fs>) -> Self {
+        self.fs = fs;
+        self
     }
 
     /// The same image, opened again as after an unmount.
-    pub fn reopen(self) -> Self {
+    pub fn reopen(mut self) -> Self {
+        self.open_again();
+        self
+    }
+
+    fn open_again(&mut self) {
         self.close();
-        let fs = open(self.disk.clone());
-        fs.collect_orphans().expect("orphans are collected");
-        Bench { fs, ..self }
+        self.fs = open(self.disk.clone());
+        self.fs.collect_orphans().expect("orphans are collected");
+        self.judged.set(None);
     }
 
     /// Writes everything home, the superblock's totals included.
@@ -109,6 +114,7 @@ impl Bench {
 
     #[track_caller]
     fn judge_bytes(&self, what: &str) {
+        self.judged.set(Some(self.last()));
         let report = check::run_image(&*self.disk);
         let findings: Vec<String> = report.findings.iter().map(ToString::to_string).collect();
         self.image.write_back(&*self.disk as &dyn Disk);
@@ -120,6 +126,11 @@ impl Bench {
             judgement.output,
             findings.join("\n")
         );
+    }
+
+    /// The last change.
+    fn last(&self) -> Lsn {
+        self.fs.journal().watermarks().appended
     }
 
     /// The inode at a path from the root, `""` for the root itself.
@@ -383,6 +394,16 @@ impl Bench {
         names
             .map(|name| Ok((name.to_vec(), self.fs.getxattr(&self.by, inode, name)?)))
             .collect()
+    }
+}
+
+/// What the test has not shown to the judges itself, they see now.
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if !std::thread::panicking() && self.judged.get() != Some(self.last()) {
+            self.open_again();
+            self.judge_without_kernel("at the end");
+        }
     }
 }
 

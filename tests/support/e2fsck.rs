@@ -2,6 +2,12 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+
+use journalfs::device::{Dir, Disk};
+use journalfs::fs::mount;
+
+use super::images::Image;
 
 /// What e2fsck said about an image; it changed nothing.
 #[derive(Debug)]
@@ -67,4 +73,21 @@ pub fn assert_clean(image: &Path) {
         judgement.code,
         judgement.output
     );
+}
+
+/// Fails unless it finds the image on this disk in order.
+#[track_caller]
+pub fn assert_clean_disk(disk: &dyn Disk) {
+    let file = Image::blank(0);
+    file.write_back(disk);
+    assert_clean(file.path());
+}
+
+/// Fails unless what somebody left of an image and its journal is in order
+/// once it is recovered. (e2fsck says nothing of an image under its guard.)
+#[track_caller]
+pub fn assert_recovers_clean(image: Arc<dyn Disk>, journal: Arc<dyn Dir>) {
+    mount::recover(image.clone(), journal, mount::Options::default())
+        .unwrap_or_else(|e| panic!("what was left does not recover: {e}"));
+    assert_clean_disk(&*image);
 }

@@ -64,6 +64,7 @@ fn a_terabyte_is_made_and_found_in_order() {
     assert_eq!(sb.group_count(), 8192);
     let said = run(std::process::Command::new("dumpe2fs").arg("-h").arg(&path));
     assert!(said.contains("tested"), "{said}");
+    e2fsck(&path, "a terabyte");
 }
 
 #[test]

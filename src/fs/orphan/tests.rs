@@ -85,7 +85,7 @@ fn an_orphan_leaves_the_chain_from_any_place() {
 
 #[test]
 fn a_chain_in_a_circle_is_an_error() {
-    let world = World::new(FORMATS[3].1, 8 << 20);
+    let mut world = World::new(FORMATS[3].1, 8 << 20);
     let files: Vec<InodeNo> = (0..2).map(|n| world.file(&format!("{n}"))).collect();
     for (n, file) in files.iter().enumerate() {
         world.fs.opened(*file);
@@ -96,6 +96,8 @@ fn a_chain_in_a_circle_is_an_error() {
     first.dtime = files[1].0;
     store(&mut txn, &world.fs.sb, &first).unwrap();
     txn.commit(&Op::Orphan { inode: files[0] }).unwrap();
+    world.damaged = world.is_damaged();
+    assert!(world.damaged);
     let answer = list(&world.fs.view(), &world.fs.sb);
     assert!(matches!(answer, Err(crate::fs::Error::Corrupt(_))));
 }
