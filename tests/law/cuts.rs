@@ -16,6 +16,7 @@ use journalfs::sim::{Round, Tree};
 use journalfs::units::InodeNo;
 
 use super::seeds;
+use crate::support::e2fsck;
 
 #[test]
 fn no_cut_anywhere_breaks_the_law() {
@@ -52,8 +53,12 @@ fn prefixes(start: &Snapshot, setup: &Setup, nonce: u64) -> Vec<Snapshot> {
 
 fn tree(start: &Snapshot, setup: &Setup, nonce: u64) -> Tree {
     let host: Arc<Host> = Host::new(start.clone());
-    let mounted = system::mount(&host, setup, &StillClock::afterwards(), nonce);
-    walk(&mounted.unwrap_or_else(|what| panic!("{what}")).fs).unwrap()
+    let mounted = system::mount(&host, setup, &StillClock::afterwards(), nonce)
+        .unwrap_or_else(|what| panic!("{what}"));
+    let tree = walk(&mounted.fs).unwrap();
+    system::unmount(mounted).unwrap();
+    e2fsck::assert_clean_disk(&*host.image());
+    tree
 }
 
 #[test]
@@ -95,9 +100,8 @@ fn a_write_that_finds_the_image_full_is_short_and_one_record() {
         image,
         ..Snapshot::default()
     });
-    let fs = system::mount(&host, &setup, &StillClock::new(), 1)
-        .unwrap()
-        .fs;
+    let mounted = system::mount(&host, &setup, &StillClock::new(), 1).unwrap();
+    let fs = &mounted.fs;
     let (by, journal) = (Caller::default(), fs.journal());
     let file = fs
         .create(&by, InodeNo::ROOT, b"a", 0o644, 0)
@@ -117,4 +121,6 @@ fn a_write_that_finds_the_image_full_is_short_and_one_record() {
         }
     }
     assert_eq!(fs.getattr(file).unwrap().size, at);
+    system::unmount(mounted).unwrap();
+    e2fsck::assert_clean_disk(&*host.image());
 }
