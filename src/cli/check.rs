@@ -10,7 +10,8 @@ use super::{Failure, Outcome, at};
 /// Reads every frame of the journal and walks the image; changes nothing. An
 /// image that lags behind its journal is judged as recovery would leave it.
 ///
-/// Exit codes are those of fsck(8): 0 clean, 4 errors found, 8 could not check.
+/// Exit codes are those of fsck(8): 0 clean, 4 errors found, 8 could not check,
+/// 16 wrong arguments.
 #[derive(clap::Args)]
 pub struct Args {
     /// One JSON object with stable keys

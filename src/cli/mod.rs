@@ -31,6 +31,7 @@ mod size;
 mod status;
 mod umount;
 mod unsynced;
+mod usage;
 
 /// Mounts ext4 images with every change journaled before it reaches the image.
 #[derive(Parser)]
@@ -66,7 +67,7 @@ pub struct Failure {
 type Outcome = Result<u8, Failure>;
 
 impl Failure {
-    /// Wrong arguments: 1 as in mount(8).
+    /// Options that make no sense: 1 as in mount(8).
     fn usage(line: impl fmt::Display) -> Self {
         Self::with_code(1, line)
     }
@@ -105,15 +106,30 @@ fn at(path: &Path, what: impl fmt::Display) -> String {
 
 /// Parses the arguments, runs the subcommand, gives the exit code.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
+    let outcome = match Cli::try_parse() {
+        Ok(cli) => run(cli.command),
+        // (--help and --version.)
+        Err(error) if !error.use_stderr() => {
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 1 } else { 0 });
+            Ok(0)
+        }
+        Err(error) => {
+            let args = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned());
+            Err(usage::failure(&error, args))
         }
     };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            eprintln!("journalfs: {}", failure.line);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn run(command: Command) -> Outcome {
     log_to_stderr();
-    let outcome = match cli.command {
+    match command {
         Command::Mkfs(args) => mkfs::run(&args),
         Command::Mount(args) => mount::run(&args),
         Command::Umount(args) => umount::run(&args),
@@ -125,13 +141,6 @@ pub fn main() -> ExitCode {
         Command::Unsynced(args) => unsynced::run(&args),
         Command::Inject(args) => inject::run(&args),
         Command::Detach(args) => detach::run(&args),
-    };
-    match outcome {
-        Ok(code) => ExitCode::from(code),
-        Err(failure) => {
-            eprintln!("journalfs: {}", failure.line);
-            ExitCode::from(failure.code)
-        }
     }
 }
 

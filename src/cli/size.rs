@@ -19,7 +19,8 @@ pub fn parse(text: &str) -> Result<u64, String> {
         return Ok(bytes);
     }
     let fraction: f64 = format!("0.{part}").parse().map_err(|_| wrong())?;
-    Ok(bytes + (fraction * (1u64 << unit) as f64) as u64)
+    let rest = (fraction * (1u64 << unit) as f64) as u64;
+    Ok(bytes.checked_add(rest).ok_or("too large")?)
 }
 
 #[cfg(test)]
@@ -32,7 +33,15 @@ mod tests {
         assert_eq!(parse("512K"), Ok(512 << 10));
         assert_eq!(parse("1g"), Ok(1 << 30));
         assert_eq!(parse("1.5GiB"), Ok(3 << 29));
-        for wrong in ["", "G", "1X", "-1", "1.x", "99999999999T"] {
+        for wrong in [
+            "",
+            "G",
+            "1X",
+            "-1",
+            "1.x",
+            "99999999999T",
+            "16777215.99999999999999999999T",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -193,12 +193,84 @@ fn options_must_make_sense() {
         );
         assert!(line.contains(option) && line.contains(word), "{line}");
     }
-    let output = journalfs()
-        .args(["restore", world.image_str()])
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    assert!(said(&output).contains("unrecognized subcommand"));
+}
+
+#[test]
+fn wrong_arguments_are_one_line_that_says_where_to_read_more() {
+    for (code, args, words, help) in [
+        (1, &[][..], "no command given", "journalfs --help"),
+        (1, &["mont", "a", "b"], "similar", "journalfs --help"),
+        (1, &["--nosuch"], "'--nosuch'", "journalfs --help"),
+        (1, &["mount"], "<IMAGE> <DIR>", "journalfs mount --help"),
+        (1, &["mount", "image"], "<DIR>", "journalfs mount --help"),
+        (1, &["mount", "-o"], "'-o <OPT", "journalfs mount --help"),
+        (
+            1,
+            &["mount", "a", "b", "c"],
+            "'c'",
+            "journalfs mount --help",
+        ),
+        (1, &["umount"], "<DIR>", "journalfs umount --help"),
+        (
+            1,
+            &["mkfs", "--size", "1X", "a"],
+            "unknown unit",
+            "journalfs mkfs --help",
+        ),
+        (
+            1,
+            &["mkfs", "--size"],
+            "'--size <SIZE>'",
+            "journalfs mkfs --help",
+        ),
+        (
+            1,
+            &["mkfs", "--uuid", "xyz", "a"],
+            "32 hexadecimal",
+            "journalfs mkfs --help",
+        ),
+        (
+            1,
+            &["status", "--jsn", "a"],
+            "'--json'",
+            "journalfs status --help",
+        ),
+        (
+            1,
+            &["recover", "--journal"],
+            "'--journal <DIR>'",
+            "journalfs recover --help",
+        ),
+        // fsck(8): 1 would say that errors were corrected.
+        (16, &["check"], "<IMAGE>", "journalfs check --help"),
+        (
+            16,
+            &["check", "--force", "a"],
+            "'--force'",
+            "journalfs check --help",
+        ),
+    ] {
+        let line = World::empty().fails(code, args);
+        assert!(line.contains(words), "{args:?}: {line}");
+        assert!(
+            line.trim_end().ends_with(&format!(": see {help}")),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn help_is_a_page_on_standard_output() {
+    for args in [
+        &["--help"][..],
+        &["help"],
+        &["mount", "--help"],
+        &["--version"],
+    ] {
+        let output = journalfs().args(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+        assert!(!output.stdout.is_empty() && output.stderr.is_empty());
+    }
 }
 
 #[test]
