@@ -1,20 +1,7 @@
 //! Opening an image with its journal, and closing it again.
 //!
-//! Each step can be cut off by the power, and what is found then is decided
-//! from the image's guard and the journal's last session alone:
-//!
-//! ```text
-//!     image             journal                         course
-//!     unguarded         ended well, fingerprint equal   go on
-//!     unguarded         anything else                   another timeline: begin anew
-//!     guarded by U      last session is U               recover
-//!     guarded by U      last session is unused, was     recover (its guard never
-//!                       begun over U                    reached the image)
-//!     guarded by U      none, or another                refuse, naming U
-//!     torn              last session's copies           repair, then as guarded
-//! ```
-//! An unguarded image is never replayed into: somebody else may have changed
-//! it since.
+//! Each step can be cut off by the power; the next opening decides what to do
+//! from what it finds (see [`Course`]).
 
 use std::any::Any;
 use std::sync::Arc;
@@ -22,128 +9,18 @@ use std::sync::Arc;
 use super::guard::{self, Raw, Standing};
 use super::{Fs, Options as FsOptions};
 use crate::device::{Dir, Disk};
-use crate::ext4::group::Group;
-use crate::ext4::superblock::{OFFSET, SIZE};
-use crate::ext4::{Superblock, Unusable};
-use crate::journal::record::{Clean, Session};
-use crate::journal::{self, Background, Blocks, Journal, Report, Unrecovered};
-use crate::units::{BlockNo, Clock, GroupNo, HostClock, Lsn, Time};
+use crate::ext4::Superblock;
+use crate::journal::{self, Background, Journal, Report, Unrecovered};
+use crate::units::{Clock, HostClock, Lsn, Time};
 
+mod course;
+mod error;
 mod host;
+mod session;
+pub use course::Course;
+use error::io_error;
+pub use error::{Error, Result, Uuid};
 pub use host::{Lock, journal_folder, open_host, open_host_through, refuse_loop_device};
-
-/// Why an image is not opened. Each is one line: what, and what to do.
-#[derive(Debug, Clone, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The host failed.
-    #[error("{what}: {source}")]
-    Io {
-        /// What was being done.
-        what: String,
-        /// The host's word.
-        source: Arc<std::io::Error>,
-    },
-    /// Not an image, or one that we can't read.
-    #[error(transparent)]
-    Unusable(Unusable),
-    /// It may be read, but not written.
-    #[error("feature {0} is not supported for writing: mount it with --read-only")]
-    Unwritable(String),
-    /// Somebody left it unfinished.
-    #[error("the image was not unmounted cleanly: run e2fsck -f on it first")]
-    Unclean,
-    /// Somebody noted errors in it.
-    #[error("errors are noted in the image: {0}run e2fsck -f on it first")]
-    HasErrors(&'static str),
-    /// Its internal journal has to be replayed.
-    #[error("the image's own journal needs recovery: run e2fsck -p on it first")]
-    Unreplayed,
-    /// It has a journal on another device.
-    #[error("the image has a journal on another device (UUID {0}): that is not supported")]
-    External(Uuid),
-    /// Its journal is not here.
-    #[error(
-        "the image lags behind a journal (UUID {0}) that is not here: \
-         put the journal's folder back, or name it with --journal"
-    )]
-    NoJournal(Uuid),
-    /// The journal is another image's, or of another time.
-    #[error(
-        "the image lags behind journal {image}, but the folder holds journal {found}: it belongs to another image"
-    )]
-    OtherJournal {
-        /// Whom the image's guard names.
-        image: Uuid,
-        /// The journal's last session.
-        found: Uuid,
-    },
-    /// The superblock is damaged, and the rest is not what the journal remembers.
-    #[error("the superblock is damaged, and the image is not the one that the journal belongs to")]
-    Unrecognised,
-    /// Somebody has it.
-    #[error("{0}")]
-    InUse(String),
-    /// The journal's error.
-    #[error(transparent)]
-    Journal(journal::Error),
-    /// While freeing what was left over.
-    #[error(transparent)]
-    Fs(super::Error),
-}
-
-impl Error {
-    fn host_is_full(&self) -> bool {
-        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-        let source = match self {
-            Error::Io { source, .. } => source,
-            Error::Journal(journal::Error::Io { source, .. }) => source,
-            Error::Journal(journal::Error::Log(crate::log::Error::Io { source, .. })) => source,
-            // After checkpoints that could give no room: the log needs another file.
-            Error::Fs(super::Error::Full) => return true,
-            _ => return false,
-        };
-        matches!(source.kind(), StorageFull | QuotaExceeded)
-    }
-}
-
-impl From<journal::Error> for Error {
-    fn from(error: journal::Error) -> Self {
-        Error::Journal(error)
-    }
-}
-impl From<super::Error> for Error {
-    fn from(error: super::Error) -> Self {
-        Error::Fs(error)
-    }
-}
-impl From<crate::ext4::Corrupt> for Error {
-    fn from(corrupt: crate::ext4::Corrupt) -> Self {
-        Error::Unusable(corrupt.into())
-    }
-}
-
-/// The result of opening or closing.
-pub type Result<T> = std::result::Result<T, Error>;
-
-/// A UUID, as people write it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Uuid(pub [u8; 16]);
-
-impl std::fmt::Display for Uuid {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (n, byte) in self.0.iter().enumerate() {
-            let dash = if matches!(n, 4 | 6 | 8 | 10) { "-" } else { "" };
-            write!(f, "{dash}{byte:02x}")?;
-        }
-        Ok(())
-    }
-}
-impl std::fmt::Debug for Uuid {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Display::fmt(self, f)
-    }
-}
 
 /// How an image is opened.
 #[derive(Clone)]
@@ -198,19 +75,6 @@ impl Options {
     }
 }
 
-/// What is to be done with an image and its journal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Course {
-    /// The journal has no past.
-    First,
-    /// Its past is this image's.
-    GoOn,
-    /// Its past is of another timeline and ends here.
-    Anew,
-    /// The image lags behind it.
-    Recover,
-}
-
 /// An image and its journal, looked at; nothing has been changed.
 pub struct Opened {
     image: Arc<dyn Disk>,
@@ -233,10 +97,10 @@ type Held = Vec<Box<dyn Any + Send + Sync>>;
 /// mounted as the options say. Changes nothing.
 pub fn open(image: Arc<dyn Disk>, dir: Arc<dyn Dir>, options: Options) -> Result<Opened> {
     let unrecovered = Journal::open(dir.clone())?;
-    let found = read_superblock(&*image)?;
-    let good = repaired(&*image, &found, &unrecovered)?;
+    let found = session::read_superblock(&*image)?;
+    let good = course::repaired(&*image, &found, &unrecovered)?;
     let sb = Superblock::decode(&good).map_err(Error::Unusable)?;
-    let course = course(&good, &unrecovered)?;
+    let course = Course::of(&good, &unrecovered)?;
     let opened = Opened {
         image,
         dir,
@@ -361,7 +225,7 @@ impl Opened {
             Course::Recover => unrecovered.recover(image.clone(), kept)?,
         };
         let began = options.clock.wall();
-        let sb = begin_session(&*image, &journal, &sb, &found, &good, &options)?;
+        let sb = session::begin(&*image, &journal, &sb, &found, &good, &options)?;
         let fs = Arc::new(Fs::new(journal, sb, options.fs, options.clock.clone()));
         retry_when_full(&fs, || fs.collect_orphans().map(drop))?;
         Ok(Mounted {
@@ -483,7 +347,7 @@ impl Mounted {
         drop(background);
         if !options.fs.read_only {
             retry_when_full(&fs, || fs.tidy())?;
-            end_session(&*image, &fs, began, &options)?;
+            session::end(&*image, &fs, began, &options)?;
         }
         drop(held);
         Ok(())
@@ -506,224 +370,6 @@ fn retry_when_full(fs: &Fs, work: impl Fn() -> super::Result<()>) -> Result<()> 
     }
 }
 
-/// Session record durable, then the guard, then everything else.
-fn begin_session(
-    image: &dyn Disk,
-    journal: &Journal,
-    sb: &Superblock,
-    found: &Raw,
-    good: &Raw,
-    options: &Options,
-) -> Result<Superblock> {
-    let (home, at) = sb.home();
-    let mut pinned = match journal.pinned() {
-        Some(pinned) => pinned.to_vec(),
-        None => journal.view().block(home)?.to_vec(),
-    };
-    let mut current: Raw = pinned[at..at + SIZE]
-        .try_into()
-        .expect("a superblock lies within its block");
-    if !guard::is_torn(found, good) {
-        guard::merge_errors(&mut current, found);
-    }
-    let uuid = fresh_uuid(options, journal.watermarks().appended);
-    let guarded = guard::put_on(&current, uuid);
-    pinned[at..at + SIZE].copy_from_slice(&guarded);
-    let session = Session {
-        guard: uuid,
-        prior: good.to_vec(),
-        guarded: guarded.to_vec(),
-    };
-    journal.begin_session(session, &pinned, &witnesses(journal, sb)?)?;
-    write_superblock(image, found, &guarded)?;
-    Superblock::decode(&guarded).map_err(Error::Unusable)
-}
-
-/// Blocks by which the image is recognised should its superblock be torn:
-/// the first descriptors, and the inode table with the root directory.
-fn witnesses(journal: &Journal, sb: &Superblock) -> Result<Vec<BlockNo>> {
-    let (block, at) = sb.descriptor_place(GroupNo(0));
-    let group = Group::decode(&journal.view().block(block)?[at..], sb, GroupNo(0))?;
-    Ok(vec![block, group.inode_table])
-}
-
-/// Log home, record durable, then the guard off.
-fn end_session(image: &dyn Disk, fs: &Fs, began: Time, options: &Options) -> Result<()> {
-    let (journal, sb) = (fs.journal(), fs.superblock());
-    let pinned = journal.settle()?.unwrap_or_default();
-    let (_, at) = sb.home();
-    let current = pinned
-        .get(at..at + SIZE)
-        .and_then(|raw| Raw::try_from(raw).ok());
-    let mut current = current.ok_or(Error::Unrecognised)?;
-    let found = read_superblock(image)?;
-    if !guard::is_torn(&found, &current) {
-        guard::merge_errors(&mut current, &found);
-    }
-    let (free_blocks, free_inodes) = free_counts(fs)?;
-    let restored = guard::restore(
-        &current,
-        &guard::Visit {
-            mounted: began,
-            unmounted: options.clock.wall(),
-            point: &options.point,
-            written: journal.written_home(),
-            free_blocks,
-            free_inodes,
-        },
-    );
-    journal.end(Clean {
-        fingerprint: guard::fingerprint(&restored),
-        restored: restored.to_vec(),
-    })?;
-    write_superblock(image, &found, &restored)
-}
-
-/// The superblock's counts are sums: no operation keeps them.
-fn free_counts(fs: &Fs) -> Result<(u64, u32)> {
-    let (view, sb) = (fs.journal().view(), fs.superblock());
-    let (mut blocks, mut inodes) = (0, 0);
-    for number in (0..sb.group_count()).map(GroupNo) {
-        let (block, at) = sb.descriptor_place(number);
-        let group = Group::decode(&view.block(block)?[at..], sb, number)?;
-        blocks += u64::from(group.free_blocks);
-        inodes += group.free_inodes;
-    }
-    Ok((blocks, inodes))
-}
-
-/// The table in this file's head.
-fn course(good: &Raw, journal: &Unrecovered) -> Result<Course> {
-    let session = journal.base().map(|base| &base.session);
-    match (guard::standing(good), session) {
-        (Standing::Unreplayed, _) => Err(Error::Unreplayed),
-        (Standing::External(uuid), _) => Err(Error::External(Uuid(uuid))),
-        (Standing::Guarded(uuid), None) if journal.report().last == Lsn(0) => {
-            Err(Error::NoJournal(Uuid(uuid)))
-        }
-        (Standing::Guarded(uuid), session) => {
-            journal.refuse_damage()?;
-            match session {
-                Some(session) if session.guard == uuid => Ok(Course::Recover),
-                Some(session) if journal.is_unused() && began_over(session, uuid) => {
-                    Ok(Course::Recover)
-                }
-                Some(session) => Err(Error::OtherJournal {
-                    image: Uuid(uuid),
-                    found: Uuid(session.guard),
-                }),
-                None => Err(Error::NoJournal(Uuid(uuid))),
-            }
-        }
-        (Standing::Plain, None) if journal.report().last == Lsn(0) => Ok(Course::First),
-        (Standing::Plain, None) => Ok(Course::Anew),
-        (Standing::Plain, Some(session)) => {
-            let ended_here = journal
-                .clean()
-                .is_some_and(|clean| clean.fingerprint == guard::fingerprint(good));
-            let never_began = journal.is_unused() && session.prior == *good;
-            match (ended_here || never_began) && journal.refuse_damage().is_ok() {
-                true => Ok(Course::GoOn),
-                false => Ok(Course::Anew),
-            }
-        }
-    }
-}
-
-/// Whether the image carried this guard when the session began.
-fn began_over(session: &Session, uuid: [u8; 16]) -> bool {
-    let prior = Raw::try_from(session.prior.as_slice());
-    prior.is_ok_and(|prior| guard::standing(&prior) == Standing::Guarded(uuid))
-}
-
-/// The superblock, from the journal's copy if a cut has torn it. Whether it
-/// is this image at all, other blocks must say then.
-fn repaired(image: &dyn Disk, found: &Raw, journal: &Unrecovered) -> Result<Raw> {
-    let Some(base) = journal.base() else {
-        return Ok(*found);
-    };
-    let Ok(known) = Raw::try_from(base.session.guarded.as_slice()) else {
-        return Ok(*found);
-    };
-    if !guard::is_torn(found, &known) {
-        return Ok(*found);
-    }
-    let sb = Superblock::decode(&known).map_err(Error::Unusable)?;
-    let mut block = vec![0; sb.block_size as usize];
-    let mut recognised = guard::names_the_same(found, &known);
-    for (number, crc) in journal.untouched_samples()? {
-        let place = number.0.checked_mul(u64::from(sb.block_size));
-        let read = place.is_some_and(|place| image.read_at(&mut block, place).is_ok());
-        recognised |= read && crc32fast::hash(&block) == crc;
-    }
-    if recognised {
-        Ok(known)
-    } else {
-        Err(Error::Unrecognised)
-    }
-}
-
-fn read_superblock(image: &dyn Disk) -> Result<Raw> {
-    let mut raw = [0; SIZE];
-    match length(image)? {
-        len if len < OFFSET + SIZE as u64 => {
-            return Err(Error::Unusable(
-                crate::ext4::Corrupt::NotExt4 { magic: 0 }.into(),
-            ));
-        }
-        _ => image
-            .read_at(&mut raw, OFFSET)
-            .map_err(io_error("read of the superblock"))?,
-    }
-    Ok(raw)
-}
-
-/// Writes the sectors that differ, so that no other is in flight when the
-/// power fails.
-fn write_superblock(image: &dyn Disk, found: &Raw, now: &Raw) -> Result<()> {
-    const SECTOR: usize = 512;
-    for (n, (before, after)) in found.chunks(SECTOR).zip(now.chunks(SECTOR)).enumerate() {
-        if before != after {
-            let at = OFFSET + (n * SECTOR) as u64;
-            image
-                .write_at(after, at)
-                .map_err(io_error("write of the superblock"))?;
-        }
-    }
-    image.sync().map_err(io_error("sync of the superblock"))
-}
-
 fn length(image: &dyn Disk) -> Result<u64> {
     image.len().map_err(io_error("length of the image"))
-}
-
-fn io_error(what: &str) -> impl FnOnce(std::io::Error) -> Error + use<> {
-    let what = what.to_owned();
-    move |source| Error::Io {
-        what,
-        source: Arc::new(source),
-    }
-}
-
-/// A guard's name: random, or, in a simulation, different at every opening.
-fn fresh_uuid(options: &Options, appended: Lsn) -> [u8; 16] {
-    let mut uuid = [0; 16];
-    let random = options.seed == 0
-        && std::fs::File::open("/dev/urandom")
-            .and_then(|mut source| std::io::Read::read_exact(&mut source, &mut uuid))
-            .is_ok();
-    if !random {
-        let now = options.clock.wall().as_nanos() as u64;
-        let mut state = options.seed ^ appended.0.rotate_left(32) ^ now.rotate_left(17);
-        for half in uuid.chunks_mut(8) {
-            state = state
-                .wrapping_mul(0x5851_F42D_4C95_7F2D)
-                .wrapping_add(0x1405_7B7E_F767_814F);
-            half.copy_from_slice(&(state ^ state >> 29).to_le_bytes());
-        }
-    }
-    // Version 4, variant 1: what uuid(1) makes.
-    uuid[6] = uuid[6] & 0x0F | 0x40;
-    uuid[8] = uuid[8] & 0x3F | 0x80;
-    uuid
 }

@@ -48,14 +48,8 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn lookup(&self, by: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.entry(
-            by,
-            Request::Lookup {
-                parent: inode_of(parent),
-                name: bytes(name),
-            },
-            reply,
-        );
+        let (parent, name) = (inode_of(parent), bytes(name));
+        self.entry(by, Request::Lookup { parent, name }, reply);
     }
 
     fn forget(&self, by: &fuser::Request, node: INodeNo, count: u64) {
@@ -70,13 +64,8 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn getattr(&self, by: &fuser::Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        self.attr(
-            by,
-            Request::GetAttr {
-                inode: inode_of(node),
-            },
-            reply,
-        );
+        let inode = inode_of(node);
+        self.attr(by, Request::GetAttr { inode }, reply);
     }
 
     fn setattr(
@@ -117,13 +106,8 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn readlink(&self, by: &fuser::Request, node: INodeNo, reply: ReplyData) {
-        self.data(
-            by,
-            Request::ReadLink {
-                inode: inode_of(node),
-            },
-            reply,
-        );
+        let inode = inode_of(node);
+        self.data(by, Request::ReadLink { inode }, reply);
     }
 
     fn mknod(
@@ -171,25 +155,13 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn unlink(&self, by: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.empty(
-            by,
-            Request::Unlink {
-                parent: inode_of(parent),
-                name: bytes(name),
-            },
-            reply,
-        );
+        let (parent, name) = (inode_of(parent), bytes(name));
+        self.empty(by, Request::Unlink { parent, name }, reply);
     }
 
     fn rmdir(&self, by: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.empty(
-            by,
-            Request::RemoveDir {
-                parent: inode_of(parent),
-                name: bytes(name),
-            },
-            reply,
-        );
+        let (parent, name) = (inode_of(parent), bytes(name));
+        self.empty(by, Request::RemoveDir { parent, name }, reply);
     }
 
     fn symlink(
@@ -326,13 +298,8 @@ impl fuser::Filesystem for Adapter {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.empty(
-            by,
-            Request::Release {
-                inode: inode_of(node),
-            },
-            reply,
-        );
+        let inode = inode_of(node);
+        self.empty(by, Request::Release { inode }, reply);
     }
 
     fn fsync(
@@ -351,9 +318,8 @@ impl fuser::Filesystem for Adapter {
             // "Don't ask again, and cache what you list."
             return reply.error(Errno::ENOSYS);
         }
-        let request = Request::OpenDir {
-            inode: inode_of(node),
-        };
+        let inode = inode_of(node);
+        let request = Request::OpenDir { inode };
         self.opened(
             by,
             request,
@@ -426,13 +392,8 @@ impl fuser::Filesystem for Adapter {
         _: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.empty(
-            by,
-            Request::ReleaseDir {
-                inode: inode_of(node),
-            },
-            reply,
-        );
+        let inode = inode_of(node);
+        self.empty(by, Request::ReleaseDir { inode }, reply);
     }
 
     fn fsyncdir(
@@ -489,14 +450,8 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn listxattr(&self, by: &fuser::Request, node: INodeNo, size: u32, reply: ReplyXattr) {
-        self.xattr(
-            by,
-            Request::ListXattr {
-                inode: inode_of(node),
-            },
-            size,
-            reply,
-        );
+        let inode = inode_of(node);
+        self.xattr(by, Request::ListXattr { inode }, size, reply);
     }
 
     fn removexattr(&self, by: &fuser::Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -556,9 +511,8 @@ impl fuser::Filesystem for Adapter {
         if command != 0x8008_6601 && command != 0x8004_6601 {
             return reply.error(Errno::ENOTTY);
         }
-        let request = Request::GetAttr {
-            inode: inode_of(node),
-        };
+        let inode = inode_of(node);
+        let request = Request::GetAttr { inode };
         self.flags(by, request, reply);
     }
 

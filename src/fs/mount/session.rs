@@ -1,0 +1,152 @@
+//! The guard goes on and off: a session's first and last writes of the
+//! superblock, each after the journal knows both versions.
+
+use super::super::guard::{self, Raw};
+use super::{Error, Fs, Options, Result, io_error, length};
+use crate::device::Disk;
+use crate::ext4::Superblock;
+use crate::ext4::group::Group;
+use crate::ext4::superblock::{OFFSET, SIZE};
+use crate::journal::record::{Clean, Session};
+use crate::journal::{Blocks, Journal};
+use crate::units::{BlockNo, GroupNo, Lsn, Time};
+
+/// Session record durable, then the guard, then everything else.
+pub(super) fn begin(
+    image: &dyn Disk,
+    journal: &Journal,
+    sb: &Superblock,
+    found: &Raw,
+    good: &Raw,
+    options: &Options,
+) -> Result<Superblock> {
+    let (home, at) = sb.home();
+    let mut pinned = match journal.pinned() {
+        Some(pinned) => pinned.to_vec(),
+        None => journal.view().block(home)?.to_vec(),
+    };
+    let mut current: Raw = pinned[at..at + SIZE]
+        .try_into()
+        .expect("a superblock lies within its block");
+    if !guard::is_torn(found, good) {
+        guard::merge_errors(&mut current, found);
+    }
+    let uuid = fresh_uuid(options, journal.watermarks().appended);
+    let guarded = guard::put_on(&current, uuid);
+    pinned[at..at + SIZE].copy_from_slice(&guarded);
+    let session = Session {
+        guard: uuid,
+        prior: good.to_vec(),
+        guarded: guarded.to_vec(),
+    };
+    journal.begin_session(session, &pinned, &witnesses(journal, sb)?)?;
+    write_superblock(image, found, &guarded)?;
+    Superblock::decode(&guarded).map_err(Error::Unusable)
+}
+
+/// Blocks by which the image is recognised should its superblock be torn:
+/// the first descriptors, and the inode table with the root directory.
+fn witnesses(journal: &Journal, sb: &Superblock) -> Result<Vec<BlockNo>> {
+    let (block, at) = sb.descriptor_place(GroupNo(0));
+    let group = Group::decode(&journal.view().block(block)?[at..], sb, GroupNo(0))?;
+    Ok(vec![block, group.inode_table])
+}
+
+/// Log home, record durable, then the guard off.
+pub(super) fn end(image: &dyn Disk, fs: &Fs, began: Time, options: &Options) -> Result<()> {
+    let (journal, sb) = (fs.journal(), fs.superblock());
+    let pinned = journal.settle()?.unwrap_or_default();
+    let (_, at) = sb.home();
+    let current = pinned
+        .get(at..at + SIZE)
+        .and_then(|raw| Raw::try_from(raw).ok());
+    let mut current = current.ok_or(Error::Unrecognised)?;
+    let found = read_superblock(image)?;
+    if !guard::is_torn(&found, &current) {
+        guard::merge_errors(&mut current, &found);
+    }
+    let (free_blocks, free_inodes) = free_counts(fs)?;
+    let restored = guard::restore(
+        &current,
+        &guard::Visit {
+            mounted: began,
+            unmounted: options.clock.wall(),
+            point: &options.point,
+            written: journal.written_home(),
+            free_blocks,
+            free_inodes,
+        },
+    );
+    journal.end(Clean {
+        fingerprint: guard::fingerprint(&restored),
+        restored: restored.to_vec(),
+    })?;
+    write_superblock(image, &found, &restored)
+}
+
+/// The superblock's counts are sums: no operation keeps them.
+fn free_counts(fs: &Fs) -> Result<(u64, u32)> {
+    let (view, sb) = (fs.journal().view(), fs.superblock());
+    let (mut blocks, mut inodes) = (0, 0);
+    for number in (0..sb.group_count()).map(GroupNo) {
+        let (block, at) = sb.descriptor_place(number);
+        let group = Group::decode(&view.block(block)?[at..], sb, number)?;
+        blocks += u64::from(group.free_blocks);
+        inodes += group.free_inodes;
+    }
+    Ok((blocks, inodes))
+}
+
+/// The superblock's bytes, whatever they say.
+pub(super) fn read_superblock(image: &dyn Disk) -> Result<Raw> {
+    let mut raw = [0; SIZE];
+    match length(image)? {
+        len if len < OFFSET + SIZE as u64 => {
+            return Err(Error::Unusable(
+                crate::ext4::Corrupt::NotExt4 { magic: 0 }.into(),
+            ));
+        }
+        _ => image
+            .read_at(&mut raw, OFFSET)
+            .map_err(io_error("read of the superblock"))?,
+    }
+    Ok(raw)
+}
+
+/// Writes the sectors that differ, so that no other is in flight when the
+/// power fails.
+fn write_superblock(image: &dyn Disk, found: &Raw, now: &Raw) -> Result<()> {
+    const SECTOR: usize = 512;
+    for (n, (before, after)) in found.chunks(SECTOR).zip(now.chunks(SECTOR)).enumerate() {
+        if before != after {
+            let at = OFFSET + (n * SECTOR) as u64;
+            image
+                .write_at(after, at)
+                .map_err(io_error("write of the superblock"))?;
+        }
+    }
+    image.sync().map_err(io_error("sync of the superblock"))
+}
+
+/// A guard's name: random, or, in a simulation, different at every opening.
+fn fresh_uuid(options: &Options, appended: Lsn) -> [u8; 16] {
+    let mut uuid = [0; 16];
+    let random = options.seed == 0
+        && std::fs::File::open("/dev/urandom")
+            .and_then(|mut source| std::io::Read::read_exact(&mut source, &mut uuid))
+            .is_ok();
+    if !random {
+        let now = options.clock.wall().as_nanos() as u64;
+        let mut state = options.seed ^ appended.0.rotate_left(32) ^ now.rotate_left(17);
+        for half in uuid.chunks_mut(8) {
+            state = state
+                .wrapping_mul(0x5851_F42D_4C95_7F2D)
+                .wrapping_add(0x1405_7B7E_F767_814F);
+            half.copy_from_slice(&(state ^ state >> 29).to_le_bytes());
+        }
+    }
+    // Version 4, variant 1: what uuid(1) makes.
+    uuid[6] = uuid[6] & 0x0F | 0x40;
+    uuid[8] = uuid[8] & 0x3F | 0x80;
+    uuid
+}
