@@ -244,7 +244,7 @@ impl Walk<'_> {
     }
 
     /// Takes the first entry as `.` and the second as `..`, if they are.
-    fn dot(&mut self, reading: &mut Reading, entry: &Entry<'_>, ordinal: u8) -> bool {
+    fn dot(&mut self, reading: &mut Reading, entry: &Entry<'_>, ordinal: u16) -> bool {
         let want: &[u8] = if ordinal == 0 { b"." } else { b".." };
         if entry.name != want {
             return false;

@@ -60,6 +60,21 @@ fn both_judges_are_silent_on_images_that_the_kernel_filled() {
     }
 }
 
+/// More entries than a byte counts, in the block that begins with the dots.
+#[test]
+fn both_judges_are_silent_on_a_block_of_300_short_names() {
+    let variant = Variant::named("debian");
+    let image = variant.make(16 << 20);
+    let Some(mount) = Mount::read_write(image.path()) else {
+        return;
+    };
+    for n in 0..300 {
+        std::fs::write(mount.at(&format!("{n:x}")), b"").unwrap();
+    }
+    mount.unmount();
+    assert_silent(&image, &variant);
+}
+
 /// Directories of two levels of index, files of three levels of extents.
 #[test]
 fn both_judges_are_silent_on_large_trees() {
