@@ -30,6 +30,7 @@ pub fn said(output: &Output) -> String {
 /// `journalfs recover` and e2fsck look at the image.
 pub struct World {
     folder: tempfile::TempDir,
+    image: PathBuf,
     daemon: Option<Child>,
     /// Why `journalfs recover` must refuse the image in the end: nothing else
     /// may.
@@ -53,10 +54,20 @@ impl World {
             .unwrap();
         fs::create_dir(folder.path().join("mnt")).unwrap();
         World {
+            image: folder.path().join("disk.img"),
             folder,
             daemon: None,
             beyond_recovery: None,
         }
+    }
+
+    /// With an image, and hence its journal, in another folder.
+    #[track_caller]
+    pub fn on(host: &Path, size: &str) -> World {
+        let mut world = World::empty();
+        world.image = host.join("disk.img");
+        world.succeeds(&["mkfs", "--size", size, world.image_str()]);
+        world
     }
 
     /// With a copy of another image.
@@ -76,7 +87,7 @@ impl World {
     }
     /// The image.
     pub fn image(&self) -> PathBuf {
-        self.beside("disk.img")
+        self.image.clone()
     }
     /// The image's path as an argument.
     pub fn image_str(&self) -> &'static str {
@@ -97,7 +108,7 @@ impl World {
     }
     /// The journal's folder.
     pub fn journal(&self) -> PathBuf {
-        self.beside("disk.img.journal")
+        journalfs::fs::mount::journal_folder(&self.image)
     }
 
     /// Runs a command that must succeed; what it printed.
@@ -161,8 +172,16 @@ impl World {
         command
             .args(["mount", "-f"])
             .args(options)
-            .args([self.image_str(), self.point_str()]);
+            .args([self.image_str(), self.point_str()])
+            .stderr(self.log());
         self.daemon = Some(command.spawn().unwrap());
+    }
+
+    /// Where daemons that a test kills complain: shown if the test fails.
+    pub fn log(&self) -> fs::File {
+        let mut log = fs::OpenOptions::new();
+        log.create(true).append(true);
+        log.open(self.beside("daemon.log")).unwrap()
     }
 
     /// SIGKILL to the daemon.
@@ -170,6 +189,16 @@ impl World {
         if let Some(mut daemon) = self.daemon.take() {
             let _ = daemon.kill();
             let _ = daemon.wait();
+        }
+    }
+
+    /// The daemon that the test may kill has not ended by itself.
+    #[track_caller]
+    pub fn assert_runs(&mut self) {
+        if let Some(daemon) = &mut self.daemon
+            && let Some(status) = daemon.try_wait().unwrap()
+        {
+            panic!("the daemon has ended by itself: {status}");
         }
     }
 
@@ -319,6 +348,11 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         self.kill();
+        if thread::panicking() {
+            let log = fs::read_to_string(self.beside("daemon.log")).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("{}", lines[lines.len().saturating_sub(20)..].join("\n"));
+        }
         self.detach_dead();
         // A daemon in the background ends by itself, and must do so before
         // its files go.

@@ -7,7 +7,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cut;
 mod daemon;
+mod history;
+mod host;
 mod image;
 mod kill;
 mod model;

@@ -1,0 +1,365 @@
+//! The power of a real host fails at a random moment, again and again.
+//!
+//! Image and journal lie on an XFS or ext4 that forgets what was not synced
+//! (see [`host`](crate::host)). Outside, in this process, stands what was
+//! acknowledged and what was acknowledged as synced. Afterwards the tree is
+//! the history cut at one point, no earlier than the last completed fsync,
+//! whatever file that was for; and until the daemon is killed it must not
+//! call anything durable, or done, that is not.
+//!
+//! `scripts/crash-host --rounds N --seed S --host xfs|ext4|both` runs it for
+//! long. The seed decides what is done; the moment is the machine's.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::Child;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::daemon::{World, journalfs};
+use crate::history::{Outside, Worker};
+use crate::host::{Host, Kind, clear_dead};
+use crate::needs_fuse;
+use crate::support::{kernel, tree::Tree};
+
+const WORKERS: usize = 3;
+
+/// What a round does.
+#[derive(Debug)]
+struct Plan {
+    options: &'static str,
+    /// Threads that change something, and threads that only call fsync.
+    workers: usize,
+    syncers: usize,
+    /// Work for so long before the cut,
+    work: u64,
+    /// and if so, unmount for so long.
+    unmount: Option<u64>,
+    /// How long the daemon lives on without a host.
+    linger: u64,
+    /// Recoveries that the power cuts short, after so many milliseconds.
+    recoveries: Vec<u64>,
+}
+
+impl Plan {
+    fn draw(random: &mut fastrand::Rng) -> Plan {
+        const OPTIONS: [&str; 5] = [
+            "commit=1",
+            "journal_size=8M",
+            "journal_size=16M,cache_size=4M",
+            "sync",
+            "journal_size=8M,sync",
+        ];
+        let rarely = |random: &mut fastrand::Rng, one_in: u8| random.u8(..one_in) == 0;
+        Plan {
+            options: random.choice(OPTIONS).unwrap(),
+            workers: random.usize(1..=WORKERS),
+            syncers: random.usize(..3),
+            work: random.u64(10..500),
+            unmount: rarely(random, 4).then(|| random.u64(..60)),
+            linger: if rarely(random, 3) {
+                random.u64(20..200)
+            } else {
+                0
+            },
+            recoveries: (0..random.usize(..3)).map(|_| random.u64(..60)).collect(),
+        }
+    }
+
+    fn is_sync(&self) -> bool {
+        self.options.ends_with("sync")
+    }
+}
+
+/// Threads at work on a mount.
+struct Crew {
+    outside: Arc<Outside>,
+    workers: Vec<JoinHandle<Worker>>,
+    syncers: Vec<JoinHandle<()>>,
+    idle: Vec<Worker>,
+}
+
+impl Crew {
+    fn start(point: &Path, plan: &Plan, mut workers: Vec<Worker>) -> Crew {
+        let outside: Arc<Outside> = Arc::default();
+        let idle = workers.split_off(plan.workers);
+        let workers = workers.into_iter().map(|worker| {
+            let outside = outside.clone();
+            thread::spawn(move || {
+                let worker = worker.run(&outside);
+                stay_without_a_host(&outside, &worker);
+                worker
+            })
+        });
+        let workers = workers.collect();
+        let syncers = (0..plan.syncers).map(|n| {
+            let (outside, point) = (outside.clone(), point.to_owned());
+            thread::spawn(move || sync_on_and_on(&outside, &point, n))
+        });
+        Crew {
+            workers,
+            idle,
+            syncers: syncers.collect(),
+            outside,
+        }
+    }
+
+    fn join(&mut self) {
+        for worker in self.workers.drain(..) {
+            self.idle.push(worker.join().expect("a worker failed"));
+        }
+        for syncer in self.syncers.drain(..) {
+            syncer.join().expect("a syncer failed");
+        }
+    }
+}
+
+/// One fsync after the other, of a file, its data, or the root folder.
+fn sync_on_and_on(outside: &Outside, point: &Path, n: usize) {
+    let file = File::open(point.join("anchor")).unwrap();
+    let folder = File::open(point).unwrap();
+    let mut failed = false;
+    for turn in n.. {
+        if outside.stop.load(SeqCst) {
+            return;
+        }
+        let done = outside.sync(point, || match turn % 3 {
+            0 => file.sync_all(),
+            1 => file.sync_data(),
+            _ => folder.sync_all(),
+        });
+        match done {
+            Ok(()) => assert!(!failed, "an fsync succeeds after one that has failed"),
+            Err(error) => {
+                outside.excuse(&error, &"fsync");
+                failed = true;
+            }
+        }
+        thread::sleep(Duration::from_millis(turn as u64 * 17 % 61));
+    }
+}
+
+/// The host is gone and the daemon is not: nothing may succeed any more that
+/// needs a host.
+fn stay_without_a_host(outside: &Outside, worker: &Worker) {
+    let folder = File::open(&worker.folder);
+    let mut failed = false;
+    for n in 0.. {
+        if outside.stop.load(SeqCst) {
+            return;
+        }
+        let made = std::fs::create_dir(worker.folder.join(format!("late-{n}")));
+        match made {
+            Ok(()) => panic!("a folder is made after the host has gone"),
+            Err(error) => outside.excuse(&error, &"mkdir"),
+        }
+        if let Ok(folder) = &folder {
+            match outside.sync(&worker.root, || folder.sync_all()) {
+                Ok(()) => assert!(!failed, "an fsync succeeds after one that has failed"),
+                Err(error) => {
+                    outside.excuse(&error, &"fsync");
+                    failed = true;
+                }
+            }
+        }
+        thread::sleep(Duration::from_millis(3));
+    }
+}
+
+/// How a round's work ended.
+struct Ended {
+    workers: Vec<Worker>,
+    outside: Arc<Outside>,
+    /// `umount` has said that all is well.
+    unmounted: bool,
+}
+
+fn work_until_the_cut(host: &Host, world: &mut World, plan: &Plan, workers: Vec<Worker>) -> Ended {
+    world.mount_to_kill(&["-o", plan.options]);
+    let mut crew = Crew::start(&world.point(), plan, workers);
+    thread::sleep(Duration::from_millis(plan.work));
+    let mut leaving = plan.unmount.map(|most| {
+        crew.outside.stop.store(true, SeqCst);
+        crew.join();
+        let leaving = unmount(world);
+        thread::sleep(Duration::from_millis(most));
+        leaving
+    });
+    let left = leaving
+        .as_mut()
+        .and_then(|leaving| leaving.try_wait().unwrap());
+    crew.outside.cutting.store(true, SeqCst);
+    host.cut();
+    crew.outside.gone.store(true, SeqCst);
+    thread::sleep(Duration::from_millis(plan.linger));
+    if plan.unmount.is_none() {
+        world.assert_runs();
+    }
+    crew.outside.stop.store(true, SeqCst);
+    world.kill();
+    crew.join();
+    leaving.map(|mut leaving| leaving.wait().unwrap());
+    let Crew { outside, idle, .. } = crew;
+    Ended {
+        workers: idle,
+        outside,
+        unmounted: left.is_some_and(|left| left.success()),
+    }
+}
+
+fn unmount(world: &World) -> Child {
+    let mut unmount = journalfs();
+    unmount.arg("umount").arg(world.point());
+    unmount.stdout(world.log()).stderr(world.log());
+    unmount.spawn().unwrap()
+}
+
+/// The daemon dies with the power, if it has not, and both come back.
+fn power_cycle(host: &Host, world: &mut World) {
+    world.kill();
+    clear_dead(&world.point());
+    host.power_down();
+    host.power_up();
+}
+
+/// The last record that is left; it is no older than what was synced.
+fn what_is_left(world: &World, ended: &Ended) -> u64 {
+    let status = world.succeeds(&["status", "--json", world.image_str()]);
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let last = status["appended"].as_u64().unwrap();
+    let synced = ended.outside.synced.load(SeqCst);
+    assert!(
+        synced <= last,
+        "record {synced} was synced, and only {last} records are left: {status}"
+    );
+    assert_ne!(status["verdict"], "corrupt", "{status}");
+    last
+}
+
+/// Recoveries that the power cuts short.
+fn cut_recoveries(host: &Host, world: &mut World, plan: &Plan) {
+    for (n, time) in plan.recoveries.iter().enumerate() {
+        let recovering = match n % 2 {
+            0 => {
+                world.start(&[]);
+                None
+            }
+            _ => Some(recover(world)),
+        };
+        thread::sleep(Duration::from_millis(*time));
+        host.cut();
+        if let Some(mut recovering) = recovering {
+            let _ = recovering.kill();
+            recovering.wait().unwrap();
+        }
+        power_cycle(host, world);
+    }
+}
+
+fn recover(world: &World) -> Child {
+    let mut recover = journalfs();
+    recover.args(["recover", world.image_str()]);
+    recover.stdout(world.log()).stderr(world.log());
+    recover.spawn().unwrap()
+}
+
+fn rounds_of(rounds: usize, seed: u64, kind: Kind) {
+    let name = kind.name();
+    println!(
+        "cut: {rounds} rounds on {name}, seed {seed} \
+         (again: scripts/crash-host --rounds {rounds} --seed {seed} --host {name})"
+    );
+    let mut random = fastrand::Rng::with_seed(seed);
+    let host = Host::new(kind);
+    let mut world = World::on(&host.path(), "160M");
+    let mut workers = prepare(&mut world, &mut random);
+    let (mut lossy, mut fsyncs) = (0, 0);
+    for round in 0..rounds {
+        let plan = Plan::draw(&mut random);
+        let _say = Say(round, &plan);
+        let ended = work_until_the_cut(&host, &mut world, &plan, workers);
+        power_cycle(&host, &mut world);
+        let last = what_is_left(&world, &ended);
+        cut_recoveries(&host, &mut world, &plan);
+        fsyncs += ended.outside.fsyncs.load(SeqCst);
+        workers = ended.workers;
+        lossy += usize::from(workers.iter().any(|worker| worker.acknowledged() > last));
+        let sampled = round % 8 == 0;
+        if sampled {
+            world.succeeds(&["check", world.image_str()]);
+        }
+        world.mount(&[]);
+        for worker in &mut workers {
+            worker.judge(last, plan.is_sync() || ended.unmounted);
+        }
+        let shown = sampled.then(|| Tree::of(&world.point()));
+        world.umount_and_judge();
+        if let Some(shown) = shown {
+            kernel_agrees(&world, &shown);
+        }
+        if (round + 1) % 20 == 0 || round + 1 == rounds {
+            let done: usize = workers.iter().map(|worker| worker.done).sum();
+            println!(
+                "cut: {} rounds on {name}, {done} operations, {fsyncs} fsyncs, \
+                 {lossy} cuts took something: the law held",
+                round + 1
+            );
+        }
+    }
+}
+
+/// Tells of a round that fails.
+struct Say<'a>(usize, &'a Plan);
+
+impl Drop for Say<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("cut: round {}: {:?}", self.0, self.1);
+        }
+    }
+}
+
+fn prepare(world: &mut World, random: &mut fastrand::Rng) -> Vec<Worker> {
+    world.mount(&[]);
+    let point = world.point();
+    let workers = (0..WORKERS).map(|n| {
+        let folder = format!("thread-{n}");
+        std::fs::create_dir(point.join(&folder)).unwrap();
+        Worker::new(&point, &folder, fastrand::Rng::with_seed(random.u64(..)))
+    });
+    let workers = workers.collect();
+    std::fs::write(point.join("anchor"), b"for fsync").unwrap();
+    world.umount();
+    workers
+}
+
+fn kernel_agrees(world: &World, shown: &Tree) {
+    world.succeeds(&["check", world.image_str()]);
+    let mount =
+        kernel::Mount::read_only(&world.image()).expect("hosts need root, and so does this");
+    Tree::of(mount.path()).assert_same("kernel", shown, "journalfs");
+    mount.unmount();
+}
+
+fn rounds_on(kind: Kind) {
+    needs_fuse!();
+    if !Host::allowed(kind) {
+        return;
+    }
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let rounds = number("JOURNALFS_CUT_ROUNDS").unwrap_or(4) as usize;
+    let seed = number("JOURNALFS_SEED").unwrap_or_else(|| fastrand::u64(..1 << 32));
+    rounds_of(rounds, seed, kind);
+}
+
+#[test]
+fn the_law_holds_when_an_xfs_host_loses_its_power() {
+    rounds_on(Kind::Xfs);
+}
+
+#[test]
+fn the_law_holds_when_an_ext4_host_loses_its_power() {
+    rounds_on(Kind::Ext4);
+}
