@@ -15,6 +15,7 @@ use crate::units::{BlockNo, GroupNo, InodeNo};
 pub const SIZE: usize = 1024;
 /// Where it lies in the image, in bytes.
 pub const OFFSET: u64 = 1024;
+const MAGIC: u16 = 0xEF53;
 /// `s_state`: unmounted cleanly.
 pub const STATE_CLEAN: u16 = 1;
 /// `s_state`: errors were seen (ERROR_FS).
@@ -70,7 +71,7 @@ impl Superblock {
     /// Decodes the 1024 bytes at offset 1024 of an image.
     pub fn decode(raw: &[u8; SIZE]) -> Result<Self, Unusable> {
         let magic = le16(raw, 0x38);
-        if magic != 0xEF53 {
+        if magic != MAGIC {
             return Err(Corrupt::NotExt4 { magic }.into());
         }
         let features = features_of(raw);
@@ -396,6 +397,13 @@ pub fn seal(raw: &mut [u8]) {
         let sum = crc32c(!0, &raw[..CHECKSUM]);
         put32(raw, CHECKSUM, sum);
     }
+}
+
+/// Gives the bytes the magic by which they are known, or takes it away:
+/// without it they are nobody's superblock.
+pub fn set_known(raw: &mut [u8], known: bool) {
+    super::bytes::put16(raw, 0x38, if known { MAGIC } else { 0 });
+    seal(raw);
 }
 
 /// Head of the orphan chain (`s_last_orphan`); 0: empty.

@@ -3,6 +3,10 @@
 //! Only what differs from zeros is written: groups that nobody has used yet
 //! have no bitmaps, and inode tables are the zeros of a fresh sparse file. A
 //! terabyte takes as long as its descriptors.
+//!
+//! The power may fail meanwhile. What stood there before loses its
+//! superblock first, and the new one has no magic until all else is on
+//! disk: an unfinished image is none.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -67,6 +71,7 @@ pub enum MkfsError {
 /// Makes an image on `disk`, whose contents are lost; it gets the size.
 pub fn mkfs(disk: &Arc<dyn Disk>, options: &MkfsOptions) -> Result<Superblock, MkfsError> {
     let (mut raw, sb, groups) = plan(options)?;
+    forget_image(disk.as_ref())?;
     disk.set_len(0)?;
     disk.set_len(options.size)?;
     let groups = lay_out(&sb, groups)?;
@@ -75,12 +80,26 @@ pub fn mkfs(disk: &Arc<dyn Disk>, options: &MkfsOptions) -> Result<Superblock, M
         &descriptors(&sb, &groups),
         block_offset(&sb, sb.descriptor_place(GroupNo(0)).0),
     )?;
-    superblock::seal(&mut raw);
+    superblock::set_known(&mut raw, false);
     disk.write_at(&raw, superblock::OFFSET)?;
     make_directories(disk, &sb, options)?;
-    write_backups(disk.as_ref(), &sb)?;
+    disk.read_at(&mut raw, superblock::OFFSET)?;
+    superblock::set_known(&mut raw, true);
+    write_backups(disk.as_ref(), &sb, raw)?;
+    disk.sync()?;
+    // Nothing else is in flight: found torn, its checksum is wrong.
+    disk.write_at(&raw, superblock::OFFSET)?;
     disk.sync()?;
     Ok(sb)
+}
+
+/// What stood here is no image any more, before any of it changes.
+fn forget_image(disk: &dyn Disk) -> Result<(), MkfsError> {
+    if disk.len()? >= superblock::OFFSET + superblock::SIZE as u64 {
+        disk.write_at(&[0; superblock::SIZE], superblock::OFFSET)?;
+        disk.sync()?;
+    }
+    Ok(())
 }
 
 /// The geometry: a last group too short for its own metadata is left out.
@@ -317,9 +336,11 @@ fn make_lost_found(txn: &mut Txn<'_>, sb: &Superblock, time: Time) -> Result<(),
 }
 
 /// Copies of superblock and descriptors, for e2fsck's bad days.
-fn write_backups(disk: &dyn Disk, sb: &Superblock) -> Result<(), MkfsError> {
-    let mut raw = [0; superblock::SIZE];
-    disk.read_at(&mut raw, superblock::OFFSET)?;
+fn write_backups(
+    disk: &dyn Disk,
+    sb: &Superblock,
+    mut raw: [u8; superblock::SIZE],
+) -> Result<(), MkfsError> {
     let mut table = vec![0; (sb.descriptor_blocks() * sb.block_size) as usize];
     disk.read_at(
         &mut table,
