@@ -3,6 +3,10 @@
 
 #[path = "law/cuts.rs"]
 mod cuts;
+#[path = "law/foreign.rs"]
+mod foreign;
+#[path = "law/found.rs"]
+mod found;
 #[path = "law/judges.rs"]
 mod judges;
 #[path = "law/lockstep.rs"]

@@ -141,13 +141,12 @@ fn recovered(image: Arc<dyn Disk>, state: Unrecovered, report: &mut Report) -> R
         .iter()
         .any(|f| matches!(f, Finding::Checksum { .. } | Finding::NotExt4 { .. }));
     let (sb, guard) = match (sb, session) {
-        // A superblock torn by the power is repaired from the session's copy.
-        (_, Some(session)) if torn && state.clean().is_none() => {
-            match Super::of_bytes(&session.guarded) {
-                Some(sb) => (sb, session.guard),
-                None => return walk::run(&Plain(&*image)),
-            }
-        }
+        // A superblock torn by the power is repaired from the session's copy,
+        // also when it was torn as the session ended and the guard went.
+        (_, Some(session)) if torn => match Super::of_bytes(&session.guarded) {
+            Some(sb) => (sb, session.guard),
+            None => return walk::run(&Plain(&*image)),
+        },
         (Some(sb), _) if sb.guard.is_some() => (sb, sb.guard.unwrap_or_default()),
         _ => return walk::run(&Plain(&*image)),
     };

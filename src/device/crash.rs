@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::str::FromStr;
 
 use super::memory::Pages;
 use super::volatile::{Event, FileId, Snapshot};
@@ -278,12 +279,13 @@ impl Event {
         matches!(self, Event::Write { mapped: false, .. })
     }
 
-    fn is_name(&self) -> bool {
+    /// Whether a name was given or taken away.
+    pub fn is_name(&self) -> bool {
         matches!(self, Event::Name { .. } | Event::Unname { .. })
     }
 
     /// The file whose bytes or length change.
-    fn file(&self) -> Option<FileId> {
+    pub fn file(&self) -> Option<FileId> {
         match self {
             Event::Write { file, .. } | Event::Len { file, .. } => Some(*file),
             _ => None,
@@ -316,10 +318,32 @@ impl fmt::Display for Plan {
             match run[0] {
                 Fate::Kept => write!(f, "+{} ", run.len())?,
                 Fate::Lost => write!(f, "-{} ", run.len())?,
-                Fate::Torn(seed) => write!(f, "~{seed} ")?,
+                Fate::Torn(seed) => run.iter().try_for_each(|_| write!(f, "~{seed} "))?,
             }
         }
         f.write_str("and the rest lost")
+    }
+}
+
+impl FromStr for Plan {
+    type Err = String;
+    /// What `Display` writes; the closing words may be left out.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut fates = Vec::new();
+        for word in text.split_whitespace().take_while(|word| *word != "and") {
+            let (sign, number) = word.split_at(1.min(word.len()));
+            let number: u32 = number
+                .parse()
+                .map_err(|_| format!("{word:?} is no fate of a plan"))?;
+            let (fate, count) = match sign {
+                "+" => (Fate::Kept, number),
+                "-" => (Fate::Lost, number),
+                "~" => (Fate::Torn(number), 1),
+                _ => return Err(format!("{word:?} is no fate of a plan")),
+            };
+            fates.extend(std::iter::repeat_n(fate, count as usize));
+        }
+        Ok(Plan(fates))
     }
 }
 
@@ -520,6 +544,20 @@ mod tests {
             .crash(&Plan(vec![Fate::Lost, Fate::Kept, Fate::Lost]))
             .0;
         assert_eq!(left.files["a"].to_vec(), [7; 600]);
+    }
+
+    #[test]
+    fn a_plan_survives_the_way_through_its_text() {
+        let fates = [
+            Fate::Kept,
+            Fate::Torn(7),
+            Fate::Torn(7),
+            Fate::Lost,
+            Fate::Lost,
+        ];
+        let plan = Plan(fates.to_vec());
+        assert_eq!(plan.to_string().parse(), Ok(plan));
+        assert!("+x".parse::<Plan>().is_err());
     }
 
     #[test]

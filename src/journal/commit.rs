@@ -146,7 +146,7 @@ impl Journal {
     }
 
     /// The part of [`Journal::tick`] that must not wait for a checkpoint.
-    pub(super) fn tick_commit(&self, now: Time) -> Result<()> {
+    pub fn tick_commit(&self, now: Time) -> Result<()> {
         let Keep::Log(log) = &self.0.keep else {
             return Ok(());
         };

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::model::Refusal;
 use super::step::{How, Path, Put, Space, Step, Target, pattern};
 use crate::fs::{Caller, Done, Error, Fs, Kind, Result, SetAttr, SetTime};
@@ -218,8 +220,8 @@ impl Driver {
                 let inode = self.handles.remove(handle).ok_or(Error::NotFound)?;
                 fs.release(inode)?.into()
             }
-            Step::Fsync => {
-                fs.journal().sync().map_err(Error::Journal)?;
+            Step::Fsync | Step::Fdatasync | Step::Fsyncdir => {
+                self.sync(now)?;
                 NOTHING
             }
             Step::Checkpoint => {
@@ -233,6 +235,22 @@ impl Driver {
             Step::Sleep { .. } | Step::Remount | Step::Kill | Step::Cut { .. } => NOTHING,
         };
         Ok(done)
+    }
+
+    /// As a mount does: the request queues, the committer serves it.
+    fn sync(&self, now: Time) -> Result<()> {
+        let journal = self.fs.journal();
+        let answer = Arc::new(Mutex::new(None));
+        let tell = answer.clone();
+        journal.when_durable(
+            journal.watermarks().appended,
+            Box::new(move |result| *tell.lock() = Some(result)),
+        );
+        journal.tick_commit(now).map_err(Error::Journal)?;
+        let answer = answer.lock().take();
+        answer
+            .expect("a commit answers all who wait")
+            .map_err(Error::Journal)
     }
 
     /// The kernel forgets at once what it was told about.

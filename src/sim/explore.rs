@@ -1,21 +1,22 @@
 //! The law, tried at every point of a recorded run.
 //!
-//! Before and after each write and sync of an era the power is cut, with many
-//! choices of what was lost; the disks that are left are recovered, and
-//! judged: a tree of the history, no older than the last sync, a sound image,
-//! the same when recovered again, also after a cut during recovery itself.
+//! Before and after each write and sync of an era the power is cut, with the
+//! choices of lost writes of every [`Strategy`]; what is left is judged by
+//! the law, and in some of the recoveries the power fails again, to a
+//! depth of three. [`Effort`] bounds what would be too many.
 
 use std::collections::HashSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
 
-use super::clock::StillClock;
-use super::history::History;
+use super::counts::{Counts, DEPTH};
+use super::law::{Case, Foreign, Recovered, guarded, look_closely, recover};
 use super::random::Random;
-use super::system::{self, Setup};
-use super::walk::walk;
+use super::strategy::{Strategy, plans};
+use super::system::Setup;
+use super::window::{Watch, Window};
 use super::world::Era;
-use crate::device::crash::{Fate, Frontier, Pending, Plan};
-use crate::device::volatile::{Event, Host, Snapshot};
+use crate::device::crash::{Frontier, Plan};
+use crate::device::volatile::{Event, Snapshot};
 use crate::units::Lsn;
 
 /// How much is tried.
@@ -26,53 +27,45 @@ pub struct Effort {
     /// Points of a run at which the power is cut, at most: of a longer run
     /// chance takes so many.
     pub points: usize,
-    /// Choices of lost writes at each point, beside the few that are always made.
-    pub per_point: usize,
-    /// One in so many states is looked at closely: the image is checked,
-    /// unmounted, and recovered again.
+    /// How many choices of lost writes each strategy has at a point: see
+    /// [`super::strategy`].
+    pub width: usize,
+    /// One in so many states is looked at closely: checked before recovery
+    /// too, recovered again, unmounted, mounted again.
     pub closely: u64,
     /// In one of so many states the power fails again during recovery.
     pub nested: u64,
-    /// Cuts in such a recovery.
+    /// Cuts in such a recovery; one in so many of them leads deeper still.
     pub nested_cuts: usize,
 }
 
 impl Effort {
-    /// What a long run does at each point.
-    pub fn thorough(seed: u64) -> Self {
+    /// What a campaign does with a run: few points are tried with many
+    /// choices, many with few.
+    pub fn of_run(seed: u64, points: usize) -> Self {
         Effort {
             seed,
             points: 500,
-            per_point: 12,
-            closely: 8,
-            nested: 40,
-            nested_cuts: 30,
+            width: if points < 150 { 8 } else { 3 },
+            closely: 24,
+            nested: 60,
+            nested_cuts: 12,
         }
     }
 }
 
-/// What has been tried.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct Counts {
-    pub states: u64,
-    /// Different from all others of the same run.
-    pub unique: u64,
-    /// Of them: cuts during recovery.
-    pub nested: u64,
-}
-
-impl std::ops::AddAssign for Counts {
-    fn add_assign(&mut self, more: Counts) {
-        self.states += more.states;
-        self.unique += more.unique;
-        self.nested += more.nested;
-    }
-}
-
 /// A state in which the law does not hold.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
+    /// Where the power was cut.
+    pub cut: Cut,
+    /// What does not hold.
+    pub what: String,
+}
+
+/// A way to a state: cuts, and what each of them lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
     /// Which era of the run.
     pub era: usize,
     /// The power failed after so many changes.
@@ -81,77 +74,87 @@ pub struct Violation {
     pub plan: Plan,
     /// Whether only the daemon was killed, and the host's cache survived.
     pub killed: bool,
-    /// During recovery the power failed again: after so many changes, and thus.
-    pub again: Option<(usize, Plan)>,
-    /// What does not hold.
-    pub what: String,
+    /// During the recovery that followed the power failed again: after so
+    /// many changes, and thus. And so on.
+    pub again: Vec<(usize, Plan)>,
 }
 
-/// What must be found.
-struct Case<'a> {
-    history: &'a History,
-    floor: Lsn,
+/// A run to be explored.
+pub struct Task<'a> {
+    /// Image and journal.
+    pub setup: &'a Setup,
+    /// The recorded run.
+    pub eras: &'a [Era],
+    /// The step from which on the power is cut.
+    pub from: usize,
+    /// Whether the first mount adopts an image with an internal journal.
+    pub adopts: bool,
+    /// How much is tried.
+    pub effort: Effort,
+    /// Who else judges.
+    pub foreign: &'a dyn Foreign,
+    /// When to stop, wherever it is.
+    pub until: Option<Instant>,
 }
 
-/// Tries all eras of a run.
+/// Tries all eras of a run. States in `seen` are passed over.
 pub fn explore(
-    setup: &Setup,
-    eras: &[Era],
-    effort: Effort,
+    task: &Task<'_>,
+    seen: &mut HashSet<u64>,
     counts: &mut Counts,
 ) -> Result<(), Box<Violation>> {
-    let points = eras
-        .iter()
-        .map(|era| era.trace.iter().filter(|event| cuttable(event)).count())
-        .sum::<usize>()
-        .max(1);
+    let points = count_points(task.eras).max(1);
     let mut explorer = Explorer {
-        setup,
-        effort,
-        random: Random::new(effort.seed),
-        seen: HashSet::new(),
+        task,
+        random: Random::new(task.effort.seed),
+        seen,
         points,
         counts,
     };
+    (0..task.eras.len()).try_for_each(|number| explorer.era(number))
+}
+
+/// How many points a run has.
+pub fn count_points(eras: &[Era]) -> usize {
     eras.iter()
-        .enumerate()
-        .try_for_each(|(number, era)| explorer.era(number, era))
+        .map(|era| era.trace.iter().filter(|event| cuttable(event)).count())
+        .sum()
 }
 
 /// Tries one state of a recorded run again, such as a [`Violation`]'s.
-pub fn retry(setup: &Setup, era: &Era, violation: &Violation) -> Result<(), String> {
+pub fn retry(setup: &Setup, eras: &[Era], cut: &Cut) -> Result<(), String> {
+    let era = eras.get(cut.era).ok_or("the run has no such era")?;
     let mut frontier = Frontier::new(&era.start);
-    era.trace[..violation.at]
-        .iter()
-        .for_each(|event| frontier.pass(event));
-    let case = Case {
-        history: &era.history,
-        floor: floor(era, violation.at, violation.killed),
-    };
-    let (left, hash) = frontier.crash(&violation.plan);
-    let first = guarded(|| recover(setup, &left, &case, hash))?;
-    let Some((at, plan)) = &violation.again else {
-        return guarded(|| look_closely(setup, &left, first, &case));
-    };
-    let mut frontier = Frontier::new(&left);
-    first
-        .trace
-        .iter()
-        .take(*at)
-        .for_each(|event| frontier.pass(event));
+    let events = era.trace.get(..cut.at).ok_or("the run is shorter")?;
+    events.iter().for_each(|event| frontier.pass(event));
     let mut history = era.history.clone();
-    history.cut(first.last);
+    let mut floor = floor(era, cut.at, cut.killed);
+    let (mut left, mut hash) = frontier.crash(&cut.plan);
+    for (at, plan) in &cut.again {
+        let history_then = history.clone();
+        let case = Case {
+            history: &history_then,
+            floor,
+        };
+        let first = guarded(|| recover(setup, &left, &case, hash))?;
+        let trace = first.host.trace();
+        history.cut(first.last);
+        if *at >= trace.len() {
+            floor = first.last;
+        }
+        let mut frontier = Frontier::new(&left);
+        trace
+            .iter()
+            .take(*at)
+            .for_each(|event| frontier.pass(event));
+        (left, hash) = frontier.crash(plan);
+    }
     let case = Case {
         history: &history,
-        floor: if *at >= first.trace.len() {
-            first.last
-        } else {
-            case.floor
-        },
+        floor,
     };
-    let (left, hash) = frontier.crash(plan);
-    let second = guarded(|| recover(setup, &left, &case, hash))?;
-    guarded(|| look_closely(setup, &left, second, &case))
+    let last = guarded(|| recover(setup, &left, &case, hash))?;
+    guarded(|| look_closely(setup, &left, last, &case, None))
 }
 
 fn floor(era: &Era, at: usize, killed: bool) -> Lsn {
@@ -162,290 +165,172 @@ fn floor(era: &Era, at: usize, killed: bool) -> Lsn {
     }
 }
 
+/// Whether a system call did this, so that there is a moment before and after it.
+fn cuttable(event: &Event) -> bool {
+    !matches!(event, Event::Write { mapped: true, .. } | Event::Len { .. })
+}
+
 struct Explorer<'a> {
-    setup: &'a Setup,
-    effort: Effort,
+    task: &'a Task<'a>,
     random: Random,
-    seen: HashSet<u64>,
+    seen: &'a mut HashSet<u64>,
     /// Points of the whole run.
     points: usize,
     counts: &'a mut Counts,
 }
 
+/// Cuts during recovery, and what went wrong after them.
+type Deeper = (Vec<(usize, Plan)>, String);
+
 impl Explorer<'_> {
-    fn era(&mut self, number: usize, era: &Era) -> Result<(), Box<Violation>> {
+    fn era(&mut self, number: usize) -> Result<(), Box<Violation>> {
+        let era = &self.task.eras[number];
+        let from = match number {
+            0 => era.begins(self.task.from),
+            _ => 0,
+        };
         let mut frontier = Frontier::new(&era.start);
-        self.point(number, era, 0, &frontier)?;
-        for (event, at) in era.trace.iter().zip(1..) {
-            frontier.pass(event);
-            let next = era.trace.get(at);
-            let chosen = self.random.below(self.points as u64) < self.effort.points as u64;
-            if chosen && (cuttable(event) || next.is_none_or(cuttable)) {
-                self.point(number, era, at, &frontier)?;
+        let mut watch = Watch::new(&era.start);
+        for at in 0..=era.trace.len() {
+            if let Some(before) = at.checked_sub(1) {
+                frontier.pass(&era.trace[before]);
+                watch.pass(&era.trace[before]);
+            }
+            let edge = [at.checked_sub(1), Some(at)]
+                .into_iter()
+                .any(|n| n.and_then(|n| era.trace.get(n)).is_none_or(cuttable));
+            let chosen = self.random.below(self.points as u64) < self.task.effort.points as u64;
+            if self.task.until.is_some_and(|until| Instant::now() >= until) {
+                break;
+            }
+            if at >= from && chosen && edge {
+                self.note_windows(number, at, &frontier, &watch);
+                self.point(number, at, &frontier)?;
             }
         }
         Ok(())
+    }
+
+    fn note_windows(&mut self, number: usize, at: usize, frontier: &Frontier, watch: &Watch) {
+        let era = &self.task.eras[number];
+        let phase = era.phase_at(at);
+        let adopting = number == 0 && self.task.adopts && phase == Some(Window::Mount);
+        let mut windows: Vec<Window> = (frontier.pending().iter())
+            .filter_map(|pending| watch.window(pending))
+            .chain(phase)
+            .chain(adopting.then_some(Window::Adoption))
+            .collect();
+        windows.sort_unstable();
+        windows.dedup();
+        self.counts.points += 1;
+        for window in windows {
+            self.counts.windows[window as usize] += 1;
+        }
     }
 
     /// All choices at one point of an era.
     fn point(
         &mut self,
         number: usize,
-        era: &Era,
         at: usize,
         frontier: &Frontier,
     ) -> Result<(), Box<Violation>> {
-        let everything = Plan::all(frontier.pending());
-        let plans = plans(frontier.pending(), self.effort.per_point, &mut self.random);
-        let kills = std::iter::once((everything, true));
-        for (plan, killed) in kills.chain(plans.into_iter().map(|plan| (plan, false))) {
+        let era = &self.task.eras[number];
+        let kill = (Strategy::Kill, Plan::all(frontier.pending()));
+        let others = plans(frontier.pending(), self.task.effort.width, &mut self.random);
+        for (strategy, plan) in std::iter::once(kill).chain(others) {
+            let killed = strategy == Strategy::Kill;
             let case = Case {
                 history: &era.history,
                 floor: floor(era, at, killed),
             };
-            self.state(frontier, &plan, &case, killed)
+            self.state(frontier, (strategy, &plan), &case, 0)
                 .map_err(|(again, what)| {
-                    Box::new(Violation {
+                    let cut = Cut {
                         era: number,
                         at,
                         plan,
                         killed,
                         again,
-                        what,
-                    })
+                    };
+                    Box::new(Violation { cut, what })
                 })?;
         }
         Ok(())
     }
 
+    /// One state, which so many cuts during recovery led to.
     fn state(
         &mut self,
         frontier: &Frontier,
-        plan: &Plan,
-        case: &Case,
-        killed: bool,
-    ) -> Result<(), (Again, String)> {
+        (strategy, plan): (Strategy, &Plan),
+        case: &Case<'_>,
+        depth: usize,
+    ) -> Result<(), Deeper> {
+        let here = |what| (Vec::new(), what);
         let (left, hash) = frontier.crash(plan);
-        self.counts.states += 1;
-        // The same disks may be asked for more after a kill.
-        if !self.seen.insert(hash ^ u64::from(killed)) {
+        // The same disks may be asked for more at another point.
+        let fresh = self.seen.insert(hash ^ case.floor.0.rotate_right(16));
+        self.counts.state(strategy, depth, fresh);
+        if !fresh {
             return Ok(());
         }
-        self.counts.unique += 1;
-        let setup = self.setup;
-        let recovered =
-            guarded(|| recover(setup, &left, case, hash)).map_err(|what| (None, what))?;
-        if self.random.one_in(self.effort.nested) {
-            self.nested(&left, &recovered, case)?;
+        let (setup, effort) = (self.task.setup, self.task.effort);
+        let recovered = guarded(|| recover(setup, &left, case, hash)).map_err(here)?;
+        let deeper = match depth {
+            0 => self.random.one_in(effort.nested),
+            _ => self.random.one_in(effort.nested_cuts as u64),
+        };
+        if deeper && depth < DEPTH {
+            self.deeper(&left, &recovered, case, depth + 1)?;
         }
-        if self.random.one_in(self.effort.closely) {
-            guarded(|| look_closely(setup, &left, recovered, case)).map_err(|what| (None, what))?;
+        let shape = recovered.shape(setup, case.history, self.task.adopts, depth);
+        let foreign = self.task.foreign.want(&shape).then_some(self.task.foreign);
+        if foreign.is_some() || self.random.one_in(effort.closely) {
+            self.counts.closely += 1;
+            guarded(|| look_closely(setup, &left, recovered, case, foreign)).map_err(here)?;
         }
         Ok(())
     }
 
     /// The power fails again while the system recovers.
-    fn nested(
+    fn deeper(
         &mut self,
         start: &Snapshot,
         first: &Recovered,
-        case: &Case,
-    ) -> Result<(), (Again, String)> {
+        case: &Case<'_>,
+        depth: usize,
+    ) -> Result<(), Deeper> {
         // What recovery appends has Lsns that operations had which are gone.
         let mut history = case.history.clone();
         history.cut(first.last);
-        let mut frontier = Frontier::new(start);
-        let points: Vec<usize> = (0..self.effort.nested_cuts)
-            .map(|_| self.random.below(first.trace.len() as u64 + 1) as usize)
+        let trace = first.host.trace();
+        let mut points: Vec<usize> = (0..self.task.effort.nested_cuts)
+            .map(|_| self.random.below(trace.len() as u64 + 1) as usize)
             .collect();
-        for at in 0..=first.trace.len() {
-            for _ in points.iter().filter(|&&point| point == at) {
-                let floor = if at == first.trace.len() {
-                    first.last
-                } else {
-                    case.floor
-                };
-                let case = Case {
-                    history: &history,
-                    floor,
-                };
-                let plan = Plan::random(frontier.pending(), self.random.bits());
-                let (left, hash) = frontier.crash(&plan);
-                self.counts.states += 1;
-                self.counts.nested += 1;
-                if self.seen.insert(hash) {
-                    self.counts.unique += 1;
-                    let setup = self.setup;
-                    guarded(|| recover(setup, &left, &case, hash))
-                        .map_err(|what| (Some((at, plan)), what))?;
-                }
-            }
-            if let Some(event) = first.trace.get(at) {
-                frontier.pass(event);
-            }
+        points.sort_unstable();
+        let mut frontier = Frontier::new(start);
+        let mut passed = 0;
+        for at in points {
+            trace[passed..at]
+                .iter()
+                .for_each(|event| frontier.pass(event));
+            passed = at;
+            let case = Case {
+                history: &history,
+                floor: match at == trace.len() {
+                    true => first.last,
+                    false => case.floor,
+                },
+            };
+            let choices = plans(frontier.pending(), 2, &mut self.random);
+            let (strategy, plan) = self.random.pick(&choices).clone();
+            self.state(&frontier, (strategy, &plan), &case, depth)
+                .map_err(|(mut again, what)| {
+                    again.insert(0, (at, plan));
+                    (again, what)
+                })?;
         }
         Ok(())
     }
-}
-
-type Again = Option<(usize, Plan)>;
-
-/// Whether a system call did this, so that there is a moment before and after it.
-fn cuttable(event: &Event) -> bool {
-    !matches!(event, Event::Write { mapped: true, .. } | Event::Len { .. })
-}
-
-/// What to lose at one point.
-fn plans(pending: &[Pending], budget: usize, random: &mut Random) -> Vec<Plan> {
-    let all = Plan::all(pending);
-    let Some(last) = pending.len().checked_sub(1) else {
-        return vec![all];
-    };
-    let but = |n: usize, fate: Fate| {
-        let mut plan = all.clone();
-        plan.0[n] = fate;
-        plan
-    };
-    let only = |chosen: &dyn Fn(&Pending) -> bool| {
-        Plan(
-            pending
-                .iter()
-                .map(|pending| {
-                    if chosen(pending) {
-                        Fate::Kept
-                    } else {
-                        Fate::Lost
-                    }
-                })
-                .collect(),
-        )
-    };
-    let mut plans = vec![
-        Plan::default(),
-        all.clone(),
-        but(last, Fate::Torn(random.bits() as u32)),
-        only(&|pending| matches!(pending, Event::Write { .. })),
-        only(&|pending| !matches!(pending, Event::Write { .. })),
-    ];
-    // Few pending changes: each one is lost once, and each prefix is kept
-    // once. Many: chance decides which.
-    let numbers: Vec<usize> = match last < budget / 3 {
-        true => (0..=last).collect(),
-        false => (0..budget / 3)
-            .map(|_| random.below(pending.len() as u64) as usize)
-            .collect(),
-    };
-    for n in numbers {
-        plans.push(but(n, Fate::Lost));
-        plans.push(Plan(vec![Fate::Kept; n]));
-        plans.push(Plan::random(pending, random.bits()));
-    }
-    plans
-}
-
-/// A system that came up again.
-struct Recovered {
-    host: std::sync::Arc<Host>,
-    nonce: u64,
-    trace: Vec<Event>,
-    last: Lsn,
-    mounted: system::Mounted,
-}
-
-/// Recovers what a cut left: law 1 and 2.
-fn recover(setup: &Setup, left: &Snapshot, case: &Case, nonce: u64) -> Result<Recovered, String> {
-    let host = Host::new(left.clone());
-    let mounted = system::mount(&host, setup, &StillClock::afterwards(), nonce)?;
-    let last = mounted.last;
-    if last < case.floor {
-        return Err(format!(
-            "recovered through record {last} only, but {} had to survive",
-            case.floor
-        ));
-    }
-    let found = walk(&mounted.fs)
-        .map_err(|e| format!("recovered through {last}; the tree cannot be read: {e}"))?;
-    let wanted = case
-        .history
-        .at(last)
-        .ok_or_else(|| format!("recovered through {last}, before all history"))?;
-    match wanted.difference(&found) {
-        Some(difference) => Err(format!(
-            "recovered through {last}, but the tree differs:\n{difference}"
-        )),
-        None => Ok(Recovered {
-            trace: host.trace(),
-            host,
-            nonce,
-            last,
-            mounted,
-        }),
-    }
-}
-
-/// Laws 3 and 4: the image is sound, and recovering again changes nothing.
-fn look_closely(
-    setup: &Setup,
-    left: &Snapshot,
-    first: Recovered,
-    case: &Case,
-) -> Result<(), String> {
-    let mut history = case.history.clone();
-    history.cut(first.last);
-    let case = Case {
-        history: &history,
-        floor: first.last,
-    };
-    let Recovered {
-        host,
-        nonce,
-        mounted,
-        ..
-    } = first;
-
-    // The daemon dies after recovery: what it says is the same again.
-    let killed = host.kill();
-    system::check(&killed).map_err(|what| format!("after recovery, {what}"))?;
-    drop(
-        recover(setup, &killed, &case, nonce.wrapping_add(1))
-            .map_err(|what| format!("recovered a second time: {what}"))?,
-    );
-
-    // It is unmounted: an ordinary image, and history goes on.
-    system::unmount(mounted)?;
-    let clean = host.kill();
-    system::check(&clean).map_err(|what| format!("after the unmount, {what}"))?;
-    drop(
-        recover(setup, &clean, &case, nonce.wrapping_add(2))
-            .map_err(|what| format!("mounted after an unmount: {what}"))?,
-    );
-
-    // `recover` twice leaves the same bytes as once.
-    let host = Host::new(left.clone());
-    system::recover(
-        &host,
-        setup,
-        &StillClock::afterwards(),
-        nonce.wrapping_add(3),
-    )?;
-    let once = host.kill();
-    system::check(&once).map_err(|what| format!("after journalfs recover, {what}"))?;
-    system::recover(
-        &host,
-        setup,
-        &StillClock::afterwards(),
-        nonce.wrapping_add(4),
-    )?;
-    system::same(&once, &host.kill()).map_err(|what| format!("recovered twice, {what}"))
-}
-
-/// A panic is a violation too.
-pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let said = panic.downcast_ref::<String>().map(String::as_str);
-        let said = said
-            .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("without a word");
-        Err(format!("panicked: {said}"))
-    })
 }

@@ -208,7 +208,12 @@ impl Model {
                 self.collect(id);
             }
             Step::Remount | Step::Kill | Step::Cut { .. } => self.close_all(),
-            Step::Fsync | Step::Checkpoint | Step::Tick | Step::Sleep { .. } => {}
+            Step::Fsync
+            | Step::Fdatasync
+            | Step::Fsyncdir
+            | Step::Checkpoint
+            | Step::Tick
+            | Step::Sleep { .. } => {}
         }
         Ok(())
     }

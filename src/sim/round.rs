@@ -1,30 +1,55 @@
-//! One seed, one round: a set-up, a workload, its run, and every cut of it.
+//! A round: a set-up, a workload, its run, and every cut of it.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::clock::StillClock;
-use super::explore::{Counts, Effort, Violation, explore, guarded, retry};
+use super::counts::Counts;
+use super::explore::{Cut, Effort, Task, Violation, count_points, explore, retry};
+use super::law::{Foreign, NoForeign, guarded};
 use super::random::Random;
-use super::shrink::{shrink_plan, shrink_steps};
+use super::report::Report;
+use super::sequence;
+use super::shrink::{shrink_cut, shrink_steps};
 use super::system::{self, Setup};
 use super::tree::Tree;
 use super::workload::{Mix, Workload};
 use super::world::{Era, Looking, World};
 use crate::device::memory::Pages;
+use crate::fs::Atime;
 
-/// What a round is made of; all of it follows from the seed.
+/// Where a round comes from; all of it follows from this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A random workload.
+    Seed(u64),
+    /// A long random workload.
+    Soak(u64),
+    /// A random workload on an image with an internal journal.
+    Adopted(u64),
+    /// One of the bounded exhaustive ones.
+    Sequence(u64),
+    /// Somebody wrote it down.
+    Written,
+}
+
+/// What a round is made of.
 #[derive(Clone)]
 pub struct Round {
-    /// The seed.
-    pub seed: u64,
+    /// Where it comes from.
+    pub origin: Origin,
     /// Image and journal.
     pub setup: Setup,
     /// What is done.
     pub workload: Workload,
-    /// What is tried.
-    pub effort: Effort,
     image: Pages,
+    /// The step from which on the power is cut.
+    from: usize,
+    /// Decides what is tried.
+    seed: u64,
+    /// When to stop trying, wherever it is.
+    pub until: Option<Instant>,
 }
 
 /// Why a round failed.
@@ -43,28 +68,106 @@ impl Round {
         let setup = Setup::random(&mut random);
         let mix = *random.pick(&Mix::ALL);
         // Short runs are tried at every point, long ones go round the journal.
-        let longest = *random.pick(&[60, 60, 120, 600]);
+        let longest = *random.pick(&[20, 60, 120, 600]);
         let count = 10 + random.below(longest) as usize;
         let workload = Workload::random(random.bits(), count, mix, &Tree::root());
-        let image =
-            system::format(&setup, &StillClock::new()).expect("an empty image can be formatted");
+        let image = formatted(&setup);
+        Round::of(Origin::Seed(seed), setup, workload, image)
+    }
+
+    /// A round of thousands of steps.
+    pub fn soak(seed: u64) -> Self {
+        let mut random = Random::new(!seed);
+        let setup = Setup {
+            size: 3 << 20,
+            ..Setup::random(&mut random)
+        };
+        let mix = *random.pick(&[Mix::All, Mix::Sessions]);
+        let count = 1500 + random.below(1500) as usize;
+        let workload = Workload::random(random.bits(), count, mix, &Tree::root());
+        let image = formatted(&setup);
+        Round::of(Origin::Soak(seed), setup, workload, image)
+    }
+
+    /// A round on this image, which has an internal journal.
+    pub fn adopting(seed: u64, image: Pages, block_size: u32) -> Self {
+        let mut random = Random::new(seed);
+        let setup = Setup {
+            size: image.len(),
+            block_size,
+            segment_size: u64::from(block_size) * 64,
+            ..Setup::random(&mut random)
+        };
+        let count = 5 + random.below(40) as usize;
+        let workload = Workload::random(random.bits(), count, Mix::Sessions, &Tree::root());
+        Round::of(Origin::Adopted(seed), setup, workload, image)
+    }
+
+    /// The round of this sequence; `None` past the last.
+    pub fn sequence(number: u64) -> Option<Self> {
+        let (workload, from) = sequence::sequence(number)?;
+        // The same in all of them, so that equal states are met once.
+        let setup = Setup {
+            size: 1 << 20,
+            block_size: 1024,
+            segment_size: 64 << 10,
+            segments: 6,
+            atime: Atime::Noatime,
+            seed: 1,
+        };
+        let image = formatted(&setup);
+        let round = Round::of(Origin::Sequence(number), setup, workload, image);
+        Some(Round { from, ..round })
+    }
+
+    /// A round that somebody wrote down, on a fresh image.
+    pub fn written(setup: &Setup, workload: Workload) -> Self {
+        let image = formatted(setup);
+        Round::of(Origin::Written, setup.clone(), workload, image)
+    }
+
+    fn of(origin: Origin, setup: Setup, workload: Workload, image: Pages) -> Self {
+        let seed = match origin {
+            Origin::Seed(n) | Origin::Soak(n) | Origin::Adopted(n) | Origin::Sequence(n) => n,
+            Origin::Written => setup.seed,
+        };
         Round {
-            seed,
+            origin,
             setup,
             workload,
-            effort: Effort::thorough(random.bits()),
             image,
+            from: 0,
+            seed: !seed,
+            until: None,
         }
     }
 
     /// Runs and explores.
     pub fn run(&self) -> Result<Counts, Failure> {
-        self.attempt(&self.workload)
+        self.run_with(&mut HashSet::new(), &NoForeign)
+    }
+
+    /// The same; passes over states that were seen before, and asks other judges.
+    pub fn run_with(
+        &self,
+        seen: &mut HashSet<u64>,
+        foreign: &dyn Foreign,
+    ) -> Result<Counts, Failure> {
+        self.attempt(&self.workload, self.from, seen, foreign)
     }
 
     /// Runs without a cut (but for the workload's own), for its eras.
     pub fn record(&self) -> Result<Vec<Era>, Failure> {
         self.eras_of(&self.workload)
+    }
+
+    /// Tries one cut again.
+    pub fn retry(&self, cut: &Cut) -> Result<(), Failure> {
+        let eras = self.record()?;
+        retry(&self.setup, &eras, cut).map_err(|what| {
+            let cut = cut.clone();
+            Failure::Law(Box::new(Violation { cut, what }))
+        })
     }
 
     fn eras_of(&self, workload: &Workload) -> Result<Vec<Era>, Failure> {
@@ -74,17 +177,35 @@ impl Round {
         Ok(eras)
     }
 
-    fn attempt(&self, workload: &Workload) -> Result<Counts, Failure> {
+    fn attempt(
+        &self,
+        workload: &Workload,
+        from: usize,
+        seen: &mut HashSet<u64>,
+        foreign: &dyn Foreign,
+    ) -> Result<Counts, Failure> {
         let eras = self.eras_of(workload)?;
         let mut counts = Counts::default();
-        explore(&self.setup, &eras, self.effort, &mut counts).map_err(Failure::Law)?;
+        let task = Task {
+            setup: &self.setup,
+            eras: &eras,
+            from,
+            adopts: matches!(self.origin, Origin::Adopted(_)),
+            effort: Effort::of_run(self.seed, count_points(&eras)),
+            foreign,
+            until: self.until,
+        };
+        explore(&task, seen, &mut counts).map_err(Failure::Law)?;
         Ok(counts)
     }
 
     /// A smaller way to the same failure, as a report to act upon.
     pub fn report(&self, failure: Failure, patience: Duration) -> Report {
         let deadline = Instant::now() + patience;
-        let fails = |steps: &Workload| self.attempt(steps).err();
+        let fails = |steps: &Workload| {
+            let tried = self.attempt(steps, 0, &mut HashSet::new(), &NoForeign);
+            tried.err()
+        };
         let (workload, failure) = shrink_steps(&self.workload, failure, deadline, &fails);
         let failure = match failure {
             Failure::Law(violation) => {
@@ -93,7 +214,7 @@ impl Round {
             run => run,
         };
         Report {
-            seed: self.seed,
+            origin: self.origin,
             setup: self.setup.clone(),
             workload,
             failure,
@@ -106,41 +227,17 @@ impl Round {
         violation: Box<Violation>,
         deadline: Instant,
     ) -> Box<Violation> {
-        let Ok(eras) = self.eras_of(workload) else {
-            return violation;
-        };
-        let Some(era) = eras.get(violation.era) else {
-            return violation;
-        };
-        Box::new(shrink_plan(*violation, deadline, &|tried| {
-            retry(&self.setup, era, tried).err()
-        }))
+        match self.eras_of(workload) {
+            Ok(eras) => Box::new(shrink_cut(*violation, deadline, &|cut| {
+                retry(&self.setup, &eras, cut).err()
+            })),
+            Err(_) => violation,
+        }
     }
 }
 
-/// A failure, for a reader who wants to see it again.
-pub struct Report {
-    /// The round's seed.
-    pub seed: u64,
-    /// Image and journal.
-    pub setup: Setup,
-    /// The steps that are left.
-    pub workload: Workload,
-    /// What they lead to.
-    pub failure: Failure,
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "the law is violated: seed {}, {:?}",
-            self.seed, self.setup
-        )?;
-        writeln!(f, "{}", self.failure)?;
-        writeln!(f, "after these steps (shrunk):\n{}", self.workload)?;
-        write!(f, "again: scripts/crash --seed {} --rounds 1", self.seed)
-    }
+fn formatted(setup: &Setup) -> Pages {
+    system::format(setup, &StillClock::new()).expect("an empty image can be formatted")
 }
 
 impl fmt::Display for Failure {
@@ -152,25 +249,14 @@ impl fmt::Display for Failure {
     }
 }
 
-impl fmt::Display for Violation {
+impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let how = if self.killed {
-            "the daemon was killed"
-        } else {
-            "the power was cut"
-        };
-        writeln!(
-            f,
-            "in era {}, {how} after {} changes; fates of what was pending:",
-            self.era, self.at
-        )?;
-        writeln!(f, "  {}", self.plan)?;
-        if let Some((at, plan)) = &self.again {
-            writeln!(
-                f,
-                "and again during recovery, after {at} changes:\n  {plan}"
-            )?;
+        match self {
+            Origin::Seed(seed) => write!(f, "seed {seed}"),
+            Origin::Soak(seed) => write!(f, "soak {seed}"),
+            Origin::Adopted(seed) => write!(f, "adopted {seed}"),
+            Origin::Sequence(number) => write!(f, "sequence {number}"),
+            Origin::Written => f.write_str("a written run"),
         }
-        write!(f, "{}", self.what)
     }
 }

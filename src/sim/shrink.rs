@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use super::explore::Violation;
+use super::explore::{Cut, Violation};
 use super::round::Failure;
 use super::workload::Workload;
-use crate::device::crash::Fate;
+use crate::device::crash::{Fate, Plan};
 
 /// Leaves out steps, in ever smaller runs of them, as long as it still fails.
 pub fn shrink_steps(
@@ -34,28 +34,48 @@ pub fn shrink_steps(
     (best, failure)
 }
 
-/// Keeps of the pending changes as many as it can, so that those that had to
-/// be lost or torn stand out.
-pub fn shrink_plan(
+/// Takes away what is not needed: cuts during recovery, and of the pending
+/// changes keeps as many as it can, so that those that had to be lost or
+/// torn stand out.
+pub fn shrink_cut(
     violation: Violation,
     deadline: Instant,
-    fails: &dyn Fn(&Violation) -> Option<String>,
+    fails: &dyn Fn(&Cut) -> Option<String>,
 ) -> Violation {
     let mut best = violation;
-    for n in 0..best.plan.0.len() {
-        for milder in [Fate::Kept, Fate::Lost] {
-            if best.plan.0[n] == Fate::Kept
-                || best.plan.0[n] == milder
-                || Instant::now() >= deadline
-            {
-                continue;
-            }
-            let mut tried = best.clone();
-            tried.plan.0[n] = milder;
-            if let Some(what) = fails(&tried) {
-                best = Violation { what, ..tried };
+    let attempt = |best: &mut Violation, cut: Cut| {
+        if Instant::now() < deadline
+            && let Some(what) = fails(&cut)
+        {
+            *best = Violation { cut, what };
+        }
+    };
+    while let Some(fewer) = best.cut.again.len().checked_sub(1) {
+        let mut cut = best.cut.clone();
+        cut.again.truncate(fewer);
+        attempt(&mut best, cut);
+        if best.cut.again.len() > fewer {
+            break;
+        }
+    }
+    for level in 0..=best.cut.again.len() {
+        for n in 0..plan(&mut best.cut, level).0.len() {
+            for milder in [Fate::Kept, Fate::Lost] {
+                let fate = plan(&mut best.cut, level).0[n];
+                if fate != Fate::Kept && fate != milder {
+                    let mut cut = best.cut.clone();
+                    plan(&mut cut, level).0[n] = milder;
+                    attempt(&mut best, cut);
+                }
             }
         }
     }
     best
+}
+
+fn plan(cut: &mut Cut, level: usize) -> &mut Plan {
+    match level.checked_sub(1) {
+        None => &mut cut.plan,
+        Some(at) => &mut cut.again[at].1,
+    }
 }

@@ -166,7 +166,11 @@ pub enum Step {
     Release {
         handle: u8,
     },
+    /// The three ways to ask for durability; each goes the way that a
+    /// mount's requests go.
     Fsync,
+    Fdatasync,
+    Fsyncdir,
     Checkpoint,
     /// What the background does from time to time: mark, clean, prepare.
     Tick,
@@ -182,6 +186,68 @@ pub enum Step {
     Cut {
         seed: u32,
     },
+}
+
+/// A set of kinds of operations, a bit for each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Verbs(pub u32);
+
+impl Verbs {
+    /// Both sets together.
+    pub fn with(self, other: Verbs) -> Verbs {
+        Verbs(self.0 | other.0)
+    }
+
+    /// The kinds two by two, and each one with itself.
+    pub fn pairs(self) -> impl Iterator<Item = (u32, u32)> {
+        let has = move |bit: &u32| self.0 >> bit & 1 == 1;
+        (0..32)
+            .filter(has)
+            .flat_map(move |a| (a..32).filter(has).map(move |b| (a, b)))
+    }
+}
+
+impl Step {
+    /// What kind of operation this is; nothing for what leaves no record.
+    pub fn verb(&self) -> Verbs {
+        let bit = match self {
+            Step::Create { .. } => 0,
+            Step::Mknod { .. } => 1,
+            Step::Mkdir { .. } => 2,
+            Step::Symlink { .. } => 3,
+            Step::Link { .. } => 4,
+            Step::Unlink { .. } => 5,
+            Step::Rmdir { .. } => 6,
+            Step::Rename { how, .. } => 7 + *how as u32,
+            Step::Write { .. } => 10,
+            Step::Append { .. } => 11,
+            Step::Truncate { .. } => 12,
+            Step::Fallocate { space, .. } => 13 + *space as u32,
+            Step::Chmod { .. } => 18,
+            Step::Chown { .. } => 19,
+            Step::Utimens { .. } => 20,
+            Step::SetXattr { .. } => 21,
+            Step::RemoveXattr { .. } => 22,
+            Step::Open { .. } => 23,
+            Step::Release { .. } => 24,
+            Step::As { .. }
+            | Step::Fsync
+            | Step::Fdatasync
+            | Step::Fsyncdir
+            | Step::Checkpoint
+            | Step::Tick
+            | Step::Sleep { .. }
+            | Step::Remount
+            | Step::Kill
+            | Step::Cut { .. } => return Verbs::default(),
+        };
+        Verbs(1 << bit)
+    }
+
+    /// Whether the caller waits until all that was done is durable.
+    pub fn is_sync(&self) -> bool {
+        matches!(self, Step::Fsync | Step::Fdatasync | Step::Fsyncdir)
+    }
 }
 
 /// The bytes that a step's `len` and `seed` stand for.
@@ -303,6 +369,8 @@ impl fmt::Display for Step {
             } => write!(f, "opentrunc {handle} {at}"),
             Step::Release { handle } => write!(f, "release {handle}"),
             Step::Fsync => f.write_str("fsync"),
+            Step::Fdatasync => f.write_str("fdatasync"),
+            Step::Fsyncdir => f.write_str("fsyncdir"),
             Step::Checkpoint => f.write_str("checkpoint"),
             Step::Tick => f.write_str("tick"),
             Step::Sleep { millis } => write!(f, "sleep {millis}"),
@@ -460,6 +528,8 @@ impl FromStr for Step {
             },
             "release" => Step::Release { handle: w.next()? },
             "fsync" => Step::Fsync,
+            "fdatasync" => Step::Fdatasync,
+            "fsyncdir" => Step::Fsyncdir,
             "checkpoint" => Step::Checkpoint,
             "tick" => Step::Tick,
             "sleep" => Step::Sleep { millis: w.next()? },

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use super::clock::StillClock;
 use super::random::Random;
-use crate::check::{self, Finding, Severity};
+use crate::check::{self, Finding, Severity, Through};
 use crate::device::Disk;
 use crate::device::memory::{MemoryDisk, Pages};
 use crate::device::volatile::{Host, Snapshot};
 use crate::fs::mkfs::{MkfsOptions, mkfs};
-use crate::fs::mount::{self, Options};
+use crate::fs::mount::{self, Course, Options};
 use crate::fs::{self, Access, Atime, Fs};
+use crate::journal::Report;
 use crate::units::{Clock, Lsn};
 
 /// An image and its journal.
@@ -37,6 +38,17 @@ pub struct Mounted {
     /// The last record that was kept.
     pub last: Lsn,
     inner: mount::Mounted,
+}
+
+impl Mounted {
+    /// What was done at the opening.
+    pub fn course(&self) -> Course {
+        self.inner.course()
+    }
+    /// What the journal's folder held then.
+    pub fn report(&self) -> &Report {
+        self.inner.report()
+    }
 }
 
 impl Setup {
@@ -75,7 +87,12 @@ impl Setup {
 /// A fresh image.
 pub fn format(setup: &Setup, clock: &Arc<StillClock>) -> Result<Pages, String> {
     let memory = Arc::new(MemoryDisk::default());
-    let disk: Arc<dyn Disk> = memory.clone();
+    make(memory.clone(), setup, clock)?;
+    Ok(memory.pages())
+}
+
+/// The same on a disk, whatever it held.
+pub fn make(disk: Arc<dyn Disk>, setup: &Setup, clock: &Arc<StillClock>) -> Result<(), String> {
     let options = MkfsOptions {
         size: setup.size,
         block_size: Some(setup.block_size),
@@ -83,8 +100,9 @@ pub fn format(setup: &Setup, clock: &Arc<StillClock>) -> Result<Pages, String> {
         time: clock.wall(),
         ..MkfsOptions::default()
     };
-    mkfs(&disk, &options).map_err(|e| format!("mkfs: {e}"))?;
-    Ok(memory.pages())
+    mkfs(&disk, &options)
+        .map(drop)
+        .map_err(|e| format!("mkfs: {e}"))
 }
 
 /// Mounts what a host has, recovering first where that is needed. `nonce`
@@ -127,26 +145,10 @@ pub fn recover(
 
 /// Whether two states of the disks are equal to the byte.
 pub fn same(once: &Snapshot, twice: &Snapshot) -> Result<(), String> {
-    if let Some(at) = once
-        .image
-        .to_vec()
-        .iter()
-        .zip(&twice.image.to_vec())
-        .position(|(a, b)| a != b)
-    {
-        return Err(format!("the image differs at byte {at}"));
-    }
-    let files = |left: &Snapshot| {
-        left.files
-            .iter()
-            .map(|(name, pages)| (name.clone(), pages.to_vec()))
-            .collect()
-    };
-    let (once, twice): (Vec<_>, Vec<_>) = (files(once), files(twice));
-    if once == twice {
-        Ok(())
-    } else {
-        Err("the journal's folder differs".to_owned())
+    match (once.image == twice.image, once.files == twice.files) {
+        (true, true) => Ok(()),
+        (false, _) => Err("the image differs".to_owned()),
+        (true, false) => Err("the journal's folder differs".to_owned()),
     }
 }
 
@@ -154,7 +156,19 @@ pub fn same(once: &Snapshot, twice: &Snapshot) -> Result<(), String> {
 /// new timeline began leaves holes among records that nobody needs.)
 pub fn check(left: &Snapshot) -> Result<(), String> {
     let host = Host::new(left.clone());
-    let report = check::run_disks(host.image(), Some(host.folder()));
+    content(&check::run_disks(host.image(), Some(host.folder())))
+}
+
+/// Whether the image is sound, as the journal shows it to the file system.
+pub fn check_mounted(mounted: &Mounted) -> Result<(), String> {
+    let sb = mounted.fs.superblock();
+    content(&check::run(&Through {
+        blocks: &mounted.fs.journal().view(),
+        len: sb.blocks_count * u64::from(sb.block_size),
+    }))
+}
+
+fn content(report: &check::Report) -> Result<(), String> {
     let bad: Vec<String> = (report.findings.iter())
         .filter(|finding| {
             finding.severity() != Severity::Note && !matches!(finding, Finding::JournalFrame { .. })

@@ -91,7 +91,11 @@ impl Chooser {
             6..=11 => self.contents(),
             12..=14 => self.attributes(),
             15 => self.handles(),
-            16..=17 => Step::Fsync,
+            16 => Step::Fsync,
+            17 => self
+                .random
+                .pick(&[Step::Fsync, Step::Fdatasync, Step::Fsyncdir])
+                .clone(),
             18 => Step::Tick,
             _ => match self.random.below(4) {
                 0 => Step::Checkpoint,

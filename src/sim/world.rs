@@ -16,6 +16,7 @@ use super::step::Step;
 use super::system::{self, Mounted, Setup};
 use super::tree::Tree;
 use super::walk::walk;
+use super::window::Window;
 use super::workload::Workload;
 use crate::device::crash::{Frontier, Plan};
 use crate::device::memory::Pages;
@@ -37,6 +38,8 @@ pub struct Era {
     pub acknowledged: Vec<(usize, Lsn)>,
     /// (changes seen, step): from there on, this step of the workload ran.
     pub steps: Vec<(usize, usize)>,
+    /// (changes seen, what the system is at): until the next of these.
+    pub phases: Vec<(usize, Option<Window>)>,
 }
 
 impl Era {
@@ -48,9 +51,18 @@ impl Era {
     pub fn acknowledged_at(&self, events: usize) -> Lsn {
         latest(&self.acknowledged, events).unwrap_or(Lsn(0))
     }
-    /// The step that ran when there had been `events` changes.
-    pub fn step_at(&self, events: usize) -> usize {
-        latest(&self.steps, events).unwrap_or(0)
+    /// Changes before this step of the workload (before the first: none).
+    pub fn begins(&self, step: usize) -> usize {
+        let mut begun = self.steps.iter().filter(|(_, number)| *number >= step);
+        match (step, begun.next()) {
+            (0, _) => 0,
+            (_, Some((events, _))) => *events,
+            (_, None) => self.trace.len(),
+        }
+    }
+    /// Whether it was being mounted or unmounted after `events` changes.
+    pub fn phase_at(&self, events: usize) -> Option<Window> {
+        latest(&self.phases, events).flatten()
     }
 }
 
@@ -96,6 +108,7 @@ struct Notes {
     durable: Vec<(usize, Lsn)>,
     acknowledged: Vec<(usize, Lsn)>,
     steps: Vec<(usize, usize)>,
+    phases: Vec<(usize, Option<Window>)>,
 }
 
 type Result<T> = std::result::Result<T, String>;
@@ -121,6 +134,7 @@ impl World {
         });
         let mounted = system::mount(&host, setup, &clock, 0)?;
         let tree = walk(&mounted.fs).map_err(|e| format!("the fresh tree: {e}"))?;
+        let phases = vec![(0, Some(Window::Mount)), (host.events(), None)];
         Ok(World {
             setup: setup.clone(),
             clock,
@@ -129,7 +143,10 @@ impl World {
             model: Model::of(&tree),
             history: History::starting(Lsn(0), Arc::new(tree)),
             looking,
-            now: Notes::default(),
+            now: Notes {
+                phases,
+                ..Notes::default()
+            },
             eras: Vec::new(),
             openings: 0,
             full: 0,
@@ -167,22 +184,29 @@ impl World {
 
     /// Unmounts; what is left on the disks, and the eras.
     pub fn finish(mut self) -> Result<(Snapshot, Vec<Era>)> {
-        self.close_all()?;
-        if let Some(up) = self.up.take() {
-            system::unmount(up.mounted)?;
-        }
-        self.unmounted();
+        self.unmount()?;
         let left = self.host.kill();
         let notes = std::mem::take(&mut self.now);
         self.eras.push(era(&self.host, self.history, notes));
         Ok((left, self.eras))
     }
 
-    /// Everything is home now.
-    fn unmounted(&mut self) {
+    /// Afterwards everything is home.
+    fn unmount(&mut self) -> Result<()> {
+        self.close_all()?;
+        self.enter(Some(Window::Unmount));
+        if let Some(up) = self.up.take() {
+            system::unmount(up.mounted)?;
+        }
         let (events, last) = (self.host.events(), self.history.last());
         self.now.durable.push((events, last));
         self.now.acknowledged.push((events, last));
+        self.enter(None);
+        Ok(())
+    }
+
+    fn enter(&mut self, phase: Option<Window>) {
+        self.now.phases.push((self.host.events(), phase));
     }
 
     /// The host that it runs on.
@@ -228,22 +252,22 @@ impl World {
         };
         let wanted = self.model.apply(&shortened(step, done), now);
         match (&wanted, &answer) {
-            (Ok(()), Ok(answer)) => self.happened(answer.lsn)?,
+            (Ok(()), Ok(answer)) => self.happened(step, answer.lsn)?,
             (Err(why), Err(error)) if *why == Refusal::Any || refusal(error) == Some(*why) => {}
             (wanted, answer) => {
                 return Err(format!("should come to {wanted:?}, but came to {answer:?}"));
             }
         }
-        if *step == Step::Fsync && self.fs()?.journal().watermarks().durable < written {
+        if step.is_sync() && self.fs()?.journal().watermarks().durable < written {
             return Err(format!(
-                "fsync returned, but record {written} is not durable"
+                "{step} returned, but record {written} is not durable"
             ));
         }
         Ok(())
     }
 
     /// Notes the tree after an operation under its Lsn.
-    fn happened(&mut self, lsn: Option<Lsn>) -> Result<()> {
+    fn happened(&mut self, step: &Step, lsn: Option<Lsn>) -> Result<()> {
         let tree = self.model.tree();
         match (lsn, self.history.at(Lsn(u64::MAX))) {
             (Some(lsn), _) if lsn <= self.history.last() => Err(format!(
@@ -251,7 +275,7 @@ impl World {
                 self.history.last()
             )),
             (Some(lsn), _) => {
-                self.history.push(lsn, Arc::new(tree));
+                self.history.push(lsn, step.verb(), Arc::new(tree));
                 Ok(())
             }
             (None, Some(before)) => match before.difference(&tree) {
@@ -287,11 +311,7 @@ impl World {
     }
 
     fn remount(&mut self) -> Result<()> {
-        self.close_all()?;
-        if let Some(up) = self.up.take() {
-            system::unmount(up.mounted)?;
-        }
-        self.unmounted();
+        self.unmount()?;
         self.mount_again()?;
         self.model.close_all();
         Ok(())
@@ -313,9 +333,11 @@ impl World {
         // What is still up dies with its memory; nothing is written.
         self.up = None;
         self.openings += 1;
+        self.enter(Some(Window::Mount));
         let mounted = system::mount(&self.host, &self.setup, &self.clock, self.openings)?;
         let last = mounted.last;
         self.up = Some(Up::new(mounted));
+        self.enter(None);
         Ok(last)
     }
 
@@ -353,6 +375,7 @@ fn era(host: &Host, history: History, notes: Notes) -> Era {
         durable,
         acknowledged,
         steps,
+        phases,
     } = notes;
     Era {
         start: host.start(),
@@ -361,6 +384,7 @@ fn era(host: &Host, history: History, notes: Notes) -> Era {
         durable,
         acknowledged,
         steps,
+        phases,
     }
 }
 

@@ -1,40 +1,82 @@
 //! The law itself, at every write and sync of seeded runs.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use journalfs::device::crash::{Frontier, Plan};
 use journalfs::device::volatile::{Host, Snapshot};
 use journalfs::fs::Caller;
+use journalfs::sim::Counts;
 use journalfs::sim::clock::StillClock;
-use journalfs::sim::explore::Counts;
+use journalfs::sim::making::Making;
 use journalfs::sim::random::Random;
 use journalfs::sim::system::{self, Setup};
 use journalfs::sim::walk::walk;
+use journalfs::sim::window::Window;
 use journalfs::sim::world::{Looking, World};
-use journalfs::sim::{Round, Tree};
+use journalfs::sim::{Round, Tree, sequence};
 use journalfs::units::InodeNo;
 
+use super::foreign::Judges;
 use super::seeds;
+use super::{foreign, seeds};
 use crate::support::e2fsck;
 
 #[test]
 fn no_cut_anywhere_breaks_the_law() {
     let begun = Instant::now();
-    let mut counts = Counts::default();
+    let (mut counts, judges) = (Counts::default(), Judges::new(2000));
+    let internal = foreign::with_internal_journal();
+    let mut seen = HashSet::new();
     for seed in seeds(u64::MAX / 2) {
-        if begun.elapsed() > Duration::from_secs(12) {
+        // As long as it takes to cut into everything that a journal does.
+        let mut windows = Window::ALL.into_iter();
+        let unseen = windows.find(|window| {
+            let possible = *window != Window::Adoption || internal.is_some();
+            possible && counts.within(*window) == 0
+        });
+        let seconds = begun.elapsed().as_secs();
+        assert!(seconds < 300, "no cut fell into {unseen:?}\n{counts}");
+        if seconds >= 12 && unseen.is_none() {
             break;
         }
         println!("seed {seed}");
-        let round = Round::new(seed);
-        match round.run() {
-            Ok(more) => counts += more,
-            Err(failure) => panic!("{}", round.report(failure, Duration::from_secs(60))),
+        counts += Making::new(seed)
+            .and_then(|making| making.run(&mut seen, Some(&judges)))
+            .unwrap_or_else(|what| panic!("{what}"));
+        let sequence = Random::new(seed).below(sequence::count(2));
+        let adopted = (internal.iter().cloned())
+            .map(|image| Round::adopting(seed, image, foreign::BLOCK_SIZE));
+        let rounds = Round::sequence(sequence).into_iter().chain(adopted);
+        for round in rounds.chain([Round::new(seed)]) {
+            match round.run_with(&mut seen, &judges) {
+                Ok(more) => counts += more,
+                Err(failure) => panic!("{}", round.report(failure, Duration::from_secs(60))),
+            }
         }
     }
-    println!("{counts:?}");
-    assert!(counts.unique > 0);
+    println!("{counts}");
+    for (cuts, tally) in (1..).zip(counts.nested) {
+        assert!(tally.unique > 0, "no recovery was cut {cuts} times");
+    }
+}
+
+#[test]
+fn an_image_that_mkfs_has_not_finished_is_none() {
+    // The superblock could be on the disk before what it speaks of.
+    let mut counts = Counts::default();
+    for seed in seeds(12) {
+        let making = Making::new(seed).unwrap();
+        match making.run(&mut HashSet::new(), None) {
+            Ok(more) => counts += more,
+            Err(what) => panic!("{what}"),
+        }
+    }
+    assert!(
+        counts.within(Window::Mkfs) > 0 && counts.all.unique > 100,
+        "{counts}"
+    );
 }
 
 /// Every state that a growing prefix of what a mount does may leave.

@@ -23,7 +23,7 @@ use crate::journal::record::Session;
 use crate::units::Lsn;
 
 /// What is to be done with an image and its journal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Course {
     /// The journal has no past.
     First,
