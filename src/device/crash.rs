@@ -10,7 +10,7 @@
 //! kept, since it is one page of the host's cache that goes to the disk: a
 //! sector shows the state after some prefix of its writes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -47,6 +47,9 @@ pub struct Frontier {
     /// Sum of the hashes of all stable sectors.
     sectors: u64,
 }
+
+/// A file's sector.
+type Place = (FileId, u64);
 
 /// How a sector ends.
 #[derive(Clone, Copy)]
@@ -172,7 +175,7 @@ impl Frontier {
             pending: Vec::new(),
             sectors: 0,
         };
-        let mut outcomes = HashMap::new();
+        let mut outcomes = Vec::new();
         let mut lens: BTreeMap<FileId, u64> = BTreeMap::new();
         for (n, (pending, fate)) in self.pending.iter().zip(&plan.0).enumerate() {
             match (pending, fate) {
@@ -211,7 +214,7 @@ impl Frontier {
                 ) => {}
             }
         }
-        let hashes = self.write_sectors(&outcomes, &mut left.files);
+        let hashes = self.write_sectors(outcomes, &mut left.files);
         for ((file, before), number) in left
             .files
             .iter_mut()
@@ -224,17 +227,18 @@ impl Frontier {
         (left, hashes)
     }
 
-    /// Gives every touched sector its outcome; answers the new sum of hashes.
-    fn write_sectors(
-        &self,
-        outcomes: &HashMap<(FileId, u64), Outcome>,
-        files: &mut [Pages],
-    ) -> u64 {
-        let stable = |file: FileId, at| sector(&self.files[file.0 as usize], at);
-        let mut fresh: HashMap<(FileId, u64), Sector> = outcomes
-            .keys()
-            .map(|&(file, at)| ((file, at), stable(file, at)))
-            .collect();
+    /// Gives every touched sector its outcome, the last one named; answers
+    /// the new sum of hashes.
+    fn write_sectors(&self, mut outcomes: Vec<(Place, Outcome)>, files: &mut [Pages]) -> u64 {
+        outcomes.sort_by_key(|(place, _)| *place);
+        // A sector's last outcome moves to the front of its run, and stays.
+        outcomes.dedup_by(|later, kept| {
+            let same = later.0 == kept.0;
+            if same {
+                kept.1 = later.1;
+            }
+            same
+        });
         for (n, pending) in self.pending.iter().enumerate() {
             let Event::Write {
                 file,
@@ -245,28 +249,30 @@ impl Frontier {
             else {
                 continue;
             };
-            for at in sectors(*offset, bytes.len()) {
-                let (Some(Outcome::Through(last)), Some(sector)) =
-                    (outcomes.get(&(*file, at)), fresh.get_mut(&(*file, at)))
-                else {
-                    continue;
-                };
-                if n <= *last {
-                    overlay(sector, at * SECTOR, bytes, *offset);
+            let touched = sectors(*offset, bytes.len());
+            let first = outcomes.partition_point(|(place, _)| *place < (*file, touched.start));
+            let touched = outcomes[first..]
+                .iter()
+                .take_while(|((other, at), _)| other == file && *at < touched.end);
+            for ((_, at), outcome) in touched {
+                if matches!(outcome, Outcome::Through(last) if n <= *last) {
+                    let (piece, to) = within(at * SECTOR, bytes, *offset);
+                    files[file.0 as usize].write(piece, to);
                 }
             }
         }
         let mut sum = self.sectors;
-        for ((file, at), mut new) in fresh {
-            if let Some(Outcome::Garbage(seed)) = outcomes.get(&(file, at)) {
-                garbage(&mut new, *seed);
+        for ((file, at), outcome) in outcomes {
+            let old = sector(&self.files[file.0 as usize], at);
+            let files = &mut files[file.0 as usize];
+            if let Outcome::Garbage(seed) = outcome {
+                files.write(&garbage(seed), at * SECTOR);
             }
-            let old = stable(file, at);
+            let new = sector(files, at);
             if new != old {
                 sum = sum
                     .wrapping_sub(hash_sector(file, at, &old))
                     .wrapping_add(hash_sector(file, at, &new));
-                files[file.0 as usize].write(&new, at * SECTOR);
             }
         }
         sum
@@ -396,18 +402,23 @@ fn sector(pages: &Pages, at: u64) -> Sector {
     bytes
 }
 
-/// The part of `bytes` (which begin at `offset`) that falls into the sector at `start`.
-fn overlay(sector: &mut Sector, start: u64, bytes: &[u8], offset: u64) {
+/// The part of `bytes` (which begin at `offset`) that falls into the sector
+/// at `start`, and where it goes.
+fn within(start: u64, bytes: &[u8], offset: u64) -> (&[u8], u64) {
     let from = offset.max(start);
     let to = (offset + bytes.len() as u64).min(start + SECTOR);
-    sector[(from - start) as usize..(to - start) as usize]
-        .copy_from_slice(&bytes[(from - offset) as usize..(to - offset) as usize]);
+    (
+        &bytes[(from - offset) as usize..(to - offset) as usize],
+        from,
+    )
 }
 
-pub(super) fn garbage(sector: &mut Sector, seed: u64) {
+pub(super) fn garbage(seed: u64) -> Sector {
+    let mut sector = [0; SECTOR as usize];
     for (word, n) in sector.chunks_exact_mut(8).zip(0..) {
         word.copy_from_slice(&mix(seed ^ n).to_le_bytes());
     }
+    sector
 }
 
 /// splitmix64's finish: every bit of the answer depends on every bit of `z`.

@@ -19,7 +19,6 @@ use journalfs::sim::{Round, Tree, sequence};
 use journalfs::units::InodeNo;
 
 use super::foreign::Judges;
-use super::seeds;
 use super::{foreign, seeds};
 use crate::support::e2fsck;
 

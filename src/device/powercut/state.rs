@@ -402,8 +402,7 @@ impl State {
         }
         for ((file, at), outcome) in outcomes {
             if let Outcome::Garbage(seed) = outcome {
-                let mut sector = [0; SECTOR as usize];
-                crash::garbage(&mut sector, *seed);
+                let sector = crash::garbage(*seed);
                 self.files[file.0 as usize]
                     .disk
                     .write_at(&sector, at * SECTOR)?;
