@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fuse::point;
 
-use super::place::Place;
+use super::place::{self, Place};
 use super::{Failure, at};
 
 const NAME: &str = "control";
@@ -158,9 +158,10 @@ impl Mount {
         })
     }
 
-    /// The image's path.
-    pub fn image(&self) -> &Path {
-        &self.place.image
+    /// Waits until its daemon has let go of image and journal.
+    pub fn wait_until_free(&self) -> Result<(), Failure> {
+        let free = place::wait_until_free(&self.place.image, &self.place.journal);
+        free.map_err(|e| Failure::refused(at(&self.place.image, e)))
     }
 
     /// Asks the daemon, and waits for its answer.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::sim::cut::{Keep, Loss, Model};
 
 use super::control::{CutRequest, Mount, Request};
-use super::{Failure, Outcome, at, place, power};
+use super::{Failure, Outcome, power};
 
 /// Cuts the power of a mount with -o powercut, now or at a chosen moment.
 ///
@@ -57,7 +57,7 @@ pub fn run(args: &Args) -> Outcome {
     power::parse(&request).map_err(Failure::usage)?;
     let mount = Mount::find(&args.dir)?;
     let loss: Loss = mount.ask(&Request::Cut(request))?;
-    place::wait_until_free(mount.image()).map_err(|e| Failure::refused(at(mount.image(), e)))?;
+    mount.wait_until_free()?;
     match args.json {
         true => println!("{}", serde_json::to_string(&loss).map_err(Failure::system)?),
         false => print!("{}", loss.text()),

@@ -138,9 +138,18 @@ fn source(error: &mount::Error) -> Option<&io::Error> {
     }
 }
 
-/// Waits until nobody holds a lock on the image. Blocks in the kernel.
-pub fn wait_until_free(image: &Path) -> io::Result<()> {
-    let file = File::open(image)?;
+/// Waits until nobody holds a lock on the image or its journal. Blocks in the
+/// kernel.
+pub fn wait_until_free(image: &Path, journal: &Path) -> io::Result<()> {
+    wait_for_lock(image)?;
+    match wait_for_lock(&journal.join("lock")) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn wait_for_lock(path: &Path) -> io::Result<()> {
+    let file = File::open(path)?;
     loop {
         match fcntl(&file, FcntlArg::F_OFD_SETLKW(&whole(libc::F_RDLCK))) {
             Err(Errno::EINTR) => {}

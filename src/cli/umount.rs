@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use crate::fs::mount::journal_folder;
 use crate::fuse::point::{self, Mount};
 
 use super::place::{self, Place};
@@ -38,12 +39,13 @@ pub fn run(args: &Args) -> Outcome {
             ),
         )));
     }
-    place::wait_until_free(&image)
+    let journal = live.as_ref().map(|live| live.journal.clone());
+    let journal_at = journal.clone().unwrap_or_else(|| journal_folder(&image));
+    place::wait_until_free(&image, &journal_at)
         .map_err(|e| Failure::refused(at(&image, format!("can't be waited for: {e}"))))?;
     if let Some(live) = &live {
         wait_for_end(live.pid);
     }
-    let journal = live.map(|live| live.journal);
     succeeded(&Place::find(&image, journal.as_deref())?)
 }
 

@@ -15,6 +15,7 @@ mod image;
 mod kill;
 mod model;
 mod modes;
+mod powercut;
 mod tour;
 mod user;
 mod wrong;
