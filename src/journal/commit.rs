@@ -75,6 +75,10 @@ impl Waiting {
         &self.keeper
     }
 
+    pub fn queue_durable(&self, lsn: Lsn, tell: OnDurable) {
+        self.durable.lock().push((lsn, tell));
+    }
+
     pub fn want_room(&self) {
         self.wants_room.store(true, Ordering::SeqCst);
         self.keeper.ring();
@@ -130,7 +134,7 @@ impl Journal {
         if lsn <= log.watermarks().durable {
             return tell(Ok(()));
         }
-        self.0.waiting.durable.lock().push((lsn, tell));
+        self.0.waiting.queue_durable(lsn, tell);
         // A failure may have emptied the queue just before.
         if let Err(error) = self.0.alive() {
             self.0.waiting.fail_all(&error);
@@ -211,15 +215,18 @@ impl Inner {
 
     fn sync_is_due(&self, log: &Log, now: Time) -> bool {
         let marks = log.watermarks();
+        // Even if nothing is unsynced: the sync that covered a record may have
+        // come by just before its waiter did.
+        let awaited = !self.waiting.durable.lock().is_empty();
         let mut pace = self.waiting.pace.lock();
-        if marks.durable >= marks.appended {
+        if marks.durable >= marks.appended && !awaited {
             pace.unsynced_since = None;
             return false;
         }
         let since = began(&mut pace.unsynced_since, now);
         let due = elapsed(since, now) >= Duration::from_secs(self.options.commit_seconds.into())
             || log.unsynced() >= SYNC
-            || !self.waiting.durable.lock().is_empty();
+            || awaited;
         if due {
             pace.unsynced_since = None;
         }

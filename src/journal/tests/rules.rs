@@ -33,6 +33,20 @@ fn one_sync_serves_all_who_wait_and_who_comes_later_need_not() {
     ));
 }
 
+/// Between its look at the durable mark and its place in the queue, a sync
+/// may have made its record durable and served all who waited.
+#[test]
+fn who_comes_just_after_the_sync_that_covers_it_is_told_at_the_next_tick() {
+    let mut world = World::seeded(1);
+    let lsn = world.step();
+    world.sync();
+    let (tell, told) = std::sync::mpsc::channel();
+    let late = Box::new(move |done| tell.send(done).unwrap());
+    world.journal.0.waiting.queue_durable(lsn, late);
+    world.journal.tick(Time::default()).unwrap();
+    assert!(matches!(told.try_recv(), Ok(Ok(()))));
+}
+
 #[test]
 fn watermarks_keep_their_order() {
     let mut world = World::seeded(2);
