@@ -69,8 +69,9 @@ struct Arguments {
     /// Spend at most so many seconds on making a failure smaller.
     #[arg(long, default_value_t = 60)]
     shrink: u64,
-    /// Write the result between the markers in this file.
-    #[arg(long)]
+    /// Write the result between the markers in this file (README.md if none
+    /// is named).
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "README.md")]
     readme: Option<PathBuf>,
 }
 
