@@ -92,9 +92,10 @@ impl Frontier {
                 self.settle(|pending| pending.file() == Some(*file) && !pending.is_name())
             }
             Event::SyncNames => self.settle(Pending::is_name),
-            Event::Forget { file } => self
-                .pending
-                .retain(|pending| pending.is_name() || pending.file() != Some(*file)),
+            // The length is no page: it stays dirty until a sync succeeds.
+            Event::Forget { file } => self.pending.retain(|pending| {
+                !matches!(pending, Event::Write { .. }) || pending.file() != Some(*file)
+            }),
             Event::Rot { file, at, mask } => self.rot(*file, *at, *mask),
             other => self.pending.push(other.clone()),
         }

@@ -77,7 +77,8 @@ pub enum Event {
     /// All earlier names are stable.
     SyncNames,
     /// A sync of the file failed and the host forgot what was to be written:
-    /// reads still show it, but no later sync will bring it to the disk.
+    /// reads still show it, but no later sync will bring it to the disk. (Its
+    /// length will be: that is no page.)
     Forget {
         /// Whose bytes.
         file: FileId,

@@ -93,6 +93,15 @@ fn what_a_failed_sync_forgets_is_read_and_never_stable() {
 }
 
 #[test]
+fn a_failed_sync_forgets_pages_and_not_the_length() {
+    let (host, image) = host(&["sync:eio,forget,times=1"]);
+    image.write_at(&[2; 512], 8192).unwrap();
+    assert_eq!(errno(image.sync()), Some(libc::EIO));
+    image.sync().unwrap();
+    assert_eq!(stable(&host)[4096..], [0; 4608]);
+}
+
+#[test]
 fn a_sync_that_lies_makes_nothing_stable_and_an_honest_one_all() {
     let (host, image) = host(&["sync:lie,times=2"]);
     let folder = host.folder();
