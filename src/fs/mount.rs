@@ -225,6 +225,9 @@ impl Opened {
             Course::Recover => unrecovered.recover(image.clone(), kept)?,
         };
         let began = options.clock.wall();
+        if matches!(course, Course::GoOn | Course::Recover) {
+            session::confirm_superblock(&*image, &good)?;
+        }
         let sb = session::begin(&*image, &journal, &sb, &found, &good, &options)?;
         let fs = Arc::new(Fs::new(journal, sb, options.fs, options.clock.clone()));
         retry_when_full(&fs, || fs.collect_orphans().map(drop))?;

@@ -1,6 +1,8 @@
 //! The guard goes on and off: a session's first and last writes of the
 //! superblock, each after the journal knows both versions.
 
+use std::ops::Range;
+
 use super::super::guard::{self, Raw};
 use super::{Error, Fs, Options, Result, io_error, length};
 use crate::device::Disk;
@@ -10,6 +12,14 @@ use crate::ext4::superblock::{OFFSET, SIZE};
 use crate::journal::record::{Clean, Session};
 use crate::journal::{Blocks, Journal};
 use crate::units::{BlockNo, GroupNo, Lsn, Time};
+
+/// What was read may be in the host's cache alone: an earlier process was
+/// killed before it had synced the superblock, or its sync failed and the host
+/// calls the page clean. Were the disk's own version found after a cut, the
+/// journal would not know it any more. (Torn, it is repaired from there.)
+pub(super) fn confirm_superblock(image: &dyn Disk, good: &Raw) -> Result<()> {
+    write_sectors(image, good, |_| true)
+}
 
 /// Session record durable, then the guard, then everything else.
 pub(super) fn begin(
@@ -116,12 +126,15 @@ pub(super) fn read_superblock(image: &dyn Disk) -> Result<Raw> {
 /// Writes the sectors that differ, so that no other is in flight when the
 /// power fails.
 fn write_superblock(image: &dyn Disk, found: &Raw, now: &Raw) -> Result<()> {
+    write_sectors(image, now, |sector| found[sector.clone()] != now[sector])
+}
+
+fn write_sectors(image: &dyn Disk, now: &Raw, chosen: impl Fn(Range<usize>) -> bool) -> Result<()> {
     const SECTOR: usize = 512;
-    for (n, (before, after)) in found.chunks(SECTOR).zip(now.chunks(SECTOR)).enumerate() {
-        if before != after {
-            let at = OFFSET + (n * SECTOR) as u64;
+    for from in (0..SIZE).step_by(SECTOR) {
+        if chosen(from..from + SECTOR) {
             image
-                .write_at(after, at)
+                .write_at(&now[from..from + SECTOR], OFFSET + from as u64)
                 .map_err(io_error("write of the superblock"))?;
         }
     }

@@ -1,0 +1,49 @@
+//! Failing disks.
+
+use std::sync::Arc;
+
+use journalfs::device::crash::{Frontier, Plan};
+use journalfs::device::volatile::{Host, Snapshot};
+use journalfs::sim::clock::StillClock;
+use journalfs::sim::random::Random;
+use journalfs::sim::system::{self, Setup};
+
+fn host() -> (Arc<Host>, Setup) {
+    let setup = Setup {
+        size: 2 << 20,
+        block_size: 1024,
+        ..Setup::random(&mut Random::new(1))
+    };
+    let image = system::format(&setup, &StillClock::new()).unwrap();
+    let host = Host::new(Snapshot {
+        image,
+        ..Snapshot::default()
+    });
+    (host, setup)
+}
+
+#[test]
+fn a_superblock_that_only_the_hosts_cache_has_is_not_built_upon() {
+    // The sync behind the guard's removal failed, or the daemon was killed
+    // before it. The next session began over a superblock without a guard;
+    // after a power cut the disk still had the guard, which by then was
+    // neither that session's nor the one that it had begun over.
+    let (host, setup) = host();
+    let clock = StillClock::new();
+    let mounted = system::mount(&host, &setup, &clock, 1).unwrap();
+    host.faults().arm("sync@image:eio,forget".parse().unwrap());
+    system::unmount(mounted).unwrap_err();
+    assert!(host.faults().heal());
+    let before = host.events();
+    drop(system::mount(&host, &setup, &clock, 2).unwrap());
+    let trace = host.trace();
+    let mut frontier = Frontier::new(&host.start());
+    trace[..before]
+        .iter()
+        .for_each(|event| frontier.pass(event));
+    for event in &trace[before..] {
+        frontier.pass(event);
+        let left = Host::new(frontier.crash(&Plan::default()).0);
+        system::mount(&left, &setup, &clock, 3).unwrap_or_else(|what| panic!("{what}"));
+    }
+}
