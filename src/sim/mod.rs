@@ -17,6 +17,7 @@ pub mod counts;
 pub mod cut;
 pub mod drive;
 pub mod explore;
+pub mod failing;
 pub mod history;
 pub mod law;
 pub mod making;

@@ -54,7 +54,8 @@ fn names(fs: &Fs, dir: InodeNo) -> Result<BTreeMap<Vec<u8>, InodeNo>> {
     Ok(names)
 }
 
-fn node(fs: &Fs, attr: &Attr) -> Result<Node> {
+/// What an inode is.
+pub(super) fn node(fs: &Fs, attr: &Attr) -> Result<Node> {
     Ok(Node {
         kind: attr.kind,
         perm: attr.perm,

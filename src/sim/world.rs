@@ -389,7 +389,7 @@ fn era(host: &Host, history: History, notes: Notes) -> Era {
 }
 
 /// The step that a short write came to.
-fn shortened(step: &Step, wrote: Option<usize>) -> Step {
+pub(super) fn shortened(step: &Step, wrote: Option<usize>) -> Step {
     let mut step = step.clone();
     if let (Step::Write { len, .. } | Step::Append { len, .. }, Some(wrote)) = (&mut step, wrote) {
         *len = (*len).min(wrote as u32);

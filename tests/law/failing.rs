@@ -1,12 +1,34 @@
-//! Failing disks.
+//! Failing disks: each call of a run fails once, or all do from one on, and
+//! the law holds. Here some of the calls; all of them in `scripts/failing`.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use journalfs::device::crash::{Frontier, Plan};
 use journalfs::device::volatile::{Host, Snapshot};
 use journalfs::sim::clock::StillClock;
+use journalfs::sim::failing::{Counts, Round};
 use journalfs::sim::random::Random;
 use journalfs::sim::system::{self, Setup};
+
+use super::seeds;
+
+#[test]
+fn whatever_call_fails_nothing_that_was_promised_breaks() {
+    let begun = Instant::now();
+    let mut counts = Counts::default();
+    for seed in seeds(u64::MAX / 2) {
+        if begun.elapsed() > Duration::from_secs(8) {
+            break;
+        }
+        println!("seed {seed}");
+        counts += Round::new(seed)
+            .all(3, &|| false)
+            .unwrap_or_else(|report| panic!("{report}"));
+    }
+    println!("{counts:?}");
+    assert!(counts.runs > 0);
+}
 
 fn host() -> (Arc<Host>, Setup) {
     let setup = Setup {
