@@ -12,8 +12,8 @@
 use std::sync::Arc;
 
 use super::clock::StillClock;
-use super::explore::guarded;
 use super::history::History;
+use super::law::guarded;
 use super::random::Random;
 use super::step::Step;
 use super::system::{self, Setup};

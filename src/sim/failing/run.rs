@@ -8,7 +8,7 @@ use super::super::drive::{Answer, Driver, refusal};
 use super::super::history::History;
 use super::super::model::{Model, Refusal};
 use super::super::random::Random;
-use super::super::step::Step;
+use super::super::step::{Step, Verbs};
 use super::super::system::{self, Mounted};
 use super::super::tree::{Node, Tree};
 use super::super::walk::{node, walk};
@@ -213,7 +213,7 @@ impl<'a> Run<'a> {
             doubts.retain(|doubt| doubt.through < last);
             return;
         }
-        history.push(last, Arc::new(found.clone()));
+        history.push(last, Verbs::default(), Arc::new(found.clone()));
         for doubt in doubts {
             doubt.through = doubt.through.min(last);
         }
@@ -319,7 +319,7 @@ impl<'a> Run<'a> {
         let history = &mut self.known.history;
         let tree = self.model.tree();
         match (lsn, history.at(Lsn(u64::MAX))) {
-            (Some(lsn), _) => history.push(lsn, Arc::new(tree)),
+            (Some(lsn), _) => history.push(lsn, Verbs::default(), Arc::new(tree)),
             (None, Some(before)) if before.difference(&tree).is_some() => {
                 return Err("has changed the tree without a record".to_owned());
             }
