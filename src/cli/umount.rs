@@ -29,7 +29,7 @@ pub fn run(args: &Args) -> Outcome {
     // Asked while it can still answer; root may not ask a user's mount.
     let live = Live::ask(&dir);
     let dead = point::is_dead(&dir);
-    point::unmount(&dir, dead).map_err(|e| Failure::refused(advice(&e)))?;
+    unmount(&dir, dead).map_err(|e| Failure::refused(advice(&e)))?;
     if dead {
         return Err(Failure::refused(at(
             &dir,
@@ -47,6 +47,18 @@ pub fn run(args: &Args) -> Outcome {
         wait_for_end(live.pid);
     }
     succeeded(&Place::find(&image, journal.as_deref())?)
+}
+
+/// Whoever only looks (df, a file manager) keeps a mount busy for an instant:
+/// busy is believed after half a second.
+fn unmount(dir: &Path, dead: bool) -> Result<(), point::Error> {
+    for _ in 0..10 {
+        match point::unmount(dir, dead) {
+            Err(point::Error::Busy(_)) => thread::sleep(Duration::from_millis(50)),
+            other => return other,
+        }
+    }
+    point::unmount(dir, dead)
 }
 
 fn ours(dir: &Path) -> Result<Mount, Failure> {
