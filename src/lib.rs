@@ -8,6 +8,7 @@
 //!         check ─────────────► journal        (never fs: an independent witness)
 //!         ext4: the format as pure bytes ↔ values, no I/O; used by fs, check, sim
 //!         units: BlockNo, InodeNo, Lsn, …; anyone may use it
+//!         sync: the locks of log and journal, for models to replace
 //! ```
 //!
 //! `tests/layers.rs` reads the `use crate::` lines and fails on one that goes up.
@@ -21,4 +22,5 @@ pub mod fuse;
 pub mod journal;
 pub mod log;
 pub mod sim;
+mod sync;
 pub mod units;

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 fn allowed() -> HashMap<&'static str, Vec<&'static str>> {
     HashMap::from([
         ("units", vec![]),
-        ("device", vec!["units"]),
-        ("log", vec!["device", "units"]),
-        ("journal", vec!["log", "device", "units"]),
+        ("sync", vec![]),
+        ("device", vec!["sync", "units"]),
+        ("log", vec!["device", "sync", "units"]),
+        ("journal", vec!["log", "device", "sync", "units"]),
         ("ext4", vec!["units"]),
         ("fs", vec!["journal", "log", "device", "ext4", "units"]),
         ("check", vec!["journal", "log", "device", "ext4", "units"]),

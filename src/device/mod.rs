@@ -10,6 +10,8 @@
 use std::io;
 use std::sync::Arc;
 
+#[cfg(all(test, feature = "shuttle"))]
+pub mod adverse;
 pub mod crash;
 pub mod fault;
 pub mod host;

@@ -1,11 +1,11 @@
 //! The threads of a mount: one makes records durable, one makes room.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::{Error, Journal};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::thread::{self, JoinHandle};
 
 /// Two threads that tick: the committer, which serves waiting fsyncs back to
 /// back, and the keeper, which checkpoints and keeps segments ready. Dropping
@@ -44,19 +44,17 @@ impl Background {
         round: fn(&Journal) -> super::Result<()>,
     ) -> std::io::Result<()> {
         let (journal, stop) = (self.journal.clone(), self.stop.clone());
-        let thread = std::thread::Builder::new()
-            .name(name.into())
-            .spawn(move || {
-                let _watch = Watch(&journal);
-                while !stop.load(Ordering::SeqCst) {
-                    if let Err(error) = round(&journal) {
-                        // The first error has stopped the journal and told all
-                        // waiters; there is nothing left to keep.
-                        log::error!("the journal has stopped: {error}");
-                        return;
-                    }
+        let thread = thread::Builder::new().name(name.into()).spawn(move || {
+            let _watch = Watch(&journal);
+            while !stop.load(Ordering::SeqCst) {
+                if let Err(error) = round(&journal) {
+                    // The first error has stopped the journal and told all
+                    // waiters; there is nothing left to keep.
+                    log::error!("the journal has stopped: {error}");
+                    return;
                 }
-            })?;
+            }
+        })?;
         self.threads.push(thread);
         Ok(())
     }
@@ -67,7 +65,7 @@ struct Watch<'j>(&'j Journal);
 
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             let why = "a thread of the journal has panicked".into();
             self.0.0.stop(Error::ReadOnly(why));
         }

@@ -11,11 +11,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::Block;
 use super::paths::Named;
 use crate::log::Place;
+use crate::sync::Mutex;
 use crate::units::{BlockNo, Lsn};
 
 /// A changed block's newest version.

@@ -13,12 +13,12 @@
 //! although the image already has a part of them.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::cache::{Changed, Home};
 use super::record::{Base, Clean, Record, Session};
 use super::{Block, Inner, Journal, Result, image_error};
 use crate::log::{Durable, Log};
+use crate::sync::atomic::Ordering;
 use crate::units::{BlockNo, Lsn};
 
 /// Blocks written home in one piece, at most this many bytes.

@@ -5,13 +5,12 @@
 //! is final: all waiters get the error, and so does everyone after them.
 
 use std::mem;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex};
 
 use super::{Error, Inner, Journal, Keep, Result};
 use crate::log::{Durable, Log};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Condvar, Mutex};
 use crate::units::{Lsn, Time};
 
 /// Called when a record is durable, or can't become so.

@@ -20,12 +20,11 @@
 
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-
-use parking_lot::{Mutex, RwLock};
 
 use crate::device::Disk;
 use crate::log::{Log, Place, Watermarks};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Mutex, RwLock};
 use crate::units::{BlockNo, Clock, HostClock, Lsn};
 
 mod background;

@@ -5,10 +5,9 @@
 //! much before it waits for the guard; what it really takes shows when its
 //! record has its place, and the promise ends.
 
-use std::sync::atomic::Ordering;
-
 use super::{Error, Inner, Journal, Keep, Result};
 use crate::log::Log;
+use crate::sync::atomic::Ordering;
 
 /// Log space held for one transaction.
 pub(super) struct Promise<'j> {

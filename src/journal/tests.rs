@@ -14,6 +14,8 @@ use crate::units::{InodeNo, StepClock, Time};
 
 mod crashes;
 mod limits;
+#[cfg(feature = "shuttle")]
+mod models;
 mod rules;
 
 const SIZE: usize = 1024;

@@ -9,9 +9,6 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-
-use parking_lot::RwLockWriteGuard;
 
 use super::cache::{Home, State};
 use super::record::{Op, Operation, Record};
@@ -19,6 +16,8 @@ use super::redo::{Redo, differences, edit_len, whole};
 use super::room::Promise;
 use super::{Block, Blocks, Error, Inner, Keep, Result};
 use crate::log::{Log, Slot};
+use crate::sync::RwLockWriteGuard;
+use crate::sync::atomic::Ordering;
 use crate::units::{BlockNo, InodeNo, Lsn};
 
 /// What a record takes besides its blocks: the operation with its names,

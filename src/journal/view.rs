@@ -1,9 +1,8 @@
 //! Reading: the state after the last commit.
 
-use parking_lot::RwLockReadGuard;
-
 use super::cache::{Home, State};
 use super::{Block, Blocks, Inner, Result, image_error};
+use crate::sync::RwLockReadGuard;
 use crate::units::{BlockNo, Lsn};
 
 /// The state after the last commit, for reading; writers wait while one lives.

@@ -8,13 +8,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::folder::Spare;
 use super::index::Index;
 use super::segment::Segment;
 use super::tail::Room;
 use super::{Durable, Error, Inner, Log, Result};
+use crate::sync::atomic::Ordering;
 use crate::units::Lsn;
 
 /// `installed` marks on their way to stable storage.

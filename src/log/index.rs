@@ -6,12 +6,12 @@
 //! it was sealed (complete, with a CRC) and names the segment's salt.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::frame::{le32, le64};
 use super::{Error, Result};
 use crate::device::memory::MemoryMap;
 use crate::device::{Dir, Disk, Map};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 const MAGIC: [u8; 8] = *b"jfsindx0";
 const HEADER: usize = 64;

@@ -17,12 +17,11 @@
 //! by [`Survey::open`]. FORMAT.md has every byte.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::{Condvar, Mutex, RwLock};
-
 use crate::device::Dir;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex, RwLock};
 use crate::units::{Clock, Epoch, Lsn, Time};
 
 mod clean;

@@ -5,13 +5,13 @@
 //! syncs. Whoever comes meanwhile waits for the one at work and finds itself
 //! served, or is the next.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use super::frame::{self, FrameHeader, Kind, Sum};
 use super::segment::{Payload, Place};
 use super::tail::{self, Batch, Placed, Room};
 use super::{Durable, Error, Inner, Log, Result};
+use crate::sync::atomic::Ordering;
 use crate::units::Lsn;
 
 /// A record's number and place; to be written, in any thread, soon.

@@ -10,6 +10,8 @@ mod basics;
 mod crash;
 mod damage;
 mod faults;
+#[cfg(feature = "shuttle")]
+mod models;
 mod threads;
 
 /// Small segments, a clock that steps, and salts that repeat.
