@@ -12,7 +12,7 @@ use journalfs::fs::mount::{self, Mounted};
 use journalfs::fs::{Caller, Error, Fs, Options, Result};
 use journalfs::units::{InodeNo, StepClock, Time};
 use support::e2fsck;
-use support::images::Variant;
+use support::images::{DEBIAN, Image, Variant, pages_of};
 use support::random::Seeded;
 
 const KEEP: i32 = 1;
@@ -234,6 +234,42 @@ fn changes_and_kills(variant: &str, seed: u64) {
     }
     compare(&world, &model, "at the end");
     world.close("at the end");
+}
+
+/// The kernel is told not to send longer ones: half of a request must never
+/// be found after a crash.
+#[test]
+fn the_longest_write_that_may_come_is_one_record() {
+    for (segment, least) in [(64 << 10, 4096), (1 << 20, 240 << 10), (4 << 20, 1 << 20)] {
+        let image = Arc::new(MemoryDisk::from_pages(pages_of(
+            DEBIAN.make(64 << 20).path(),
+        )));
+        let options = mount::Options {
+            segment_size: Some(segment),
+            segments: Some(8),
+            ..mount::Options::default()
+        };
+        let opened = mount::open(image, Arc::new(MemoryDir::default()), options).unwrap();
+        let mounted = opened.mount().unwrap();
+        let (fs, by) = (mounted.fs(), Caller::default());
+        let created = fs.create(&by, InodeNo::ROOT, b"file", 0o644, 0).unwrap();
+        let data = vec![7; fs.longest_write()];
+        assert!(data.len() >= least, "{} in {segment}", data.len());
+        for offset in [0, 1, 4095, 100_000, 5_000_000_001] {
+            let before = fs.journal().watermarks().appended;
+            let inode = created.value.inode;
+            assert_eq!(
+                fs.write(&by, inode, offset, &data, false).unwrap().value,
+                data.len()
+            );
+            assert_eq!(
+                fs.journal().watermarks().appended,
+                before.next(),
+                "at {offset}"
+            );
+            fs.journal().checkpoint().unwrap();
+        }
+    }
 }
 
 #[test]

@@ -15,6 +15,14 @@ const LARGE: u64 = 1 << 31;
 const DAY: i64 = 24 * 60 * 60;
 /// Bytes of a record that a write leaves to metadata, if it is a large one.
 const METADATA: usize = 768 << 10;
+/// The kernel's.
+const PAGE: usize = 4096;
+
+/// Bytes of data in a record of at most `limit` bytes; the rest is for
+/// bitmaps, descriptors and the tree.
+fn most_data(limit: usize) -> usize {
+    limit - (limit / 2).min(METADATA)
+}
 /// The kernel opens to execute (its FMODE_EXEC).
 const OPEN_TO_RUN: i32 = 0x20;
 
@@ -151,6 +159,12 @@ impl Fs {
         Ok(bytes)
     }
 
+    /// The longest write that is one record wherever it begins, in whole pages.
+    pub fn longest_write(&self) -> usize {
+        let most = most_data(self.journal.limit()).max(self.sb.block_size as usize);
+        (most + 1 - self.sb.block_size as usize) / PAGE * PAGE
+    }
+
     /// Writes; a short count means that the image is full. `kill_priv` clears
     /// suid and sgid.
     pub fn write(
@@ -201,9 +215,7 @@ impl Fs {
         let mut full = false;
         loop {
             let mut txn = self.begin()?;
-            // The rest of a record is for bitmaps, descriptors and the tree.
-            let most = txn.limit() - (txn.limit() / 2).min(METADATA);
-            let most = most.max(self.sb.block_size as usize);
+            let most = most_data(txn.limit()).max(self.sb.block_size as usize);
             want = want.min(most - (at % u64::from(self.sb.block_size)) as usize);
             let mut reached = 0;
             match self.write_all(&mut txn, by, number, at, &data[..want], kill, &mut reached) {

@@ -2,9 +2,9 @@
 
 use fuser::{InitFlags, KernelConfig};
 
-/// The largest write in one request; fuser's default of 16 MiB would be one
-/// record of 16 MiB.
-const MAX_WRITE: u32 = 1 << 20;
+/// The largest write in one request, if the journal takes that in one record;
+/// fuser's default of 16 MiB would be one record of 16 MiB.
+const MAX_WRITE: usize = 1 << 20;
 /// Requests that the kernel may have under way without a program waiting:
 /// read-ahead and the write-back of memory maps.
 const MAX_BACKGROUND: u16 = 64;
@@ -17,6 +17,9 @@ pub struct Negotiate {
     /// Nobody may open directories whose listing we would refuse: spare the
     /// kernel the question.
     pub no_opendir: bool,
+    /// The longest write that is one record. A longer request would become
+    /// several, and a kill between them would leave it half done.
+    pub longest_write: usize,
 }
 
 impl Negotiate {
@@ -42,7 +45,7 @@ impl Negotiate {
             wanted |= InitFlags::FUSE_POSIX_ACL;
         }
         let _ = config.add_capabilities(wanted & config.capabilities());
-        let _ = config.set_max_write(MAX_WRITE);
+        let _ = config.set_max_write(MAX_WRITE.min(self.longest_write) as u32);
         let _ = config.set_max_background(MAX_BACKGROUND);
     }
 }

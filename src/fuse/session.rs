@@ -127,6 +127,7 @@ impl Session {
         let negotiate = Negotiate {
             kernel_acls: options.allow_other,
             no_opendir: kernel_checks || me.is_root(),
+            longest_write: core.fs().longest_write(),
         };
         let fs = core.fs().clone();
         let adapter = Adapter::new(core, negotiate);

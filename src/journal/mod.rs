@@ -333,6 +333,11 @@ impl Journal {
         Ok(txn)
     }
 
+    /// The largest record, in bytes.
+    pub fn limit(&self) -> usize {
+        self.0.options.limit()
+    }
+
     /// A view for reading; one at a time in a thread, since a waiting writer
     /// comes before a second one.
     pub fn view(&self) -> View<'_> {
