@@ -12,7 +12,7 @@ use journalfs::fs::mount::{self, Mounted};
 use journalfs::fs::{Caller, Error, Fs, Options, Result};
 use journalfs::units::{InodeNo, StepClock, Time};
 use support::e2fsck;
-use support::images::{DEBIAN, Image, Variant, pages_of};
+use support::images::{DEBIAN, Variant, pages_of};
 use support::random::Seeded;
 
 const KEEP: i32 = 1;

@@ -10,14 +10,13 @@
 //! `scripts/crash-host --rounds N --seed S --host xfs|ext4|both` runs it for
 //! long. The seed decides what is done; the moment is the machine's.
 
-use std::fs::File;
-use std::path::Path;
 use std::process::Child;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
+use crate::crew::Crew;
 use crate::daemon::{World, journalfs};
 use crate::history::{Outside, Worker};
 use crate::host::{Host, Kind, clear_dead};
@@ -73,101 +72,6 @@ impl Plan {
     }
 }
 
-/// Threads at work on a mount.
-struct Crew {
-    outside: Arc<Outside>,
-    workers: Vec<JoinHandle<Worker>>,
-    syncers: Vec<JoinHandle<()>>,
-    idle: Vec<Worker>,
-}
-
-impl Crew {
-    fn start(point: &Path, plan: &Plan, mut workers: Vec<Worker>) -> Crew {
-        let outside: Arc<Outside> = Arc::default();
-        let idle = workers.split_off(plan.workers);
-        let workers = workers.into_iter().map(|worker| {
-            let outside = outside.clone();
-            thread::spawn(move || {
-                let worker = worker.run(&outside);
-                stay_without_a_host(&outside, &worker);
-                worker
-            })
-        });
-        let workers = workers.collect();
-        let syncers = (0..plan.syncers).map(|n| {
-            let (outside, point) = (outside.clone(), point.to_owned());
-            thread::spawn(move || sync_on_and_on(&outside, &point, n))
-        });
-        Crew {
-            workers,
-            idle,
-            syncers: syncers.collect(),
-            outside,
-        }
-    }
-
-    fn join(&mut self) {
-        for worker in self.workers.drain(..) {
-            self.idle.push(worker.join().expect("a worker failed"));
-        }
-        for syncer in self.syncers.drain(..) {
-            syncer.join().expect("a syncer failed");
-        }
-    }
-}
-
-/// One fsync after the other, of a file, its data, or the root folder.
-fn sync_on_and_on(outside: &Outside, point: &Path, n: usize) {
-    let file = File::open(point.join("anchor")).unwrap();
-    let folder = File::open(point).unwrap();
-    let mut failed = false;
-    for turn in n.. {
-        if outside.stop.load(SeqCst) {
-            return;
-        }
-        let done = outside.sync(point, || match turn % 3 {
-            0 => file.sync_all(),
-            1 => file.sync_data(),
-            _ => folder.sync_all(),
-        });
-        match done {
-            Ok(()) => assert!(!failed, "an fsync succeeds after one that has failed"),
-            Err(error) => {
-                outside.excuse(&error, &"fsync");
-                failed = true;
-            }
-        }
-        thread::sleep(Duration::from_millis(turn as u64 * 17 % 61));
-    }
-}
-
-/// The host is gone and the daemon is not: nothing may succeed any more that
-/// needs a host.
-fn stay_without_a_host(outside: &Outside, worker: &Worker) {
-    let folder = File::open(&worker.folder);
-    let mut failed = false;
-    for n in 0.. {
-        if outside.stop.load(SeqCst) {
-            return;
-        }
-        let made = std::fs::create_dir(worker.folder.join(format!("late-{n}")));
-        match made {
-            Ok(()) => panic!("a folder is made after the host has gone"),
-            Err(error) => outside.excuse(&error, &"mkdir"),
-        }
-        if let Ok(folder) = &folder {
-            match outside.sync(&worker.root, || folder.sync_all()) {
-                Ok(()) => assert!(!failed, "an fsync succeeds after one that has failed"),
-                Err(error) => {
-                    outside.excuse(&error, &"fsync");
-                    failed = true;
-                }
-            }
-        }
-        thread::sleep(Duration::from_millis(3));
-    }
-}
-
 /// How a round's work ended.
 struct Ended {
     workers: Vec<Worker>,
@@ -176,13 +80,20 @@ struct Ended {
     unmounted: bool,
 }
 
-fn work_until_the_cut(host: &Host, world: &mut World, plan: &Plan, workers: Vec<Worker>) -> Ended {
+fn work_until_the_cut(
+    host: &Host,
+    world: &mut World,
+    plan: &Plan,
+    mut workers: Vec<Worker>,
+) -> Ended {
     world.mount_to_kill(&["-o", plan.options]);
-    let mut crew = Crew::start(&world.point(), plan, workers);
+    let mut ended = workers.split_off(plan.workers);
+    let outside = Outside::default();
+    let mut crew = Crew::start(&world.point(), outside, workers, plan.syncers);
     thread::sleep(Duration::from_millis(plan.work));
     let mut leaving = plan.unmount.map(|most| {
         crew.outside.stop.store(true, SeqCst);
-        crew.join();
+        ended.extend(crew.join());
         let leaving = unmount(world);
         thread::sleep(Duration::from_millis(most));
         leaving
@@ -199,12 +110,11 @@ fn work_until_the_cut(host: &Host, world: &mut World, plan: &Plan, workers: Vec<
     }
     crew.outside.stop.store(true, SeqCst);
     world.kill();
-    crew.join();
+    ended.extend(crew.join());
     leaving.map(|mut leaving| leaving.wait().unwrap());
-    let Crew { outside, idle, .. } = crew;
     Ended {
-        workers: idle,
-        outside,
+        workers: ended,
+        outside: crew.outside,
         unmounted: left.is_some_and(|left| left.success()),
     }
 }
@@ -272,42 +182,61 @@ fn rounds_of(rounds: usize, seed: u64, kind: Kind) {
          (again: scripts/crash-host --rounds {rounds} --seed {seed} --host {name})"
     );
     let mut random = fastrand::Rng::with_seed(seed);
-    let host = Host::new(kind);
-    let mut world = World::on(&host.path(), "160M");
-    let mut workers = prepare(&mut world, &mut random);
-    let (mut lossy, mut fsyncs) = (0, 0);
-    for round in 0..rounds {
-        let plan = Plan::draw(&mut random);
-        let _say = Say(round, &plan);
-        let ended = work_until_the_cut(&host, &mut world, &plan, workers);
-        power_cycle(&host, &mut world);
-        let last = what_is_left(&world, &ended);
-        cut_recoveries(&host, &mut world, &plan);
-        fsyncs += ended.outside.fsyncs.load(SeqCst);
-        workers = ended.workers;
-        lossy += usize::from(workers.iter().any(|worker| worker.acknowledged() > last));
-        let sampled = round % 8 == 0;
-        if sampled {
-            world.succeeds(&["check", world.image_str()]);
+    let mut sum = Sum::default();
+    while sum.rounds < rounds {
+        // A new host now and then: what is to be compared grows.
+        let host = Host::new(kind);
+        let mut world = World::on(&host.path(), "160M");
+        let mut workers = prepare(&mut world, &mut random);
+        for _ in 0..(rounds - sum.rounds).min(25) {
+            workers = round(&host, &mut world, workers, &mut random, &mut sum);
         }
-        world.mount(&[]);
-        for worker in &mut workers {
-            worker.judge(last, plan.is_sync() || ended.unmounted);
-        }
-        let shown = sampled.then(|| Tree::of(&world.point()));
-        world.umount_and_judge();
-        if let Some(shown) = shown {
-            kernel_agrees(&world, &shown);
-        }
-        if (round + 1) % 20 == 0 || round + 1 == rounds {
-            let done: usize = workers.iter().map(|worker| worker.done).sum();
-            println!(
-                "cut: {} rounds on {name}, {done} operations, {fsyncs} fsyncs, \
-                 {lossy} cuts took something: the law held",
-                round + 1
-            );
-        }
+        sum.operations += workers.iter().map(|worker| worker.done).sum::<usize>();
+        println!("cut: {name}: {sum:?}: the law held");
     }
+}
+
+/// What has been done.
+#[derive(Debug, Default)]
+struct Sum {
+    rounds: usize,
+    operations: usize,
+    fsyncs: u64,
+    /// Cuts that took something acknowledged with them.
+    lossy_cuts: usize,
+}
+
+fn round(
+    host: &Host,
+    world: &mut World,
+    workers: Vec<Worker>,
+    random: &mut fastrand::Rng,
+    sum: &mut Sum,
+) -> Vec<Worker> {
+    let plan = Plan::draw(random);
+    let _say = Say(sum.rounds, &plan);
+    let ended = work_until_the_cut(host, world, &plan, workers);
+    power_cycle(host, world);
+    let last = what_is_left(world, &ended);
+    cut_recoveries(host, world, &plan);
+    let mut workers = ended.workers;
+    sum.fsyncs += ended.outside.fsyncs.load(SeqCst);
+    sum.lossy_cuts += usize::from(workers.iter().any(|worker| worker.acknowledged() > last));
+    let sampled = sum.rounds % 8 == 0;
+    if sampled {
+        world.succeeds(&["check", world.image_str()]);
+    }
+    world.mount(&[]);
+    for worker in &mut workers {
+        worker.judge(last, plan.is_sync() || ended.unmounted);
+    }
+    let shown = sampled.then(|| Tree::of(&world.point()));
+    world.umount_and_judge();
+    if let Some(shown) = shown {
+        kernel_agrees(world, &shown);
+    }
+    sum.rounds += 1;
+    workers
 }
 
 /// Tells of a round that fails.

@@ -33,6 +33,15 @@ pub struct Outside {
 }
 
 impl Outside {
+    /// Of a host that stays: only the daemon dies, and whatever it has said
+    /// must be true.
+    pub fn of_a_lasting_host() -> Outside {
+        Outside {
+            gone: true.into(),
+            ..Outside::default()
+        }
+    }
+
     /// Runs an fsync of whatever kind. All that was recorded before it began
     /// is durable if it says so.
     pub fn sync(&self, root: &Path, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {

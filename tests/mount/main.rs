@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod crew;
 mod cut;
 mod daemon;
 mod history;
@@ -16,6 +17,7 @@ mod kill;
 mod model;
 mod modes;
 mod powercut;
+mod soak;
 mod tour;
 mod user;
 mod wrong;

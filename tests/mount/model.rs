@@ -103,6 +103,12 @@ pub struct Node {
 pub struct Model {
     pub names: BTreeMap<String, u64>,
     pub nodes: BTreeMap<u64, Node>,
+    /// Among others in one folder: every name begins with this, ...
+    pub prefix: String,
+    /// ... save those of folders that are everyone's.
+    pub shared: Vec<String>,
+    /// Large writes too.
+    pub large: bool,
     next: u64,
 }
 
@@ -130,7 +136,9 @@ impl Model {
 
     /// A folder whose names change has another mtime.
     fn changed_in(&mut self, at: &str) {
-        if let Some((dir, _)) = at.rsplit_once('/') {
+        if let Some((dir, _)) = at.rsplit_once('/')
+            && self.names.contains_key(dir)
+        {
             self.node(dir).mtime = None;
         }
     }
@@ -225,7 +233,11 @@ impl Model {
     /// The first differences to a folder.
     pub fn differences(&self, folder: &Path) -> Vec<String> {
         let mut found = Vec::new();
-        let mut seen = Model::default();
+        let mut seen = Model {
+            prefix: self.prefix.clone(),
+            shared: self.shared.clone(),
+            ..Model::default()
+        };
         let mut numbers = BTreeMap::new();
         if let Err(e) = seen.read(folder, "", &mut numbers) {
             return vec![format!("can't be read: {e}")];
@@ -270,11 +282,19 @@ impl Model {
     ) -> io::Result<()> {
         for entry in fs::read_dir(folder.join(prefix))? {
             let name = entry?.file_name().to_string_lossy().into_owned();
+            let mine = name.starts_with(&self.prefix);
             let name = if prefix.is_empty() {
                 name
             } else {
                 format!("{prefix}/{name}")
             };
+            if self.shared.contains(&name) {
+                self.read(folder, &name, numbers)?;
+                continue;
+            }
+            if !mine {
+                continue;
+            }
             let path = folder.join(&name);
             let about = fs::symlink_metadata(&path)?;
             let id = *numbers.entry(about.ino()).or_insert(self.next + 1);
@@ -485,9 +505,10 @@ fn attempt(model: &Model, random: &mut fastrand::Rng) -> Option<Act> {
     let fresh = |random: &mut fastrand::Rng| -> Option<String> {
         let dirs: Vec<&String> = of("d")
             .into_iter()
+            .chain(&model.shared)
             .filter(|dir| dir.matches('/').count() < 3)
             .collect();
-        let name = format!("{}{}", random.lowercase(), random.u8(..40));
+        let name = format!("{}{}{}", model.prefix, random.lowercase(), random.u8(..40));
         let name = match random.choice(dirs).filter(|_| random.u8(..3) > 0) {
             Some(dir) => format!("{dir}/{name}"),
             None => name,
@@ -531,6 +552,12 @@ fn attempt(model: &Model, random: &mut fastrand::Rng) -> Option<Act> {
             let apart = |a: &str, b: &str| a != b && !a.starts_with(&format!("{b}/"));
             (apart(&one, &two) && apart(&two, &one)).then_some(Act::Exchange { one, two })?
         }
+        17 if model.large => Act::Write {
+            at: pick(files(), random)?,
+            offset: 4096 * random.u64(..300),
+            len: *random.choice(&[100_000, 240 << 10])?,
+            byte: random.u8(1..),
+        },
         17..=22 => Act::Write {
             at: pick(files(), random)?,
             offset: *random.choice(&[0, 0, 4096, 5000, 65_536, 200_001])?
