@@ -1,7 +1,7 @@
 //! Room, memory, and what happens at their ends.
 
 use super::*;
-use crate::device::Dir;
+use crate::device::fault::{Call, Effect, Fault};
 
 fn fill(journal: &Journal) -> usize {
     let data = vec![9; 20 * SIZE];
@@ -199,51 +199,15 @@ fn background_threads_serve_fsyncs_and_make_room() {
     assert_eq!(served.load(Ordering::SeqCst), 300);
 }
 
-/// A folder on a host that has no space for further files.
-struct Crowded {
-    dir: Arc<dyn Dir>,
-    left: AtomicUsize,
-}
-
-impl Dir for Crowded {
-    fn list(&self) -> std::io::Result<Vec<String>> {
-        self.dir.list()
-    }
-    fn open(&self, name: &str) -> std::io::Result<Arc<dyn Disk>> {
-        self.dir.open(name)
-    }
-    fn create(&self, name: &str) -> std::io::Result<Arc<dyn Disk>> {
-        let less = |left: usize| left.checked_sub(1);
-        match self
-            .left
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less)
-        {
-            Ok(_) => self.dir.create(name),
-            Err(_) => Err(std::io::ErrorKind::StorageFull.into()),
-        }
-    }
-    fn rename(&self, from: &str, to: &str) -> std::io::Result<()> {
-        self.dir.rename(from, to)
-    }
-    fn remove(&self, name: &str) -> std::io::Result<()> {
-        self.dir.remove(name)
-    }
-    fn sync(&self) -> std::io::Result<()> {
-        self.dir.sync()
-    }
-}
-
 #[test]
 fn on_a_full_host_the_log_goes_round_in_the_files_it_has() {
     let host = empty_host();
-    let dir = Arc::new(Crowded {
-        dir: host.folder(),
-        left: AtomicUsize::new(7),
-    });
-    let journal = Journal::open(dir)
+    let journal = Journal::open(host.folder())
         .unwrap()
         .begin_anew(host.image(), options(1))
         .unwrap();
+    // Room for two segments more with their indexes.
+    host.faults().arm(full(2 * (64 << 10) + (16 << 10)));
     journal.begin_session(session(1), &[1; SIZE], &[]).unwrap();
     // As the keeper of a mount does.
     for _ in 0..3 {
@@ -269,22 +233,29 @@ fn on_a_full_host_the_log_goes_round_in_the_files_it_has() {
     assert!(full > 5);
 }
 
-/// How writing ends where the host has room for so many files.
-fn write_on_a_host_for(files: usize) -> Result<()> {
+/// The host's disk takes so many bytes more.
+fn full(room: u64) -> Fault {
+    let errno = libc::ENOSPC;
+    Fault {
+        call: None,
+        ..Fault::new(Call::Write, Effect::Full { errno, room })
+    }
+}
+
+/// How writing in records of so many blocks ends where the host has room for
+/// so many bytes.
+fn write_on_a_host_with(room: u64, blocks: u64) -> Result<()> {
     let host = empty_host();
-    let dir = Arc::new(Crowded {
-        dir: host.folder(),
-        left: AtomicUsize::new(files),
-    });
-    let journal = Journal::open(dir)?.begin_anew(host.image(), options(1))?;
+    host.faults().arm(full(room));
+    let journal = Journal::open(host.folder())?.begin_anew(host.image(), options(1))?;
     journal.begin_session(session(1), &[1; SIZE], &[])?;
-    let data = vec![9; 10 * SIZE];
+    let data = vec![9; blocks as usize * SIZE];
     let (mut now, mut done) = (Time { secs: 1, nanos: 0 }, 0);
     while done < 100 {
         let attempt = || {
             let mut txn = journal.begin()?;
             txn.attach(&data, 0);
-            (0..10).try_for_each(|n| txn.put(BlockNo(20 + n), n as usize * SIZE))?;
+            (0..blocks).try_for_each(|n| txn.put(BlockNo(20 + n), n as usize * SIZE))?;
             txn.commit(&Op::Orphan { inode: InodeNo(1) })
         };
         match attempt() {
@@ -295,18 +266,20 @@ fn write_on_a_host_for(files: usize) -> Result<()> {
             }
             Err(error) => return Err(error),
         }
-        assert!(now.secs < 50_000, "{files} files: it waits for ever");
+        assert!(now.secs < 50_000, "{room} bytes: it waits for ever");
     }
     Ok(())
 }
 
 #[test]
 fn on_a_host_too_full_for_another_segment_writers_hear_of_it() {
-    for files in 0..12 {
-        let end = write_on_a_host_for(files);
-        println!("{files} files: {end:?}");
-        assert!(end.is_ok() || files < 8, "{files} files: {end:?}");
+    let mut heard = 0;
+    for (room, blocks) in (0..=60).flat_map(|n| [10, 30].map(|blocks| (n << 13, blocks))) {
+        let end = write_on_a_host_with(room, blocks);
+        println!("{room} bytes, {blocks} blocks: {end:?}");
+        heard += usize::from(matches!(end, Err(Error::HostFull)));
     }
+    assert!(heard > 0);
 }
 
 /// Every transaction gives two blocks the same bytes, one of them through the
