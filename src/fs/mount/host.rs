@@ -209,3 +209,47 @@ impl Dir for Folder {
         Dir::sync(self.make()?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::memory::Pages;
+    use crate::device::volatile::{self, Snapshot};
+    use crate::fs::Caller;
+    use crate::fs::mkfs::{MkfsOptions, mkfs};
+    use crate::units::InodeNo;
+
+    fn opened(image: &Path) -> Result<Opened> {
+        open_host(image, None, Options::default())
+    }
+
+    #[test]
+    fn a_mount_that_a_full_host_made_read_only_keeps_its_locks() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("image");
+        let disk: Arc<dyn Disk> = Arc::new(HostDisk::create(&path, 0).unwrap());
+        let size = 2 << 20;
+        let options = MkfsOptions {
+            size,
+            ..MkfsOptions::default()
+        };
+        mkfs(&disk, &options).unwrap();
+        let session = opened(&path).unwrap().mount().unwrap();
+        let (by, root) = (Caller::default(), InodeNo::ROOT);
+        session.fs().create(&by, root, b"a", 0o644, 0).unwrap();
+        drop(session);
+
+        let mut again = opened(&path).unwrap();
+        let full = volatile::Host::new(Snapshot {
+            image: Pages::from_bytes(&std::fs::read(&path).unwrap()),
+            ..Snapshot::default()
+        });
+        full.faults().arm("write@image:enospc".parse().unwrap());
+        again.image = full.image();
+        let degraded = again.mount().unwrap();
+        assert!(degraded.degraded().is_some());
+        assert!(matches!(opened(&path), Err(Error::InUse(_))));
+        drop(degraded);
+        assert!(opened(&path).is_ok());
+    }
+}
