@@ -6,8 +6,11 @@ use serde_json::Value;
 
 use crate::device::fault::Faults;
 use crate::fs::Fs;
-use crate::journal::{self, Op};
-use crate::units::{Clock, HostClock, Lsn};
+use crate::journal::record::Operation;
+use crate::journal::{self, Heading, Op, Record, Replay};
+use crate::log::Place;
+use crate::sim::cut::{Lost, Model, paths};
+use crate::units::{Clock, HostClock, InodeNo, Lsn};
 
 use super::control::{Request, Serve};
 use super::power::Power;
@@ -28,7 +31,13 @@ pub fn serve(fs: Arc<Fs>, power: Option<Arc<Power>>) -> Arc<Serve> {
                 Ok(lsn.0.into())
             }
             Request::Cut(wanted) => to_value(&switched()?.order(&wanted)?),
-            Request::Unsynced { model } => to_value(&switched()?.unsynced(&model)?),
+            Request::Unsynced { model } => match power {
+                Some(power) => to_value(&power.unsynced(&model)?),
+                None if model == Model::Prefix.to_string() => to_value(&unsynced(&fs)?),
+                None => Err(format!(
+                    "only -o powercut keeps what the model {model} needs: without it ask for --model prefix"
+                )),
+            },
             Request::Inject { faults, heal } => inject(switched()?.rig().faults(), &faults, heal),
         }
     })
@@ -36,6 +45,40 @@ pub fn serve(fs: Arc<Fs>, power: Option<Arc<Power>>) -> Arc<Serve> {
 
 fn to_value(value: &impl serde::Serialize) -> Result<Value, String> {
     serde_json::to_value(value).map_err(|e| e.to_string())
+}
+
+/// What a cut now would take at worst, as far as the log knows names.
+fn unsynced(fs: &Fs) -> Result<Vec<Lost>, String> {
+    let Some(log) = fs.journal().log() else {
+        return Ok(Vec::new());
+    };
+    let mut open = Open {
+        fs,
+        lost: Vec::new(),
+    };
+    let durable = log.watermarks().durable;
+    let read = journal::replay(log.frames(durable.next()), &mut open);
+    read.map_err(|e| e.to_string())?;
+    Ok(open.lost)
+}
+
+struct Open<'a> {
+    fs: &'a Fs,
+    lost: Vec<Lost>,
+}
+
+impl Replay for Open<'_> {
+    fn record(&mut self, at: &Heading, record: &Record, _: Option<&Place>) -> journal::Result<()> {
+        if let Record::Operation(Operation { op, .. }) = record
+            && op.is_operation()
+        {
+            let unnamed = |inode: InodeNo| format!("/#{inode}").into_bytes();
+            let path = |inode| self.fs.path(inode).unwrap_or_else(|| unnamed(inode));
+            let (path, to) = paths(op, path);
+            self.lost.push(Lost::of(at.lsn, op, &path, to.as_deref()));
+        }
+        Ok(())
+    }
 }
 
 /// A named point in the log.

@@ -158,6 +158,11 @@ impl Mount {
         })
     }
 
+    /// Whether it has a power switch.
+    pub fn has_switch(&self) -> bool {
+        super::status::Live::ask(&self.point).is_some_and(|live| live.powercut)
+    }
+
     /// Waits until its daemon has let go of image and journal.
     pub fn wait_until_free(&self) -> Result<(), Failure> {
         let free = place::wait_until_free(&self.place.image, &self.place.journal);

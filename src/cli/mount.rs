@@ -194,9 +194,9 @@ fn core(
     power: Option<Arc<Power>>,
 ) -> Arc<Core> {
     let fs = opened.fs().clone();
-    let (place, point, read_only) = (place.clone(), point.to_owned(), options.read_only);
+    let (place, point, asked) = (place.clone(), point.to_owned(), options.clone());
     let (journal, recovery) = (fs.journal().clone(), opened.recovery().clone());
-    let status = move || Live::of(&journal, &place, &point, read_only, &recovery).to_json();
+    let status = move || Live::of(&journal, &place, &point, &asked, &recovery).to_json();
     let tap = power.map(|power| power as Arc<dyn Tap>);
     Core::new(fs, options.sync, Box::new(status), tap)
 }

@@ -212,9 +212,7 @@ impl Tap for Power {
     }
 
     fn after(&self, served: Served, answer: Answer) -> Answer {
-        if answer.is_err() {
-            return answer;
-        }
+        let reply = answer?;
         if let Some(wanted) = served.sync {
             let through = self.fs.journal().watermarks().durable;
             let (inode, data_only) = match wanted {
@@ -234,7 +232,7 @@ impl Tap for Power {
             self.look(|when| matches!(when, When::AfterOp(pattern) if pattern.matches(served.kind, &paths)));
         }
         self.look(|when| matches!(when, When::AtLsn(lsn) if self.written() >= *lsn));
-        answer
+        Ok(reply)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::fuse::point;
 use crate::journal::Journal;
 use crate::log::{Survey, Verdict};
 
+use super::options::Options;
 use super::place::Place;
 use super::runtime::{Recovery, Runtime};
 use super::{Failure, Outcome, at, open};
@@ -41,6 +42,8 @@ pub struct Live {
     pub read_only: bool,
     /// Whether stock tools are kept off.
     pub guarded: bool,
+    /// Mounted with a power switch: nothing reaches the image before the end.
+    pub powercut: bool,
     /// The last record.
     pub appended: u64,
     /// All up to here is in the host's cache: `kill -9` can't take it.
@@ -65,6 +68,8 @@ struct Status {
     read_only: Option<bool>,
     /// Whether stock tools are kept off: the image lags behind its journal.
     guarded: Option<bool>,
+    /// Whether the mount has a power switch.
+    powercut: Option<bool>,
     checkpoint: Option<u64>,
     durable: Option<u64>,
     written: Option<u64>,
@@ -84,9 +89,10 @@ impl Live {
         journal: &Journal,
         place: &Place,
         point: &Path,
-        read_only: bool,
+        options: &Options,
         recovery: &Recovery,
     ) -> Live {
+        let read_only = options.read_only;
         let marks = journal.watermarks();
         let segments = journal.segments();
         Live {
@@ -96,6 +102,7 @@ impl Live {
             mountpoint: point.to_owned(),
             read_only: read_only || journal.stopped().is_some(),
             guarded: open::is_guarded(place).unwrap_or(!read_only),
+            powercut: options.powercut,
             appended: marks.appended.0,
             written: marks.written.0,
             durable: marks.durable.0,
@@ -211,6 +218,7 @@ impl From<Live> for Status {
         Status {
             mounted: true,
             guarded: Some(live.guarded),
+            powercut: Some(live.powercut),
             lag: Some(live.appended.saturating_sub(live.checkpoint)),
             image: live.image,
             journal: live.journal,
@@ -236,6 +244,11 @@ impl Status {
         let mut line = |name: &str, what: String| text.push_str(&format!("  {name:<12}{what}\n"));
         line("mounted", self.mounted_text());
         match self.guarded {
+            _ if self.powercut == Some(true) => line(
+                "powercut",
+                "on: the image stays as it was at the mount until the end; kill -9 loses all"
+                    .to_owned(),
+            ),
             Some(true) => line(
                 "guard",
                 "on: the image lags behind its journal, stock tools refuse it".to_owned(),

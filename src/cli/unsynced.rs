@@ -10,8 +10,9 @@ use crate::sim::cut::{Lost, Model};
 use super::control::{Mount, Request};
 use super::{Failure, Outcome};
 
-/// Lists what a power cut now would take at worst of a mount with -o powercut:
-/// for each operation, under which models it may be missing.
+/// Lists what a power cut now would take at worst: for each operation, under
+/// which models it may be missing. (Without -o powercut only journalfs's own,
+/// prefix, is known; files are then named by their inodes.)
 #[derive(clap::Args)]
 pub struct Args {
     /// One JSON object a line: the operation, and `models`
@@ -36,7 +37,8 @@ pub fn run(args: &Args) -> Outcome {
     let mount = Mount::find(&args.dir)?;
     let models = match args.model {
         Some(model) => vec![model],
-        None => vec![Model::Prefix, Model::Ext4, Model::Posix],
+        None if mount.has_switch() => vec![Model::Prefix, Model::Ext4, Model::Posix],
+        None => vec![Model::Prefix],
     };
     let mut lines: BTreeMap<u64, Line> = BTreeMap::new();
     for model in models {

@@ -222,7 +222,7 @@ fn round(
     let mut workers = ended.workers;
     sum.fsyncs += ended.outside.fsyncs.load(SeqCst);
     sum.lossy_cuts += usize::from(workers.iter().any(|worker| worker.acknowledged() > last));
-    let sampled = sum.rounds % 8 == 0;
+    let sampled = sum.rounds.is_multiple_of(8);
     if sampled {
         world.succeeds(&["check", world.image_str()]);
     }

@@ -18,7 +18,7 @@ pub const ROOT: InodeNo = InodeNo::ROOT;
 pub struct World {
     pub image: Image,
     disk: Arc<MemoryDisk>,
-    pub fs: Fs,
+    pub fs: Arc<Fs>,
     pub by: Caller,
     /// Damaged on purpose, and e2fsck agrees that it is.
     pub damaged: bool,
@@ -49,7 +49,7 @@ impl World {
     /// On what others have made of the image since it was saved.
     pub fn read_back(mut self, access: Access) -> Self {
         self.disk = self.image.to_memory();
-        self.fs = open(self.disk.clone(), access, clock());
+        self.fs = Arc::new(open(self.disk.clone(), access, clock()));
         self
     }
 
@@ -66,7 +66,7 @@ impl World {
         clock: Arc<dyn Clock>,
     ) -> Self {
         World {
-            fs: open(disk.clone(), access, clock),
+            fs: Arc::new(open(disk.clone(), access, clock)),
             image,
             disk,
             by: Caller::default(),
@@ -177,7 +177,7 @@ impl Drop for World {
             return;
         }
         self.fs.journal().flush().unwrap();
-        self.fs = open(self.disk.clone(), Access::Kernel, clock());
+        self.fs = Arc::new(open(self.disk.clone(), Access::Kernel, clock()));
         self.fs.collect_orphans().unwrap();
         self.judge();
     }

@@ -179,10 +179,22 @@ impl Again {
             } => {
                 let caller = self.caller(by, *time);
                 let inode = self.find(*inode)?;
-                for range in self.ranges(inode, *offset, data.len(), part)? {
+                let put = |range: Range<usize>| {
                     let at = offset + range.start as u64;
-                    self.fs
-                        .write(&caller, inode, at, &data[range], by.uid != 0)?;
+                    let bytes = &data[range];
+                    self.fs.write(&caller, inode, at, bytes, by.uid != 0)
+                };
+                match part {
+                    Part::Whole => drop(put(0..data.len())?),
+                    Part::Pieces(pieces) => {
+                        for piece in pieces {
+                            put(piece.clone())?;
+                        }
+                    }
+                    Part::Within => {
+                        let room = self.fs.getattr(inode)?.size.saturating_sub(*offset);
+                        put(0..room.min(data.len() as u64) as usize)?;
+                    }
                 }
             }
             Op::SetAttr {
@@ -277,29 +289,6 @@ impl Again {
             gid: by.gid,
             ..Caller::default()
         }
-    }
-
-    /// Which of a write's bytes are written.
-    fn ranges(
-        &self,
-        inode: InodeNo,
-        offset: u64,
-        len: usize,
-        part: &Part,
-    ) -> Result<Vec<Range<usize>>> {
-        Ok(match part {
-            Part::Whole => vec![0..len],
-            Part::Pieces(pieces) => pieces.clone(),
-            Part::Within => {
-                let size = self.fs.getattr(inode)?.size;
-                let within = size.saturating_sub(offset).min(len as u64) as usize;
-                if within == 0 {
-                    Vec::new()
-                } else {
-                    vec![0..within]
-                }
-            }
-        })
     }
 }
 

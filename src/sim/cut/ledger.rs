@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use crate::device::Disk;
 use crate::device::spill::{Aside, Spill};
 use crate::journal::Op;
+use crate::journal::record::Name;
 use crate::units::{InodeNo, Lsn};
 
 /// Data of operations that are kept in memory, in bytes.
@@ -68,7 +69,7 @@ impl Ledger {
         if !op.is_operation() || book.lacking.is_some() {
             return;
         }
-        let (path, to) = book.paths(op);
+        let (path, to) = paths(op, |inode| book.path(inode));
         match book.spill.put(data) {
             Ok(data) => book.entries.push(Entry {
                 lsn,
@@ -155,33 +156,7 @@ impl Book {
     }
 
     fn path_in(&self, parent: InodeNo, name: &[u8]) -> Vec<u8> {
-        let mut path = self.path(parent);
-        if path != b"/" {
-            path.push(b'/');
-        }
-        path.extend_from_slice(name);
-        path
-    }
-
-    fn paths(&self, op: &Op) -> (Vec<u8>, Option<Vec<u8>>) {
-        match op {
-            Op::Create { at, .. }
-            | Op::Link { at, .. }
-            | Op::Unlink { at, .. }
-            | Op::Rmdir { at, .. } => (self.path_in(at.parent, &at.name), None),
-            Op::Rename { from, to, .. } => (
-                self.path_in(from.parent, &from.name),
-                Some(self.path_in(to.parent, &to.name)),
-            ),
-            Op::Write { inode, .. }
-            | Op::SetAttr { inode, .. }
-            | Op::Fallocate { inode, .. }
-            | Op::SetXattr { inode, .. }
-            | Op::RemoveXattr { inode, .. }
-            | Op::Atime { inode, .. }
-            | Op::Orphan { inode } => (self.path(*inode), None),
-            Op::Mark { .. } => (Vec::new(), None),
-        }
+        joined(self.path(parent), name)
     }
 
     /// An operation gives an inode another name.
@@ -209,11 +184,40 @@ impl Book {
     }
 }
 
+/// What an operation acts on, and of a rename its new name, where `path` says
+/// what an inode is called.
+pub fn paths(op: &Op, path: impl Fn(InodeNo) -> Vec<u8>) -> (Vec<u8>, Option<Vec<u8>>) {
+    let full = |at: &Name| joined(path(at.parent), &at.name);
+    match op {
+        Op::Create { at, .. }
+        | Op::Link { at, .. }
+        | Op::Unlink { at, .. }
+        | Op::Rmdir { at, .. } => (full(at), None),
+        Op::Rename { from, to, .. } => (full(from), Some(full(to))),
+        Op::Write { inode, .. }
+        | Op::SetAttr { inode, .. }
+        | Op::Fallocate { inode, .. }
+        | Op::SetXattr { inode, .. }
+        | Op::RemoveXattr { inode, .. }
+        | Op::Atime { inode, .. }
+        | Op::Orphan { inode } => (path(*inode), None),
+        Op::Mark { .. } => (Vec::new(), None),
+    }
+}
+
+fn joined(mut path: Vec<u8>, name: &[u8]) -> Vec<u8> {
+    if path != b"/" {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    path
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::device::memory::MemoryDisk;
-    use crate::journal::record::{By, Name};
+    use crate::journal::record::By;
     use crate::units::Time;
 
     fn name(parent: u32, name: &str) -> Name {

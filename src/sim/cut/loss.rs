@@ -64,16 +64,21 @@ pub struct Loss {
 impl Lost {
     /// All of an operation.
     pub(super) fn all_of(entry: &Entry) -> Self {
-        let text = |path: &Vec<u8>| String::from_utf8_lossy(path).into_owned();
-        let (offset, bytes) = match &entry.op {
+        Self::of(entry.lsn, &entry.op, &entry.path, entry.to.as_deref())
+    }
+
+    /// All of an operation on these paths.
+    pub fn of(lsn: Lsn, op: &Op, path: &[u8], to: Option<&[u8]>) -> Self {
+        let text = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
+        let (offset, bytes) = match op {
             Op::Write { offset, len, .. } => (Some(*offset), *len),
             _ => (None, 0),
         };
         Lost {
-            lsn: entry.lsn.0,
-            op: entry.op.kind().to_owned(),
-            path: text(&entry.path),
-            to: entry.to.as_ref().map(text),
+            lsn: lsn.0,
+            op: op.kind().to_owned(),
+            path: text(path),
+            to: to.map(text),
             offset,
             bytes,
             partly: false,
@@ -165,8 +170,11 @@ impl Loss {
         ));
         match self.range {
             None => lines.push("  no operation is lost".to_owned()),
+            Some((first, last)) if first == last => {
+                lines.push(format!("  lost, in whole or in part, is record {first}:"));
+            }
             Some((first, last)) => lines.push(format!(
-                "  {} operations lost, in whole or in part, of records {first} to {last}:",
+                "  lost, in whole or in part, are {} operations of records {first} to {last}:",
                 self.lost.len()
             )),
         }

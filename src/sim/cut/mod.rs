@@ -23,7 +23,7 @@ mod tests;
 mod trigger;
 
 pub use again::{Again, Outcome};
-pub use ledger::{Entry, Ledger, Synced};
+pub use ledger::{Entry, Ledger, Synced, paths};
 pub use legal::{Choice, Keep, Model, Part, choose, required};
 pub use loss::{Loss, Lost};
 pub use rig::{Order, Rig};
