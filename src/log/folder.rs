@@ -203,7 +203,8 @@ pub(super) struct Spares {
 }
 
 impl Spares {
-    /// Numbers go on above every name in use.
+    /// Numbers go on above every name in use. (A name that leaves no numbers
+    /// above it is nobody's: it is never met.)
     pub fn numbered_above(dir: &dyn Dir) -> Result<Spares> {
         let names = dir
             .list()
@@ -211,6 +212,7 @@ impl Spares {
         let used: BTreeSet<u64> = names
             .iter()
             .filter_map(|name| Spare::number_in(name))
+            .filter(|number| *number < u64::MAX / 2)
             .collect();
         Ok(Spares {
             ready: Vec::new(),

@@ -19,6 +19,9 @@ pub(super) const CHUNK: usize = 4096;
 pub(super) const ALIGN: u64 = 8;
 /// A page of the host's cache: what a rewrite of a tail can hurt.
 pub(super) const PAGE: u64 = 4096;
+/// The longest store file. What claims to be longer is not ours, and need not
+/// be searched to its end.
+pub(super) const LONGEST: u64 = 1 << 30;
 /// How every frame begins.
 pub(super) const MAGIC: [u8; 4] = *b"jfR0";
 

@@ -267,9 +267,9 @@ impl Log {
     /// Records from `from` (or the first that still exists) up to those
     /// written now.
     pub fn frames(&self, from: Lsn) -> Frames<'_> {
-        Frames::new(from.max(self.first()), self.0.written(), |lsn| {
-            self.read(lsn)
-        })
+        let from = from.max(self.first()).max(Lsn(1));
+        let numbers = (from.0..=self.0.written().0).map(Lsn);
+        Frames::new(numbers, |lsn| self.read(lsn))
     }
 
     /// The first written record made at or after `time`.
@@ -358,16 +358,17 @@ fn find_time<'s>(
 
 /// Reads records in order.
 pub struct Frames<'a> {
-    next: Lsn,
-    last: Lsn,
+    numbers: Box<dyn Iterator<Item = Lsn> + 'a>,
     read: Box<dyn Fn(Lsn) -> Result<Frame> + 'a>,
 }
 
 impl<'a> Frames<'a> {
-    fn new(from: Lsn, last: Lsn, read: impl Fn(Lsn) -> Result<Frame> + 'a) -> Self {
+    fn new(
+        numbers: impl Iterator<Item = Lsn> + 'a,
+        read: impl Fn(Lsn) -> Result<Frame> + 'a,
+    ) -> Self {
         Frames {
-            next: from.max(Lsn(1)),
-            last,
+            numbers: Box::new(numbers),
             read: Box::new(read),
         }
     }
@@ -376,11 +377,6 @@ impl<'a> Frames<'a> {
 impl Iterator for Frames<'_> {
     type Item = Result<Frame>;
     fn next(&mut self) -> Option<Self::Item> {
-        if self.next > self.last {
-            return None;
-        }
-        let lsn = self.next;
-        self.next = lsn.next();
-        Some((self.read)(lsn))
+        self.numbers.next().map(|lsn| (self.read)(lsn))
     }
 }

@@ -108,8 +108,9 @@ impl Header {
             size: word(9),
         };
         let marks = header.installed.max(header.durable) < header.base;
-        let sane = frame::is_sane(header.epoch, header.base) && marks && header.kept < Lsn(1 << 62);
-        sane.then_some(header)
+        let sane = frame::is_sane(header.epoch, header.base) && header.kept < Lsn(1 << 62);
+        let ours = header.salt != 0 && header.size <= frame::LONGEST;
+        (sane && marks && ours).then_some(header)
     }
 
     pub fn has(&self, flag: u32) -> bool {

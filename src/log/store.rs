@@ -239,7 +239,7 @@ pub(super) struct Witness {
 /// Hears the whole frames of `epoch` and later in a file without a header.
 /// (Earlier ones are what the file held before it was recycled.)
 pub(super) fn witness(disk: &dyn Disk, epoch: Epoch) -> io::Result<Witness> {
-    let mut window = Window::new(disk, u64::MAX)?;
+    let mut window = Window::new(disk, frame::LONGEST)?;
     let mut heard = Witness::default();
     let mut at = PAGE;
     while let Some(raw) = window.get(at, frame::HEADER as u64)? {

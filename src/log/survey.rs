@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::folder::{self, Content, File};
+use super::frame;
 use super::index::Index;
 use super::segment::{ANEW, Frame, Header, OPENING, Segment, SegmentInfo, SegmentState};
 use super::store::{self, Scan, Witness};
@@ -158,8 +159,18 @@ impl Survey {
     /// The kept records from `from` (or the first that still exists) on, in
     /// order. Below `installed` some may be damaged: an error for each.
     pub fn frames(&self, from: Lsn) -> Frames<'_> {
-        let first = self.first().unwrap_or(self.last.next());
-        Frames::new(from.max(first), self.last, move |lsn| self.frame(lsn))
+        Frames::new(self.numbers(from), move |lsn| self.frame(lsn))
+    }
+    /// The numbers of these records. Between two segments that lie further
+    /// apart than a segment has room for there are none.
+    pub fn numbers(&self, from: Lsn) -> impl Iterator<Item = Lsn> + '_ {
+        let from = from.max(self.first().unwrap_or(self.last.next()));
+        self.pieces.iter().flat_map(move |piece| {
+            let header = &piece.segment.header;
+            let room = header.size / frame::HEADER as u64;
+            let last = piece.through.min(self.last).0.min(header.base.0 + room);
+            (header.base.max(from).0..=last).map(Lsn)
+        })
     }
     /// One record.
     pub fn frame(&self, lsn: Lsn) -> Result<Frame> {

@@ -308,8 +308,9 @@ impl Options {
     }
     pub(super) fn check(&self) -> Result<()> {
         let size = self.segment_size;
-        let sane =
-            size.is_multiple_of(PAGE) && (64 << 10..=1 << 30).contains(&size) && self.segments >= 4;
+        let sane = size.is_multiple_of(PAGE)
+            && (64 << 10..=frame::LONGEST).contains(&size)
+            && self.segments >= 4;
         match sane {
             true => Ok(()),
             false => Err(Error::Options {

@@ -308,3 +308,21 @@ fn small_tail_lost(dir: &MemoryDir, log: &Log) -> Survey {
     files.get_mut(STORE).unwrap().write(&[0; 80], at);
     Survey::read(Arc::new(MemoryDir::from_files(files))).unwrap()
 }
+
+#[test]
+fn a_store_that_claims_to_be_longer_than_any_is_not_searched_for_frames() {
+    let dir = Arc::new(MemoryDir::default());
+    append_told(&open(&dir, 1), 1);
+    let mut files = dir.files();
+    let store = files.get_mut(STORE).unwrap();
+    let mut header = [0; 128];
+    store.read(&mut header, 0);
+    header[96..104].copy_from_slice(&(1u64 << 62).to_le_bytes());
+    let crc = crc32fast::hash(&header[16..]);
+    header[12..16].copy_from_slice(&crc.to_le_bytes());
+    store.write(&header, 0);
+    store.write(&header, 2048);
+    let survey = Survey::read(Arc::new(MemoryDir::from_files(files))).unwrap();
+    assert!(survey.segments().is_empty());
+    assert!(matches!(survey.verdict(), Verdict::Corrupt(_)));
+}
