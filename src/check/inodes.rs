@@ -24,15 +24,12 @@ impl Walk<'_> {
         let mut piece = vec![0; 32 << 10];
         for number in 0..self.sb.groups {
             let group = self.groups[number as usize];
-            let at = group.inode_bitmap * self.sb.block_size as u64;
-            if group.inode_uninit {
+            if group.inode_uninit || !group.sound {
                 continue;
             }
-            if !group.sound
-                || self
-                    .read_at(&mut bitmap, at, Place::InodeBitmap { group: number })
-                    .is_none()
-            {
+            let at = group.inode_bitmap * self.sb.block_size as u64;
+            let place = Place::InodeBitmap { group: number };
+            if self.read_at(&mut bitmap, at, place).is_none() {
                 continue;
             }
             self.judge_inode_bitmap(number, &group, &bitmap);

@@ -59,8 +59,7 @@ fn frames(survey: &Survey, report: &mut Report) -> u64 {
     judge(survey, report);
     let mut whole = 0;
     let mut piece = vec![0; 64 << 10];
-    let mut lsn = survey.first().unwrap_or(survey.last().next());
-    while lsn <= survey.last() {
+    for lsn in survey.numbers(Lsn(1)) {
         match read_whole(survey, lsn, &mut piece) {
             Ok(()) => whole += 1,
             Err(Error::Recycled(_)) => {}
@@ -75,7 +74,6 @@ fn frames(survey: &Survey, report: &mut Report) -> u64 {
                 error: e.to_string(),
             }),
         }
-        lsn = lsn.next();
     }
     whole
 }
@@ -181,7 +179,11 @@ fn recovered(image: Arc<dyn Disk>, state: Unrecovered, report: &mut Report) -> R
 }
 
 fn replay(image: Arc<dyn Disk>, state: Unrecovered, sb: &Super) -> crate::journal::Result<Report> {
-    let len = sb.blocks * sb.block_size as u64;
+    // Not what the superblock says: it may be forged.
+    let len = image.len().map_err(|source| crate::journal::Error::Io {
+        what: "length of the image".to_owned(),
+        source: Arc::new(source),
+    })?;
     let mut options = Options::for_image(len, sb.block_size);
     options.pinned = Some(sb.home());
     let journal = state.replay_in_memory(image, options)?;

@@ -312,6 +312,17 @@ impl Superblock {
             (group.0 % each) as usize * usize::from(self.desc_size),
         )
     }
+    /// Whether the same things lie at the same places.
+    pub fn has_shape_of(&self, other: &Superblock) -> bool {
+        let shape = |sb: &Superblock| {
+            (
+                (sb.block_size, sb.blocks_count, sb.blocks_per_group),
+                (sb.inodes_count, sb.inodes_per_group, sb.inode_size),
+                (sb.desc_size, sb.reserved_gdt_blocks),
+            )
+        };
+        shape(self) == shape(other)
+    }
     /// Block and byte offset of the superblock itself.
     pub fn home(&self) -> (BlockNo, usize) {
         let bs = u64::from(self.block_size);

@@ -15,6 +15,9 @@ pub type Flaw = &'static str;
 
 type Read<T> = Result<T, Flaw>;
 
+/// Each is looked for in every later record.
+const MOST_SAMPLES: usize = 64;
+
 impl Record {
     /// The record's bytes.
     pub fn encode(&self) -> Vec<u8> {
@@ -112,7 +115,10 @@ impl Base {
         let (through, pinned) = (Lsn(r.u64()?), r.bytes()?);
         let samples = (0..r.u16()?)
             .map(|_| Ok((r.block()?, r.u32()?)))
-            .collect::<Read<_>>()?;
+            .collect::<Read<Vec<_>>>()?;
+        if samples.len() > MOST_SAMPLES {
+            return Err("it has too many samples");
+        }
         Ok(Base {
             session,
             through,

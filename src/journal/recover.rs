@@ -110,6 +110,12 @@ struct History {
 impl Replay for History {
     fn record(&mut self, at: &Heading, record: &Record, _: Option<&Place>) -> Result<()> {
         match record {
+            Record::Session(base) | Record::Checkpoint(base) if base.through >= at.lsn => {
+                return Err(Error::Corrupt {
+                    lsn: at.lsn,
+                    why: "it calls records home that come after it",
+                });
+            }
             Record::Session(base) => {
                 (self.base, self.clean, self.unused) = (Some((at.lsn, base.clone())), None, true);
             }
@@ -126,6 +132,19 @@ impl Replay for History {
     }
 }
 
+impl History {
+    /// The log forgets no record before a base says that it is home.
+    fn refuse_gap(&self, installed: Lsn) -> Result<()> {
+        match &self.base {
+            Some((lsn, base)) if base.through < installed => Err(Error::Corrupt {
+                lsn: *lsn,
+                why: "the log has forgotten records that it does not call home",
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Journal {
     /// Reads what a folder holds; nothing is changed. An empty folder is a
     /// journal without a past.
@@ -135,6 +154,7 @@ impl Journal {
         let read = replay(survey.frames(survey.installed().next()), &mut history);
         if !matches!(survey.verdict(), Verdict::Corrupt { .. }) {
             read?;
+            history.refuse_gap(survey.installed())?;
         }
         let home = history
             .base

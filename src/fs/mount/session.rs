@@ -43,6 +43,11 @@ pub(super) fn begin(
     }
     let uuid = fresh_uuid(options, journal.watermarks().appended);
     let guarded = guard::put_on(&current, uuid);
+    // What the journal remembers is believed about this image only.
+    let now = Superblock::decode(&guarded).map_err(Error::Unusable)?;
+    if !now.has_shape_of(sb) {
+        return Err(Error::Unrecognised);
+    }
     pinned[at..at + SIZE].copy_from_slice(&guarded);
     let session = Session {
         guard: uuid,
@@ -51,7 +56,7 @@ pub(super) fn begin(
     };
     journal.begin_session(session, &pinned, &witnesses(journal, sb)?)?;
     write_superblock(image, found, &guarded)?;
-    Superblock::decode(&guarded).map_err(Error::Unusable)
+    Ok(now)
 }
 
 /// Blocks by which the image is recognised should its superblock be torn:

@@ -262,3 +262,16 @@ fn the_bytes_of_an_operation_stand_as_specified() {
     ];
     assert_eq!(record.encode(), expected);
 }
+
+#[test]
+fn a_base_with_more_samples_than_anybody_takes_is_refused() {
+    let with = |count: u64| {
+        let samples = (0..count).map(|n| (BlockNo(n), 0)).collect();
+        Record::Checkpoint(Base {
+            samples,
+            ..Base::default()
+        })
+    };
+    assert!(Record::decode(&with(64).encode()).is_ok());
+    assert!(Record::decode(&with(65).encode()).is_err());
+}
