@@ -3,11 +3,14 @@
 //! nothing depends on it being there or being true.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 const NAME: &str = "daemon.json";
+/// No more of it is read.
+const LONGEST: u64 = 1 << 20;
 
 /// The file's contents.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +47,10 @@ pub struct Recovery {
 impl Runtime {
     /// Reads what a journal's last daemon said.
     pub fn read(journal: &Path) -> Option<Runtime> {
-        serde_json::from_slice(&fs::read(journal.join(NAME)).ok()?).ok()
+        let mut text = Vec::new();
+        let file = fs::File::open(journal.join(NAME)).ok()?;
+        file.take(LONGEST).read_to_end(&mut text).ok()?;
+        serde_json::from_slice(&text).ok()
     }
 
     /// Says it. Failing to is no reason to fail.

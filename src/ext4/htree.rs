@@ -224,28 +224,53 @@ pub fn init_node(block: &mut [u8], slots: impl IntoIterator<Item = Slot>, seed: 
 }
 
 /// One more level: everything that the root had now hangs below `child`.
-pub fn raise_root(block: &mut [u8], child: FileBlock, seed: Option<u32>) {
-    block[INFO + 6] += 1;
+pub fn raise_root(block: &mut [u8], child: FileBlock, seed: Option<u32>) -> Result<(), Corrupt> {
+    let levels = root(block)?.indirect_levels;
+    block[INFO + 6] = levels + 1;
     fill(block, Layout::Root, [Slot { hash: 0, child }], seed);
+    Ok(())
 }
 
 /// Keeps the first `count` slots.
-pub fn truncate(block: &mut [u8], layout: Layout, count: usize, seed: Option<u32>) {
+pub fn truncate(
+    block: &mut [u8],
+    layout: Layout,
+    count: usize,
+    seed: Option<u32>,
+) -> Result<(), Corrupt> {
+    Map::decode(block, layout, seed)?;
     put16(block, layout.base() + 2, count as u16);
     seal(block, layout, seed);
+    Ok(())
 }
 
-/// Puts a slot at `at` (1 ..= count), moving the later ones. The map, which
-/// the caller has decoded, must not be full.
-pub fn insert(block: &mut [u8], layout: Layout, at: usize, slot: Slot, seed: Option<u32>) {
+/// Puts a slot at `at` (1 ..= count), moving the later ones. A full map has no
+/// room for it; and where a bitmap calls blocks in use free, the block may
+/// have become another since the caller has read it.
+pub fn insert(
+    block: &mut [u8],
+    layout: Layout,
+    at: usize,
+    slot: Slot,
+    seed: Option<u32>,
+) -> Result<(), Corrupt> {
     let base = layout.base();
-    let count = usize::from(le16(block, base + 2));
+    let map = Map::decode(block, layout, seed)?;
+    let count = map.count();
+    if map.is_full() || !(1..=count).contains(&at) {
+        return Err(Corrupt::Field {
+            what: "directory index block".into(),
+            field: "count",
+            value: count as u64,
+        });
+    }
     let (from, to) = (base + at * SLOT, base + count * SLOT);
     block.copy_within(from..to, from + SLOT);
     put32(block, from, slot.hash);
     put32(block, from + 4, slot.child.0);
     put16(block, base + 2, (count + 1) as u16);
     seal(block, layout, seed);
+    Ok(())
 }
 
 /// Replaces the map. The first slot's hash has no place and is dropped.
@@ -330,8 +355,8 @@ mod tests {
             FileBlock(1),
             Some(9),
         );
-        insert(&mut block, Layout::Root, 1, slot(400, 3), Some(9));
-        insert(&mut block, Layout::Root, 1, slot(200, 2), Some(9));
+        insert(&mut block, Layout::Root, 1, slot(400, 3), Some(9)).unwrap();
+        insert(&mut block, Layout::Root, 1, slot(200, 2), Some(9)).unwrap();
         let map = Map::decode(&block, Layout::Root, Some(9)).unwrap();
         let child = |hash| map.slot(map.position(hash)).unwrap().child.0;
         assert_eq!(
@@ -354,6 +379,18 @@ mod tests {
         assert_eq!(Layout::Node.limit(1024, Some(0)), 126);
         assert_eq!(Layout::Root.limit(4096, None), 508);
         assert_eq!(Layout::Node.limit(4096, None), 511);
+    }
+
+    #[test]
+    fn a_block_that_is_no_index_any_more_takes_no_slot() {
+        for seed in [None, Some(9)] {
+            let mut block = vec![0xFF; 1024];
+            assert!(insert(&mut block, Layout::Node, 1, slot(1, 1), seed).is_err());
+            assert!(truncate(&mut block, Layout::Node, 1, seed).is_err());
+            assert!(raise_root(&mut block, FileBlock(1), seed).is_err());
+            init_node(&mut block, [slot(0, 5)], seed);
+            assert!(insert(&mut block, Layout::Node, 2, slot(1, 1), seed).is_err());
+        }
     }
 
     #[test]

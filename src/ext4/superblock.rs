@@ -114,7 +114,7 @@ impl Superblock {
             first_inode: if dynamic { le32(raw, 0x54) } else { 11 },
             inode_size,
             desc_size: if is64 { le16(raw, 0xFE) } else { 32 },
-            reserved_blocks: u64::from(le32(raw, 0x8)) | high(0x154),
+            reserved_blocks: (u64::from(le32(raw, 0x8)) | high(0x154)).min(1 << 48),
             reserved_uid: le16(raw, 0x50),
             reserved_gid: le16(raw, 0x52),
             reserved_gdt_blocks: if features.compat(compat::RESIZE_INODE) {
@@ -173,7 +173,7 @@ impl Superblock {
             (
                 (8..=8 * bs).contains(&self.blocks_per_group)
                     && self.blocks_per_group.is_multiple_of(8)
-                    || bigalloc,
+                    || bigalloc && self.blocks_per_group > 0,
                 "s_blocks_per_group",
                 u64::from(self.blocks_per_group),
             ),

@@ -142,3 +142,12 @@ fn what_is_not_supported_is_refused_by_name() {
     let sb = Superblock::decode(&raw).unwrap();
     assert_eq!(sb.features.unwritable(), ["bigalloc"]);
 }
+
+#[test]
+fn a_bigalloc_image_without_blocks_in_its_groups_is_refused() {
+    let (mut raw, _) = sample(4096);
+    raw[0x65] |= 2; // bigalloc
+    put32(&mut raw, 0x20, 0);
+    seal(&mut raw);
+    assert!(Superblock::decode(&raw).is_err());
+}

@@ -262,6 +262,14 @@ fn longest(bits: &[u8], from: u32, size: u32, want: u32) -> Option<(u32, u32)> {
 
 fn take(txn: &mut Txn<'_>, sb: &Superblock, run: &Run) -> Result<()> {
     let mut group = group(txn, sb, run.group)?;
+    if run.at < sb.base_blocks(run.group) {
+        let block = sb.group_start(run.group).0 + u64::from(run.at);
+        return Err(inconsistent(
+            run.group,
+            "superblock or descriptors called free",
+            block,
+        ));
+    }
     init_block_bitmap(txn, sb, run.group, &mut group)?;
     let bits = txn.block_mut(group.block_bitmap)?;
     bitmap::fill(bits, run.at, run.at + run.len, true);

@@ -19,6 +19,8 @@ use crate::journal::{Blocks, Op, Txn};
 use crate::units::{BlockNo, FileBlock, InodeNo, Time};
 
 const ORPHAN_BLOCK_MAGIC: u32 = 0x0B10_CA04;
+/// An orphan file is no larger, or the image is forged. (mkfs makes 2 MiB at most.)
+const ORPHAN_FILE_MOST: u64 = 8 << 20;
 
 /// What is left to do once a transaction has been committed:
 /// [`Fs::finish`] does it.
@@ -262,6 +264,10 @@ impl Fs {
             return Ok(0);
         }
         let file = load(&self.view(), &self.sb, number)?;
+        if file.size > ORPHAN_FILE_MOST {
+            let (what, field, value) = ("orphan file".into(), "i_size", file.size);
+            return Err(Corrupt::Field { what, field, value }.into());
+        }
         let mut count = 0;
         for at in 0..file.size / u64::from(self.sb.block_size) {
             count += self.collect_orphan_block(&file, FileBlock(at as u32))?;

@@ -230,7 +230,7 @@ pub(super) fn insert(
             node.at + 1,
             new,
             seed,
-        ),
+        )?,
         None => return Err(lost(dir, "index of leaf", path.leaf)),
     }
     Ok(())
@@ -329,7 +329,7 @@ fn split_node(
     htree::init_node(txn.block_mut(number)?, slots[half..].iter().copied(), seed);
 
     let node = &mut path.nodes[at];
-    htree::truncate(txn.block_mut(node.number)?, node.layout, half, seed);
+    htree::truncate(txn.block_mut(node.number)?, node.layout, half, seed)?;
     let goes_on_in_the_new_one = node.at >= half;
     if goes_on_in_the_new_one {
         (node.number, node.at) = (number, node.at - half);
@@ -347,7 +347,7 @@ fn split_node(
         parent.at + 1,
         slot,
         seed,
-    );
+    )?;
     parent.at += usize::from(goes_on_in_the_new_one);
     parent.reload(txn)
 }
@@ -360,7 +360,7 @@ fn add_level(txn: &mut Txn<'_>, sb: &Superblock, dir: &mut Inode, path: &mut Pat
     htree::init_node(txn.block_mut(number)?, slots, seed);
 
     let root = &mut path.nodes[0];
-    htree::raise_root(txn.block_mut(root.number)?, child, seed);
+    htree::raise_root(txn.block_mut(root.number)?, child, seed)?;
     let at = std::mem::take(&mut root.at);
     root.reload(txn)?;
     let block = txn.block(number)?;

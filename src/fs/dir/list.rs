@@ -10,8 +10,10 @@
 //! Cookies: 0 before `.`, 1 before `..`, then the first entry. All are below
 //! 2^63, since programs see them as a signed number.
 
+use std::collections::HashSet;
+
 use super::index::{self, Path};
-use super::{block_count, dots, future_hasher, leaf, leaves};
+use super::{dots, future_hasher, leaf, leaves, lost};
 use crate::ext4::Superblock;
 use crate::ext4::dirent;
 use crate::ext4::hash::Hasher;
@@ -72,22 +74,24 @@ fn by_hash(
     each: &mut Each<'_>,
 ) -> Result<()> {
     let mut path = Path::probe(blocks, sb, dir, ((from >> 32) as u32) << 1)?;
-    let mut left = block_count(sb, dir);
+    // An index that leads in circles would fill the memory.
+    let mut seen = HashSet::from([path.leaf]);
+    let mut advance = |path: &mut Path| -> Result<bool> {
+        let more = path.advance(blocks, sb, dir)?;
+        match !more || seen.insert(path.leaf) {
+            true => Ok(more),
+            false => Err(lost(dir, "index that comes twice to block", path.leaf)),
+        }
+    };
     loop {
         let lowest = key(path.start(sb, dir)?, 0).max(FIRST);
         let mut chain = vec![leaf(blocks, sb, dir, path.leaf)?.1];
         // Names of one hash, parted between leaves, are put in order together.
-        while path.peek(sb, dir)?.is_some_and(|start| start & 1 == 1) && chain.len() < left as usize
-        {
-            path.advance(blocks, sb, dir)?;
+        while path.peek(sb, dir)?.is_some_and(|start| start & 1 == 1) {
+            advance(&mut path)?;
             chain.push(leaf(blocks, sb, dir, path.leaf)?.1);
         }
-        // An index that leads in circles ends here.
-        left = left.saturating_sub(chain.len() as u32);
-        if !batch(&chain, hasher, lowest, from, each)?
-            || left == 0
-            || !path.advance(blocks, sb, dir)?
-        {
+        if !batch(&chain, hasher, lowest, from, each)? || !advance(&mut path)? {
             return Ok(());
         }
     }
