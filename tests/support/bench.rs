@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use journalfs::check;
 use journalfs::device::Disk;
-use journalfs::device::memory::MemoryDisk;
+use journalfs::device::memory::{MemoryDisk, Pages};
 use journalfs::ext4::Superblock;
 use journalfs::fs::{self, Attr, Caller, Error, Fs, Kind, Options, Result, SetAttr, SetTime};
 use journalfs::journal::{Blocks, Journal, Op};
@@ -126,6 +126,11 @@ impl Bench {
             judgement.output,
             findings.join("\n")
         );
+    }
+
+    /// The image's bytes, as they are home.
+    pub fn pages(&self) -> Pages {
+        self.disk.pages()
     }
 
     /// The last change.

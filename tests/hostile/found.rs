@@ -1,0 +1,227 @@
+//! What forged bytes once did, and must not do again: panics, requests without
+//! an end, memory without bounds.
+
+use std::sync::Arc;
+
+use journalfs::check::{self, Finding};
+use journalfs::device::memory::{MemoryDir, MemoryDisk, Pages};
+use journalfs::fs::mount::{self, Mounted};
+use journalfs::fs::{Caller, Error, Fs};
+use journalfs::journal::Record;
+use journalfs::units::{InodeNo, Lsn};
+
+use crate::exercise::options;
+use crate::forge::{Forge, What};
+use crate::journals::{FRAME, Left, frames, seal_frame, seal_segment};
+use crate::sample;
+use crate::support::e2fsck;
+use crate::support::images::Variant;
+
+fn forged(variant: &str, what: fn(What) -> bool, offset: usize, bytes: &[u8]) -> Pages {
+    let mut forge = Forge::of(&sample(&Variant::named(variant)));
+    forge.set(what, offset, bytes);
+    forge.pages
+}
+
+fn mounted(image: &Pages) -> mount::Result<Mounted> {
+    let disk = Arc::new(MemoryDisk::from_pages(image.clone()));
+    mount::open(disk, Arc::new(MemoryDir::default()), options(false, 1))?.mount()
+}
+
+fn find(fs: &Fs, path: &str) -> InodeNo {
+    path.split('/').fold(InodeNo::ROOT, |dir, name| {
+        let found = fs.lookup(&Caller::default(), dir, name.as_bytes());
+        found.unwrap().inode
+    })
+}
+
+#[test]
+fn a_bitmap_past_the_last_byte_is_outside() {
+    let image = forged(
+        "upstream",
+        |what| matches!(what, What::Group(0)),
+        0x24,
+        &[0xFF; 4],
+    );
+    let report = check::run_image(&MemoryDisk::from_pages(image.clone()));
+    assert_eq!(report.exit_code(), 4);
+    assert!(mounted(&image).is_err());
+}
+
+#[test]
+fn more_reserved_blocks_than_numbers_leave_none_to_users() {
+    let mut forge = Forge::of(&sample(&Variant::named("upstream")));
+    for at in [0x8, 0x154] {
+        forge.set(|what| matches!(what, What::Superblock), at, &[0xFF; 4]);
+    }
+    let mounted = mounted(&forge.pages).unwrap();
+    assert_eq!(mounted.fs().statfs().unwrap().available, 0);
+    let by = Caller {
+        uid: 1000,
+        ..Caller::default()
+    };
+    let file = find(mounted.fs(), "dir/file");
+    assert!(matches!(
+        mounted.fs().write(&by, file, 1 << 20, &[1; 9000], true),
+        Err(Error::NoSpace)
+    ));
+}
+
+#[test]
+fn an_orphan_file_without_end_is_refused_at_once() {
+    let mut forge = Forge::of(&sample(&Variant::named("upstream")));
+    let number = forge.orphan_file();
+    let is_file = move |what| matches!(what, What::Inode(n) if n == number);
+    forge.set(is_file, 0x6C, &0x0400_u32.to_le_bytes());
+    // ORPHAN_PRESENT: it is to be read.
+    forge.set(|what| matches!(what, What::Superblock), 0x66, &[1]);
+    assert!(mounted(&forge.pages).is_err());
+}
+
+#[test]
+fn an_index_that_leads_in_circles_is_listed_to_its_second_coming_only() {
+    let mut forge = Forge::of(&sample(&Variant::named("no-metadata-csum")));
+    let is_root = |what| matches!(what, What::Root(_));
+    // Two slots of the root, for one leaf, the second one "continued".
+    let first = forge.get(is_root, 0x24, 4);
+    forge.set(is_root, 0x28, &[&[1, 0, 0, 0], &first[..]].concat());
+    let mounted = mounted(&forge.pages).unwrap();
+    let big = find_listed(mounted.fs(), b"big");
+    let mut names = 0;
+    let listed = mounted
+        .fs()
+        .readdir(&Caller::default(), big, 0, &mut |_, _, _, _| {
+            names += 1;
+            true
+        });
+    assert!(matches!(listed, Err(Error::Corrupt(_))), "{names} names");
+}
+
+/// A directory in the root, without looking into any index but the root's.
+fn find_listed(fs: &Fs, name: &[u8]) -> InodeNo {
+    let mut found = None;
+    let mut each = |_, other: &[u8], inode, _| {
+        found = (other == name).then_some(inode).or(found);
+        true
+    };
+    fs.readdir(&Caller::default(), InodeNo::ROOT, 0, &mut each)
+        .unwrap();
+    found.unwrap()
+}
+
+#[test]
+fn a_bitmap_that_calls_the_superblock_free_gives_nobody_its_block() {
+    let mut forge = Forge::of(&sample(&Variant::named("1k-blocks")));
+    let is_bitmap = |what| matches!(what, What::BlockBitmap(0));
+    let mut bits = vec![0xFF; 1024];
+    bits[..4].fill(0);
+    forge.set(is_bitmap, 0, &bits);
+    forge.set(|what| matches!(what, What::Group(0)), 0xC, &[32, 0]);
+    let before = forge.get(|what| matches!(what, What::Superblock), 0x68, 16);
+    let mounted = mounted(&forge.pages).unwrap();
+    let (fs, by) = (mounted.fs(), Caller::default());
+    let written = fs.write(&by, find(fs, "dir/file"), 1 << 20, &[1; 1024], false);
+    assert!(matches!(written, Err(Error::Corrupt(_))), "{written:?}");
+    assert_eq!(mounted.fs().superblock().uuid, before[..]);
+}
+
+#[test]
+fn a_spare_with_the_last_of_all_numbers_is_nobodys() {
+    let mut left = Left::killed("1k-blocks", true);
+    let some = left.files.values().next().unwrap().clone();
+    left.files.insert(format!("spare-{}.store", u64::MAX), some);
+    e2fsck::assert_recovers_clean(left.image(), left.journal());
+}
+
+/// The last record that names the session, changed by `change`.
+fn with_base(left: &mut Left, change: impl Fn(&mut journalfs::journal::record::Base)) {
+    for pages in left.files.values_mut() {
+        let mut bytes = pages.to_vec();
+        for at in frames(&bytes) {
+            let len = u32::from_le_bytes(bytes[at + 72..at + 76].try_into().unwrap()) as usize;
+            let meta = at + FRAME..at + FRAME + len;
+            let Some(Ok(mut record)) = bytes.get(meta.clone()).map(Record::decode) else {
+                continue;
+            };
+            match &mut record {
+                Record::Session(base) | Record::Checkpoint(base) => change(base),
+                _ => continue,
+            }
+            bytes[meta].copy_from_slice(&record.encode());
+            seal_frame(&mut bytes, at);
+        }
+        *pages = Pages::from_bytes(&bytes);
+    }
+}
+
+#[test]
+fn a_checkpoint_that_calls_all_records_ever_home_is_corrupt() {
+    let mut left = Left::killed("1k-blocks", true);
+    with_base(&mut left, |base| base.through = Lsn(u64::MAX));
+    let opened = mount::open(left.image(), left.journal(), options(false, 9));
+    let Err(mount::Error::Journal(error)) = opened else {
+        panic!("opened");
+    };
+    assert!(error.to_string().contains("home"), "{error}");
+    assert_eq!(
+        check::run_disks(left.image(), Some(left.journal())).exit_code(),
+        8
+    );
+}
+
+fn reshape(superblock: &mut [u8], at: usize, bytes: &[u8]) {
+    superblock[at..at + bytes.len()].copy_from_slice(bytes);
+    journalfs::ext4::superblock::seal(superblock);
+}
+
+#[test]
+fn a_superblock_of_another_shape_in_the_journal_is_not_believed() {
+    let mut left = Left::killed("1k-blocks", false);
+    // (Blocks of 1 KiB: the pinned block is the superblock.) Inodes of 128 bytes.
+    with_base(&mut left, |base| reshape(&mut base.pinned, 0x58, &[128, 0]));
+    let opened = mount::open(left.image(), left.journal(), options(false, 9)).unwrap();
+    assert!(matches!(opened.mount(), Err(mount::Error::Unrecognised)));
+}
+
+#[test]
+fn the_check_asks_the_image_how_long_it_is() {
+    let mut left = Left::killed("1k-blocks", false);
+    // 2^24 groups with 16 inodes each, in a journal's copy that has to be taken.
+    left.image.write(&[0xA5; 300], 1024);
+    with_base(&mut left, |base| {
+        for raw in [&mut base.session.guarded, &mut base.pinned] {
+            for (at, value) in [(0x0, 1 << 28), (0x4, 1), (0x150, 32), (0x28, 16_u32)] {
+                reshape(raw, at, &value.to_le_bytes());
+            }
+        }
+    });
+    let report = check::run_disks(left.image(), Some(left.journal()));
+    // There is no room for so many.
+    let too_many = |finding: &Finding| {
+        let field = "s_inodes_count";
+        matches!(finding, Finding::Field { field: found, .. } if *found == field)
+    };
+    assert!(report.findings.iter().any(too_many), "{report:?}");
+}
+
+#[test]
+fn nobody_counts_the_records_between_two_segments_worlds_apart() {
+    let mut left = Left::killed("1k-blocks", true);
+    let is_segment = |bytes: &[u8]| bytes.starts_with(b"jfsegmnt") && !frames(bytes).is_empty();
+    let newest = (left.files.values())
+        .map(Pages::to_vec)
+        .filter(|bytes| is_segment(bytes))
+        .max_by_key(|bytes| u64::from_le_bytes(bytes[32..40].try_into().unwrap()));
+    let mut far = newest.unwrap();
+    let base: u64 = 1 << 61;
+    for (at, value) in [(24, 77), (32, base), (64, base - 1), (72, base - 1)] {
+        far[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    }
+    seal_segment(&mut far);
+    left.files
+        .insert("far.store".into(), Pages::from_bytes(&far));
+    let survey = journalfs::log::Survey::read(left.journal()).unwrap();
+    assert_eq!(survey.installed(), Lsn(base - 1));
+    assert!(survey.frames(Lsn(1)).count() < 10_000);
+    check::run_disks(left.image(), Some(left.journal()));
+}

@@ -1,0 +1,268 @@
+//! Forged journals: headers of segments, frames, records and indexes that are
+//! summed as they should be and say what nobody wrote.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use journalfs::check;
+use journalfs::device::memory::{MemoryDir, MemoryDisk, Pages};
+use journalfs::fs::Caller;
+use journalfs::fs::mount;
+use journalfs::journal::{Journal, Replay, replay};
+use journalfs::log::Survey;
+use journalfs::units::{InodeNo, Lsn, Time};
+
+use crate::exercise::{self, options};
+use crate::forge::tamper;
+use crate::support::images::Variant;
+use crate::support::random::Seeded;
+
+/// Bytes of a frame's header, and of a segment's.
+pub const FRAME: usize = 80;
+const SEGMENT: usize = 128;
+
+/// An image and its journal as a killed daemon leaves them.
+#[derive(Clone)]
+pub struct Left {
+    pub image: Pages,
+    pub files: BTreeMap<String, Pages>,
+}
+
+impl Left {
+    /// Two sessions, the second one killed: with a checkpoint or without, with
+    /// several segments, and records that the image lacks.
+    pub fn killed(variant: &str, checkpoint: bool) -> Left {
+        let image = Variant::named(variant).make(8 << 20).to_memory();
+        let journal = Arc::new(MemoryDir::default());
+        for session in 1..3 {
+            let mut how = options(false, session);
+            how.segment_size = Some(128 << 10);
+            let opened = mount::open(image.clone(), journal.clone(), how).unwrap();
+            let mounted = opened.mount().unwrap();
+            let (fs, by) = (mounted.fs(), Caller::default());
+            for n in 0..30 {
+                let name = format!("{session}-{n}");
+                let file = fs.create(&by, InodeNo::ROOT, name.as_bytes(), 0o644, 0);
+                let file = file.unwrap().value.inode;
+                fs.write(&by, file, n * 500, &[n as u8; 3000], false)
+                    .unwrap();
+                if n % 10 == 9 && checkpoint {
+                    fs.journal().checkpoint().unwrap();
+                    fs.unlink(&by, InodeNo::ROOT, name.as_bytes()).unwrap();
+                }
+            }
+            fs.journal().sync().unwrap();
+            match session {
+                1 => mounted.close().unwrap(),
+                _ => drop(mounted),
+            }
+        }
+        Left {
+            image: image.pages(),
+            files: journal.files(),
+        }
+    }
+
+    pub fn image(&self) -> Arc<MemoryDisk> {
+        Arc::new(MemoryDisk::from_pages(self.image.clone()))
+    }
+    pub fn journal(&self) -> Arc<MemoryDir> {
+        Arc::new(MemoryDir::from_files(self.files.clone()))
+    }
+
+    /// Changes one file of the journal so that it is still believed.
+    fn change(&mut self, random: &mut Seeded) {
+        let names: Vec<String> = self.files.keys().cloned().collect();
+        let name = names[random.usize(0..names.len())].clone();
+        let mut bytes = self.files[&name].to_vec();
+        match random.u8(..12) {
+            _ if name.ends_with(".index") => change_index(&mut bytes, random),
+            0 => bytes.truncate(random.usize(0..=bytes.len())),
+            1 => {
+                let other = names[random.usize(0..names.len())].clone();
+                bytes = self.files[&other].to_vec();
+            }
+            2..5 => change_segment(&mut bytes, random),
+            _ => change_frame(&mut bytes, random),
+        }
+        let name = match random.u8(..20) {
+            0 => format!("spare-{}.store", u64::MAX),
+            _ => name,
+        };
+        self.files.insert(name, Pages::from_bytes(&bytes));
+    }
+}
+
+/// Both copies of the header.
+fn change_segment(bytes: &mut [u8], random: &mut Seeded) {
+    let Some(header) = bytes.get_mut(..SEGMENT) else {
+        return;
+    };
+    for _ in 0..random.usize(1..4) {
+        match random.bool() {
+            true => tamper(&mut header[16..], random),
+            // A large number in a field of 64 bits.
+            false => {
+                let field = 24 + 8 * random.usize(0..10);
+                let large = u64::MAX >> random.u32(0..64);
+                header[field..field + 8].copy_from_slice(&large.to_le_bytes());
+            }
+        }
+    }
+    seal_segment(bytes);
+}
+
+pub fn seal_segment(bytes: &mut [u8]) {
+    let crc = crc32fast::hash(&bytes[16..SEGMENT]);
+    bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+    if bytes.len() >= 2048 + SEGMENT {
+        bytes.copy_within(..SEGMENT, 2048);
+    }
+}
+
+fn change_index(bytes: &mut [u8], random: &mut Seeded) {
+    if bytes.len() < 64 {
+        return;
+    }
+    match random.bool() {
+        true => tamper(&mut bytes[32..40], random),
+        false => tamper(&mut bytes[64..], random),
+    }
+    let count = u64::from_le_bytes(bytes[32..40].try_into().unwrap());
+    let len = usize::try_from(count).unwrap_or(0).saturating_mul(16);
+    if let Some(entries) = bytes[64..].get(..len) {
+        let crc = crc32fast::hash(entries);
+        bytes[40..44].copy_from_slice(&crc.to_le_bytes());
+    }
+    let own = crc32fast::hash(&bytes[16..64]);
+    bytes[12..16].copy_from_slice(&own.to_le_bytes());
+}
+
+/// Where frames begin.
+pub fn frames(bytes: &[u8]) -> Vec<usize> {
+    (4096..bytes.len().saturating_sub(FRAME))
+        .step_by(8)
+        .filter(|at| bytes[*at..*at + 4] == *b"jfR0")
+        .collect()
+}
+
+fn change_frame(bytes: &mut [u8], random: &mut Seeded) {
+    let found = frames(bytes);
+    if found.is_empty() {
+        return;
+    }
+    let at = found[random.usize(0..found.len())];
+    let meta = meta_len(bytes, at);
+    match random.u8(..6) {
+        0 => tamper(&mut bytes[at + 16..at + FRAME], random),
+        1 => {
+            let field = at + 16 + 8 * random.usize(0..6);
+            let large = u64::MAX >> random.u32(0..64);
+            bytes[field..field + 8].copy_from_slice(&large.to_le_bytes());
+        }
+        _ => {
+            for _ in 0..random.usize(1..4) {
+                let Some(record) = bytes.get_mut(at + FRAME..at + FRAME + meta) else {
+                    return;
+                };
+                // Numbers stand at any byte of a record.
+                let skip = random.usize(0..record.len().clamp(1, 200));
+                let record = record.get_mut(skip..).unwrap_or_default();
+                let len = record.len().min(8);
+                match random.bool() {
+                    _ if record.is_empty() => {}
+                    true => tamper(&mut record[..len], random),
+                    false => record[..len].fill(0xFF),
+                }
+            }
+        }
+    }
+    seal_frame(bytes, at);
+}
+
+fn meta_len(bytes: &[u8], at: usize) -> usize {
+    u32::from_le_bytes(bytes[at + 72..at + 76].try_into().unwrap()) as usize
+}
+
+/// Puts a frame's checksums right, if its lengths lie within the file.
+pub fn seal_frame(bytes: &mut [u8], at: usize) {
+    let meta = meta_len(bytes, at);
+    let data = u32::from_le_bytes(bytes[at + 76..at + 80].try_into().unwrap()) as usize;
+    let head = usize::from(u16::from_le_bytes([bytes[at + 70], bytes[at + 71]]));
+    let chunks = match data.checked_sub(head) {
+        _ if data == 0 => 0,
+        None => 1,
+        Some(rest) => 1 + rest.div_ceil(4096),
+    };
+    let sums = at + FRAME + meta;
+    let start = sums + 4 * chunks;
+    if start + data > bytes.len() {
+        return;
+    }
+    let mut from = start;
+    for n in 0..chunks {
+        let len = if n == 0 { head.min(data) } else { 4096 };
+        let to = (from + len).min(start + data);
+        let crc = crc32fast::hash(&bytes[from..to]);
+        bytes[sums + 4 * n..sums + 4 * n + 4].copy_from_slice(&crc.to_le_bytes());
+        from = to;
+    }
+    let crc = crc32fast::hash(&bytes[at + 8..start]);
+    bytes[at + 4..at + 8].copy_from_slice(&crc.to_le_bytes());
+}
+
+struct Anything;
+
+impl Replay for Anything {
+    fn record(
+        &mut self,
+        _: &journalfs::journal::Heading,
+        _: &journalfs::journal::Record,
+        data: Option<&journalfs::log::Place>,
+    ) -> journalfs::journal::Result<()> {
+        if let Some(place) = data {
+            let mut piece = vec![0; place.len()];
+            let _ = place.read(0, &mut piece);
+        }
+        Ok(())
+    }
+}
+
+/// Everything that reads a journal.
+pub fn read_and_work(left: &Left, random: &mut Seeded) {
+    if let Ok(survey) = Survey::read(left.journal()) {
+        for frame in survey.frames(Lsn(1)) {
+            let _ = replay(std::iter::once(frame), &mut Anything);
+        }
+        for secs in [0, 1_800_000_000, i64::MAX / 1_000_000_000] {
+            let _ = survey.find_time(Time { secs, nanos: 0 });
+        }
+    }
+    if let Ok(unrecovered) = Journal::open(left.journal()) {
+        let _ = unrecovered.untouched_samples();
+    }
+    let _ = check::run_disks(left.image(), Some(left.journal()));
+    let _ = mount::recover(left.image(), left.journal(), options(false, 7));
+    // Another size of segments than that of the files.
+    exercise::mount_and_work(left.image(), left.journal(), random);
+}
+
+#[test]
+fn a_forged_journal_never_makes_anything_panic() {
+    let samples = [
+        Left::killed("1k-blocks", true),
+        Left::killed("upstream", false),
+        Left::killed("uninit-bg", true),
+    ];
+    super::rounds("a_forged_journal", |random| {
+        let mut left = samples[random.usize(0..samples.len())].clone();
+        for _ in 0..random.usize(1..3) {
+            left.change(random);
+        }
+        // A superblock that has to be taken from the journal.
+        if random.u8(..6) == 0 {
+            left.image.write(&[0xA5; 300], 1024);
+        }
+        read_and_work(&left, random);
+    });
+}
