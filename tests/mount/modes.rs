@@ -199,15 +199,8 @@ fn a_damaged_synced_record_is_named_and_nothing_is_changed() {
         fs::write(world.at(&format!("file-{n}")), vec![n; 5000]).unwrap();
     }
     world.kill();
-    // A byte of file 20's data in the middle of the synced part.
-    let store = world.stores().pop().expect("a segment");
-    let mut bytes = fs::read(&store).unwrap();
-    let at = bytes
-        .windows(4000)
-        .position(|window| window.iter().all(|&byte| byte == 20))
-        .unwrap();
-    bytes[at + 2000] ^= 1;
-    fs::write(&store, &bytes).unwrap();
+    // In the middle of the synced part.
+    damage_data_of(&world, 20);
     let before = world.bytes();
     world.beyond_recovery = Some("is damaged");
     let line = world.fails(32, &["mount", world.image_str(), world.point_str()]);
@@ -219,6 +212,42 @@ fn a_damaged_synced_record_is_named_and_nothing_is_changed() {
     // Past the checkpoint nothing may be lost in silence; reading only does not help either.
     world.fails(32, &["recover", world.image_str()]);
     assert!(world.bytes() == before, "image or journal changed");
+}
+
+/// Turns a bit of a file's contents in the journal: a run of this byte.
+fn damage_data_of(world: &World, byte: u8) {
+    let store = world.stores().pop().expect("a segment");
+    let mut bytes = fs::read(&store).unwrap();
+    let at = bytes
+        .windows(4000)
+        .position(|window| window.iter().all(|&found| found == byte))
+        .unwrap();
+    bytes[at + 2000] ^= 1;
+    fs::write(&store, &bytes).unwrap();
+}
+
+#[test]
+fn a_damaged_unsynced_record_is_cut_off_with_those_behind_it_and_that_is_said() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    world.mount_to_kill(&["-o", "commit=3600"]);
+    for n in 0..40 {
+        fs::write(world.at(&format!("file-{n}")), vec![n; 5000]).unwrap();
+    }
+    world.kill();
+    damage_data_of(&world, 20);
+    world.mount(&[]);
+    let said = world.succeeds(&["status", world.point_str()]);
+    assert!(said.contains("torn") && said.contains("dropped"), "{said}");
+    for n in 0..40 {
+        let found = fs::read(world.at(&format!("file-{n}"))).ok();
+        match n {
+            0..20 => assert_eq!(found, Some(vec![n; 5000])),
+            20 => assert_eq!(found, Some(Vec::new()), "made, but not written"),
+            _ => assert_eq!(found, None),
+        }
+    }
+    world.umount_and_judge();
 }
 
 fn wait_until(mut done: impl FnMut() -> bool) {
