@@ -15,6 +15,8 @@ mod judges;
 mod lockstep;
 #[path = "law/log.rs"]
 mod log;
+#[path = "law/rot.rs"]
+mod rot;
 mod support;
 
 /// The seed in `JOURNALFS_SEED`, and as many from there on as
