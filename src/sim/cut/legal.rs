@@ -42,6 +42,19 @@ pub enum Keep {
     Through(Lsn),
 }
 
+/// How the power is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// What is promised about what was not synced.
+    pub model: Model,
+    /// What survives of it.
+    pub keep: Keep,
+    /// Writes may be torn, within the model.
+    pub torn: bool,
+    /// Decides what is left to chance.
+    pub seed: u64,
+}
+
 /// How much of an operation survives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {

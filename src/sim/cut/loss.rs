@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::ledger::Entry;
-use super::legal::Part;
-use super::rig::Order;
+use super::legal::{Order, Part};
 use crate::device::powercut::Cut;
 use crate::journal::Op;
 use crate::units::Lsn;

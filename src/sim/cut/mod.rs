@@ -24,7 +24,7 @@ mod trigger;
 
 pub use again::{Again, Outcome};
 pub use ledger::{Entry, Ledger, Synced, paths};
-pub use legal::{Choice, Keep, Model, Part, choose, required};
+pub use legal::{Choice, Keep, Model, Order, Part, choose, required};
 pub use loss::{Loss, Lost};
-pub use rig::{Order, Rig};
+pub use rig::Rig;
 pub use trigger::{Pattern, When};

@@ -10,7 +10,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::legal::{Choice, Keep, Model, Part};
+use super::legal::{Choice, Keep, Model, Order, Part};
 use super::loss::{Loss, Lost};
 use super::{Again, Ledger, Outcome, choose, required};
 use crate::device::crash::{Fate, Plan};
@@ -32,19 +32,6 @@ pub struct Rig {
     image: Arc<dyn Disk>,
     folder: Arc<dyn Dir>,
     options: Options,
-}
-
-/// How the power is cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Order {
-    /// What is promised about what was not synced.
-    pub model: Model,
-    /// What survives of it.
-    pub keep: Keep,
-    /// Writes may be torn, within the model.
-    pub torn: bool,
-    /// Decides what is left to chance.
-    pub seed: u64,
 }
 
 /// A result in words.
