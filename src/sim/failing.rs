@@ -126,6 +126,20 @@ impl Round {
         Ok(counts)
     }
 
+    /// For a foreign judge: the images that runs under some of the faults
+    /// leave, recovered and unmounted on a healthy disk.
+    pub fn mended(&self, most: u64) -> Result<Vec<(Fault, Pages)>> {
+        let mut images = Vec::new();
+        for trouble in troubles() {
+            let calls = self.reported(&trouble, self.0.calls(&trouble))?;
+            for fault in spread(&trouble, calls, most) {
+                let image = self.reported(&fault, self.0.mended(&fault))?;
+                images.push((fault, image));
+            }
+        }
+        Ok(images)
+    }
+
     fn recoveries(&self) -> Result<Vec<Recovery>> {
         let none = Fault::new(Call::Read, Effect::Lie).times(0);
         self.reported(&none, self.0.recoveries())
@@ -209,6 +223,13 @@ impl Trial {
     /// Runs under a fault and judges what is left.
     fn run(&self, fault: &Fault) -> Result<Counts> {
         guarded(|| Ok(Run::new(self, fault).all()?.counts()))
+    }
+
+    fn mended(&self, fault: &Fault) -> Result<Pages> {
+        let left = Run::new(self, fault).all()?.host().kill();
+        let (host, clock) = (Host::new(left), StillClock::afterwards());
+        system::unmount(system::mount(&host, &self.setup, &clock, 3)?)?;
+        Ok(host.kill().image)
     }
 
     /// What a kill and power cuts of a run without faults leave.

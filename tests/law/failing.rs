@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use journalfs::device::crash::{Frontier, Plan};
+use journalfs::device::memory::MemoryDisk;
 use journalfs::device::volatile::{Host, Snapshot};
 use journalfs::sim::clock::StillClock;
 use journalfs::sim::failing::{Counts, Round};
@@ -12,6 +13,8 @@ use journalfs::sim::random::Random;
 use journalfs::sim::system::{self, Setup};
 
 use super::seeds;
+use crate::support::e2fsck;
+use crate::support::images::Image;
 
 #[test]
 fn whatever_call_fails_nothing_that_was_promised_breaks() {
@@ -28,6 +31,21 @@ fn whatever_call_fails_nothing_that_was_promised_breaks() {
     }
     println!("{counts:?}");
     assert!(counts.runs > 0);
+}
+
+#[test]
+fn e2fsck_is_content_after_failing_disks_too() {
+    for seed in seeds(3) {
+        println!("seed {seed}");
+        let images = Round::new(seed).mended(2).unwrap();
+        assert!(images.len() > 20);
+        for (fault, image) in images {
+            println!("{fault}");
+            let file = Image::blank(0);
+            file.write_back(&MemoryDisk::from_pages(image));
+            e2fsck::assert_clean(file.path());
+        }
+    }
 }
 
 fn host() -> (Arc<Host>, Setup) {
