@@ -6,6 +6,7 @@ use shuttle::thread;
 
 use super::*;
 use crate::device::adverse::Adverse;
+use crate::device::crash::Fate;
 use crate::log::Survey;
 use crate::sync::explore::{below, explore};
 
@@ -218,13 +219,36 @@ fn change_some(journal: &Journal, told: &Told, writer: u64, n: u8, live: &mut [b
 /// and no earlier one than was durable by then.
 fn judge(host: &Adverse, told: &Told) {
     let trace = host.host().trace();
-    for _ in 0..3 {
-        let at = below(trace.len() as u64 + 1) as usize;
+    let home = |(_, event): &(usize, &Event)| {
+        matches!(
+            event,
+            Event::Write {
+                file: FileId::IMAGE,
+                ..
+            }
+        )
+    };
+    let homes: Vec<usize> = trace
+        .iter()
+        .enumerate()
+        .filter(home)
+        .map(|(at, _)| at)
+        .collect();
+    for _ in 0..4 {
+        // Often in the middle of what goes home.
+        let at = match below(2) {
+            0 if !homes.is_empty() => homes[below(homes.len() as u64) as usize] + 1,
+            _ => below(trace.len() as u64 + 1) as usize,
+        };
         let mut frontier = Frontier::new(&host.host().start());
         trace[..at].iter().for_each(|event| frontier.pass(event));
-        let plan = match below(3) {
+        let plan = match below(4) {
             0 => Plan::default(),
             1 => Plan::all(frontier.pending()),
+            2 => Plan(vec![
+                Fate::Torn(below(1 << 32) as u32);
+                frontier.pending().len()
+            ]),
             _ => Plan::random(frontier.pending(), below(1 << 32)),
         };
         let (snapshot, _) = frontier.crash(&plan);
