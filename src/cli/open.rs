@@ -7,7 +7,7 @@ use crate::device::host::{Access, HostDir, HostDisk};
 use crate::device::{Dir, Disk};
 use crate::ext4::superblock::{OFFSET, SIZE};
 use crate::fs::guard::{self, Standing};
-use crate::fs::mount::{self, Course, Mounted};
+use crate::fs::mount::{self, Course, Held, Mounted};
 use crate::fs::{self, Fs};
 use crate::log::{Survey, Verdict};
 use crate::sim::cut::Rig;
@@ -22,7 +22,13 @@ pub struct Opened {
     mounted: Mounted,
     recovery: Recovery,
     place: Place,
-    rig: Option<Arc<Rig>>,
+    rig: Option<Rigged>,
+}
+
+/// A power switch, and the locks: the rig writes to the image last.
+struct Rigged {
+    rig: Arc<Rig>,
+    _held: Held,
 }
 
 impl Opened {
@@ -40,8 +46,10 @@ impl Opened {
             true => {
                 // The image below must lack nothing while a layer covers it.
                 let recovery = recover(place)?;
-                let (opened, rig) = open_rigged(place, options(wish, point)).map_err(refused)?;
-                (opened, recovery, Some(rig))
+                let (mut opened, rig) =
+                    open_rigged(place, options(wish, point)).map_err(refused)?;
+                let _held = opened.take_held();
+                (opened, recovery, Some(Rigged { rig, _held }))
             }
         };
         if !recovery.dropped.is_empty() {
@@ -63,7 +71,7 @@ impl Opened {
 
     /// The power switch, with `-o powercut`.
     pub fn rig(&self) -> Option<&Arc<Rig>> {
-        self.rig.as_ref()
+        self.rig.as_ref().map(|rigged| &rigged.rig)
     }
 
     /// The file system.
@@ -79,17 +87,20 @@ impl Opened {
     /// Brings everything home and takes the guard off.
     pub fn close(self) -> Result<(), Failure> {
         let image = self.place.image;
-        self.mounted.close().map_err(|e| {
-            let image = image.display();
-            Failure::refused(format!(
-                "{image}: the image still lags behind its journal: {e}: journalfs recover {image}"
-            ))
-        })?;
-        let settled = self.rig.map_or(Ok(()), |rig| rig.settle());
+        let closed = self.mounted.close();
+        // Also after a failure: what is stable and what the host would still
+        // write must get to the disks, for a recovery to find it there.
+        let settled = self.rig.map_or(Ok(()), |rigged| rigged.rig.settle());
         settled.map_err(|e| {
             Failure::refused(at(
                 &image,
                 format!("what was done under -o powercut can't be brought to the image: {e}"),
+            ))
+        })?;
+        closed.map_err(|e| {
+            let image = image.display();
+            Failure::refused(format!(
+                "{image}: the image still lags behind its journal: {e}: journalfs recover {image}"
             ))
         })
     }

@@ -46,7 +46,7 @@ pub fn run(args: &Args) -> Outcome {
     if let Some(live) = &live {
         wait_for_end(live.pid);
     }
-    succeeded(&Place::find(&image, journal.as_deref())?)
+    succeeded(&Place::find(&image, journal.as_deref())?, live.as_ref())
 }
 
 /// Whoever only looks (df, a file manager) keeps a mount busy for an instant:
@@ -105,18 +105,23 @@ fn wait_for_end(pid: u32) {
     }
 }
 
-/// A guarded image means that the daemon could not finish: says why.
-fn succeeded(place: &Place) -> Outcome {
-    if !super::open::is_guarded(place)? {
-        return Ok(0);
+/// A guarded image means that the daemon could not finish: says why. (With a
+/// power switch the image may be what it was before, without a guard.)
+fn succeeded(place: &Place, live: Option<&Live>) -> Outcome {
+    let guarded = super::open::is_guarded(place)?;
+    let told = Runtime::read(&place.journal)
+        .filter(|told| live.map_or(guarded, |live| live.pid == told.pid))
+        .and_then(|told| told.error);
+    match (guarded, told) {
+        (false, None) => Ok(0),
+        (_, Some(why)) => Err(Failure::refused(format!("unmounted, but {why}"))),
+        (true, None) => Err(Failure::refused(at(
+            &place.image,
+            format!(
+                "unmounted, but the image still lags behind its journal: the daemon ended early: \
+                 journalfs recover {}",
+                place.image.display()
+            ),
+        ))),
     }
-    let why = Runtime::read(&place.journal).and_then(|runtime| runtime.error);
-    let why = why.unwrap_or_else(|| "the daemon ended early".to_owned());
-    Err(Failure::refused(at(
-        &place.image,
-        format!(
-            "unmounted, but the image still lags behind its journal: {why}: journalfs recover {}",
-            place.image.display()
-        ),
-    )))
 }

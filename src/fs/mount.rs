@@ -91,7 +91,7 @@ pub struct Opened {
 }
 
 /// Locks and the like, kept until the image is closed.
-type Held = Vec<Box<dyn Any + Send + Sync>>;
+pub type Held = Vec<Box<dyn Any + Send + Sync>>;
 
 /// Looks at an image and its journal's folder, and refuses what can't be
 /// mounted as the options say. Changes nothing.
@@ -254,6 +254,11 @@ impl Opened {
         let report = mounted.report.clone();
         mounted.close()?;
         Ok(Some(report))
+    }
+
+    /// Its locks, for one who needs the image longer than the file system does.
+    pub fn take_held(&mut self) -> Held {
+        std::mem::take(&mut self.held)
     }
 
     /// A replay in memory: nothing is written anywhere.

@@ -4,10 +4,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use journalfs::fs::mount::Lock;
 use journalfs::sim::cut::Loss;
 
 use crate::daemon::{World, journalfs, said};
@@ -355,6 +356,38 @@ fn a_killed_rigged_mount_leaves_the_image_as_it_was_at_the_mount() {
     world.mount(&[]);
     assert!(world.at("before").exists() && !world.at("after").exists());
     world.umount_and_judge();
+}
+
+#[test]
+fn what_was_synced_survives_the_unmount_after_a_fault() {
+    needs_fuse!();
+    let mut world = rigged();
+    fs::write(world.at("kept"), "x").unwrap();
+    sync(&world.at("kept")).unwrap();
+    world.succeeds(&["inject", world.point_str(), "sync@store:eio"]);
+    fs::write(world.at("late"), "y").unwrap();
+    assert!(sync(&world.at("late")).is_err());
+    let line = world.fails(32, &["umount", world.point_str()]);
+    assert!(line.contains("still lags behind its journal"), "{line}");
+    world.mount(&[]);
+    assert_eq!(fs::read_to_string(world.at("kept")).unwrap(), "x");
+    world.umount_and_judge();
+}
+
+#[test]
+fn a_rigged_mount_keeps_its_locks_until_all_is_in_the_image() {
+    needs_fuse!();
+    let world = World::new("64M");
+    world.mount(&["-o", "powercut"]);
+    fs::write(world.at("large"), vec![7; 30 << 20]).unwrap();
+    let status = Command::new("umount").arg(world.point()).status();
+    assert!(status.unwrap().success());
+    while Lock::on(&world.image(), false).is_err() {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let at_once = fs::read(world.image()).unwrap();
+    thread::sleep(Duration::from_millis(300));
+    assert!(fs::read(world.image()).unwrap() == at_once);
 }
 
 #[test]
