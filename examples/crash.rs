@@ -239,7 +239,12 @@ impl Campaign {
     }
 
     fn begun(&self, kind: Kind) -> u64 {
-        self.rounds[kind as usize].load(Ordering::Relaxed)
+        let begun = self.rounds[kind as usize].load(Ordering::Relaxed);
+        match kind {
+            // The last batch may be cut short.
+            Kind::Sequences => begun.min(self.sequences.end - self.sequences.start),
+            _ => begun,
+        }
     }
 
     fn with_steps(&self, mut round: Round) -> Round {
