@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!     crash [--minutes N] [--rounds N] [--states N] [--seed S] [--threads N]
-//!           [--only KIND] [--sequences FROM..TO] [--steps FILE] [--readme FILE]
+//!           [--only KIND] [--sequences FROM..TO] [--light] [--steps FILE] [--readme FILE]
 //! ```
 //!
 //! A campaign takes rounds of all kinds in turn. Ends with exit code 1 and a
@@ -60,6 +60,10 @@ struct Arguments {
     /// (all of one operation).
     #[arg(long, value_parser = range)]
     sequences: Option<Range<u64>>,
+    /// Few cuts of each run, so that very many sequences can be tried, such as
+    /// 0..109230 (all of up to two operations).
+    #[arg(long)]
+    light: bool,
     /// Steps to run instead of the seed's own, one on a line.
     #[arg(long)]
     steps: Option<PathBuf>,
@@ -275,6 +279,7 @@ impl Campaign {
             .arguments
             .minutes
             .filter(|_| self.arguments.sequences.is_none());
+        round.light = self.arguments.light;
         round.until = minutes.map(|limit| self.begun + Duration::from_secs_f64(limit * 60.0));
         match round.run_with(seen, &self.judges) {
             Ok(counts) => self.done(counts),

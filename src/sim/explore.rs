@@ -52,6 +52,18 @@ impl Effort {
             nested_cuts: 12,
         }
     }
+
+    /// Little for each run, so that all of very many short ones can be tried.
+    pub fn light(seed: u64) -> Self {
+        Effort {
+            seed,
+            points: 12,
+            width: 1,
+            closely: 400,
+            nested: 400,
+            nested_cuts: 3,
+        }
+    }
 }
 
 /// A state in which the law does not hold.

@@ -50,6 +50,8 @@ pub struct Round {
     seed: u64,
     /// When to stop trying, wherever it is.
     pub until: Option<Instant>,
+    /// With little effort.
+    pub light: bool,
 }
 
 /// Why a round failed.
@@ -139,6 +141,7 @@ impl Round {
             from: 0,
             seed: !seed,
             until: None,
+            light: false,
         }
     }
 
@@ -191,7 +194,10 @@ impl Round {
             eras: &eras,
             from,
             adopts: matches!(self.origin, Origin::Adopted(_)),
-            effort: Effort::of_run(self.seed, count_points(&eras)),
+            effort: match self.light {
+                true => Effort::light(self.seed),
+                false => Effort::of_run(self.seed, count_points(&eras)),
+            },
             foreign,
             until: self.until,
         };
