@@ -45,6 +45,8 @@ pub struct Superblock {
     pub reserved_uid: u16,
     pub reserved_gid: u16,
     pub reserved_gdt_blocks: u16,
+    /// With sparse_super2, the groups that have copies; 0: none.
+    pub backup_groups: [u32; 2],
     /// What mkfs says is not for files, in blocks; 0: not said.
     pub overhead_blocks: u32,
     pub features: Features,
@@ -122,6 +124,7 @@ impl Superblock {
             } else {
                 0
             },
+            backup_groups: [le32(raw, 0x24C), le32(raw, 0x250)],
             overhead_blocks: le32(raw, 0x248),
             features,
             state: le16(raw, 0x3A),
@@ -335,7 +338,7 @@ impl Superblock {
         };
         match group.0 {
             0 => true,
-            _ if self.features.compat(compat::SPARSE_SUPER2) => false,
+            n if self.features.compat(compat::SPARSE_SUPER2) => self.backup_groups.contains(&n),
             1 => true,
             _ if !self.features.ro_compat(ro_compat::SPARSE_SUPER) => true,
             _ => power(3) || power(5) || power(7),

@@ -34,6 +34,18 @@ fn on_every_format(what: &str, part: impl Fn(&Bench, &mut Seeded)) {
     }
 }
 
+/// Room for a copy of the superblock is nobody's, wherever mkfs put it.
+#[test]
+fn groups_that_sparse_super2_chose_keep_their_copies() {
+    let two = Variant {
+        name: "sparse-super2",
+        args: &["-b1024", "-I256", "-Osparse_super2"],
+    };
+    let bench = Bench::new(&two, 40 << 20);
+    script::a_full_image_recovers(&bench, &mut Seeded::new("copies"));
+    bench.judge("full, with copies in two groups");
+}
+
 /// With few inodes it is they that run out.
 #[test]
 fn an_image_without_free_inodes_recovers() {
