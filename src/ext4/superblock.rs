@@ -208,7 +208,7 @@ impl Superblock {
                 self.blocks_count,
             ),
             (
-                self.first_inode >= 11 && self.first_inode <= self.inodes_per_group,
+                self.first_inode >= 11 && self.first_inode <= self.inodes_count,
                 "s_first_ino",
                 u64::from(self.first_inode),
             ),

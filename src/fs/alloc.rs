@@ -419,7 +419,8 @@ fn free_index(
     busy: &dyn Fn(InodeNo) -> bool,
 ) -> Result<Option<u32>> {
     let bits = inode_bitmap(blocks, sb, number, &group(blocks, sb, number)?)?;
-    let mut at = if number.0 == 0 { sb.first_inode - 1 } else { 0 };
+    // Groups of fewer than eleven inodes share the reserved ones.
+    let mut at = (sb.first_inode - 1).saturating_sub(number.0.saturating_mul(sb.inodes_per_group));
     while let Some(index) = bitmap::next(&bits, at, sb.inodes_per_group, false) {
         if !busy(sb.inode_at(number, index)) {
             return Ok(Some(index));

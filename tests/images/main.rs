@@ -46,6 +46,26 @@ fn groups_that_sparse_super2_chose_keep_their_copies() {
     bench.judge("full, with copies in two groups");
 }
 
+/// Eight inodes a group: the reserved ones reach into the second.
+#[test]
+fn groups_smaller_than_the_reserved_inodes_are_filled() {
+    let tiny = Variant {
+        name: "tiny-groups-of-inodes",
+        args: &["-b1024", "-I256", "-i1048576"],
+    };
+    let bench = Bench::new(&tiny, 40 << 20);
+    let mut made = 0;
+    let error = loop {
+        match bench.create(&format!("{made}")) {
+            Ok(_) => made += 1,
+            Err(e) => break e,
+        }
+    };
+    assert_refused::<()>(Err(error), &Error::NoSpace);
+    assert_eq!((made, bench.fs.statfs().unwrap().free_inodes), (29, 0));
+    bench.judge("groups of eight inodes");
+}
+
 /// With few inodes it is they that run out.
 #[test]
 fn an_image_without_free_inodes_recovers() {
