@@ -57,14 +57,15 @@ impl New {
     }
 
     /// Groups of the image.
-    pub fn groups(&self) -> u32 {
+    pub fn groups(&self) -> u64 {
         let first = u64::from(self.block_size == 1024);
-        (self.blocks - first).div_ceil(u64::from(self.block_size) * 8) as u32
+        (self.blocks - first).div_ceil(u64::from(self.block_size) * 8)
     }
 
     fn geometry(&self, raw: &mut [u8; SIZE]) {
         let bs = self.block_size;
-        put32(raw, 0x0, self.groups() * self.inodes_per_group);
+        let inodes = self.groups() * u64::from(self.inodes_per_group);
+        put32(raw, 0x0, inodes as u32);
         put_halves(raw, 0x4, 0x150, self.blocks);
         put32(raw, 0x14, u32::from(bs == 1024)); // s_first_data_block
         put32(raw, 0x18, bs.trailing_zeros() - 10); // s_log_block_size

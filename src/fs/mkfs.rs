@@ -140,7 +140,7 @@ fn plan(options: &MkfsOptions) -> Result<([u8; superblock::SIZE], Superblock, u3
         return Err(too_small());
     }
     loop {
-        new.inodes_per_group = inodes_per_group(&new, options.size).ok_or_else(too_small)?;
+        new.inodes_per_group = inodes_per_group(&new, options.size)?;
         let (raw, sb) = new.superblock()?;
         let groups = sb.group_count();
         let last = GroupNo(groups - 1);
@@ -159,15 +159,21 @@ fn plan(options: &MkfsOptions) -> Result<([u8; superblock::SIZE], Superblock, u3
     }
 }
 
-fn inodes_per_group(new: &New, size: u64) -> Option<u32> {
+fn inodes_per_group(new: &New, size: u64) -> Result<u32, MkfsError> {
     let each = if size < MEDIUM { 4096 } else { 16384 };
     let per_block = u64::from(new.block_size / INODE_SIZE).max(8);
     let wanted = (size / each)
-        .div_ceil(u64::from(new.groups()))
+        .div_ceil(new.groups())
         .max(16)
         .next_multiple_of(per_block);
     let most = u64::from(new.block_size) * 8;
-    Some(wanted.min(most) as u32)
+    let inodes = wanted.min(most);
+    match inodes.checked_mul(new.groups()) {
+        Some(all) if all <= u64::from(u32::MAX) => Ok(inodes as u32),
+        _ => Err(MkfsError::Usage(format!(
+            "{size} bytes are too many: with an inode for every {each} they would need more than 2^32"
+        ))),
+    }
 }
 
 /// Where the groups' tables lie: together, at the start of each row of

@@ -56,6 +56,19 @@ fn e2fsck_finds_nothing_in_images_of_many_sizes() {
 }
 
 #[test]
+fn a_size_without_enough_inode_numbers_is_refused() {
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
+    for size in [100 << 40, 1 << 60, u64::MAX] {
+        let refused = mkfs(&disk, &seeded(size, None));
+        assert!(
+            matches!(&refused, Err(MkfsError::Usage(why)) if why.contains("too many")),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(disk.len().unwrap(), 0, "nothing was begun");
+}
+
+#[test]
 fn a_terabyte_is_made_and_found_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("image");
