@@ -104,7 +104,7 @@ fn make(args: &Args) -> Result<(), Failure> {
     }
 }
 
-/// The file or device to write, ours alone; and whether it is a new one.
+/// The file to write, ours alone; and whether it is a new one.
 fn open(args: &Args) -> Result<(Lock, HostDisk, bool), Failure> {
     let made = OpenOptions::new()
         .read(true)
@@ -122,6 +122,13 @@ fn open(args: &Args) -> Result<(Lock, HostDisk, bool), Failure> {
         }
     };
     let place = Place::find(&args.image, None)?;
+    if place.is_block_device() {
+        // mkfs counts on zeros where it writes nothing.
+        return Err(Failure::refused(at(
+            &args.image,
+            "is a block device: make the file system with mkfs.ext4",
+        )));
+    }
     let (lock, disk) = place.seize_image()?;
     let empty = disk.len().is_ok_and(|len| len == 0);
     if !is_new && !empty && !args.force {

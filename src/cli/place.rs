@@ -76,6 +76,11 @@ impl Place {
         Ok(())
     }
 
+    /// Whether the image is a device instead of a file.
+    pub fn is_block_device(&self) -> bool {
+        fs::metadata(&self.image).is_ok_and(|about| about.file_type().is_block_device())
+    }
+
     /// Opens the image for us alone.
     pub fn seize_image(&self) -> Result<(Lock, HostDisk), Failure> {
         let lock = Lock::on(&self.image, false).map_err(|e| self.refused(&e))?;

@@ -124,6 +124,26 @@ fn the_journal_of_another_image_is_refused() {
 }
 
 #[test]
+fn a_device_is_made_an_image_by_mkfs_ext4() {
+    let world = World::new("32M");
+    if !kernel::allowed() {
+        return;
+    }
+    let attached = Command::new("losetup")
+        .args(["-f", "--show", world.image_str()])
+        .output()
+        .unwrap();
+    let device = String::from_utf8(attached.stdout)
+        .unwrap()
+        .trim()
+        .to_owned();
+    let detach = device.clone();
+    let _detach = OnDrop(move || drop(Command::new("losetup").args(["-d", &detach]).status()));
+    let line = world.fails(32, &["mkfs", "--force", &device]);
+    assert!(line.contains("mkfs.ext4"), "{line}");
+}
+
+#[test]
 fn a_mountpoint_must_be_a_directory() {
     needs_fuse!();
     let world = World::new("64M");
