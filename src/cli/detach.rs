@@ -7,7 +7,7 @@ use crate::ext4::superblock::{OFFSET, SIZE};
 use crate::fs::guard::{self, Standing};
 
 use super::place::Place;
-use super::{Failure, Outcome, at};
+use super::{Failure, Outcome, at, open};
 
 /// Gives up the journal deliberately: clears the image's guard. What the
 /// image lacks is lost; run e2fsck -f on it afterwards.
@@ -22,17 +22,14 @@ pub fn run(args: &Args) -> Outcome {
     let place = Place::find(&args.image, None)?;
     let (_lock, disk) = place.seize_image()?;
     let failed = |e: std::io::Error| Failure::refused(at(&place.image, e));
+    let Standing::Guarded(_) = open::standing(&place, &disk)? else {
+        return Err(Failure::refused(at(
+            &place.image,
+            "carries no guard: there is nothing to detach",
+        )));
+    };
     let mut raw = [0; SIZE];
     disk.read_at(&mut raw, OFFSET).map_err(failed)?;
-    match guard::standing(&raw) {
-        Standing::Guarded(_) => {}
-        _ => {
-            return Err(Failure::refused(at(
-                &place.image,
-                "carries no guard: there is nothing to detach",
-            )));
-        }
-    }
     disk.write_at(&guard::give_up(&raw), OFFSET)
         .map_err(failed)?;
     disk.sync().map_err(failed)?;

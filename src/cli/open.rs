@@ -197,7 +197,8 @@ pub fn is_guarded(place: &Place) -> Result<bool, Failure> {
     Ok(matches!(standing(place, &disk)?, Standing::Guarded(_)))
 }
 
-fn standing(place: &Place, disk: &dyn Disk) -> Result<Standing, Failure> {
+/// What the image's superblock says of journals.
+pub fn standing(place: &Place, disk: &dyn Disk) -> Result<Standing, Failure> {
     let mut raw = [0; SIZE];
     match disk.read_at(&mut raw, OFFSET) {
         Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {

@@ -31,8 +31,10 @@ fn what_is_no_image_is_refused() {
             line.contains("not an ext4") && line.contains("mkfs"),
             "{line}"
         );
-        let line = world.fails(32, &["status", world.image_str()]);
-        assert!(line.contains("not an ext4"), "{line}");
+        for command in ["status", "recover", "detach"] {
+            let line = world.fails(32, &[command, world.image_str()]);
+            assert!(line.contains("not an ext4"), "{line}");
+        }
     }
     assert!(
         !world.journal().exists(),
