@@ -110,6 +110,7 @@ fn serve(args: &Args, options: &Options, ready: impl FnOnce() -> Result<(), Fail
     }
     let place = Place::find(&args.image, args.journal.as_deref())?;
     place.must_be_outside(&point)?;
+    place.must_be_text(&point)?;
     let opened = Opened::open(&place, options, point.as_os_str().as_encoded_bytes())?;
     let runtime = runtime(&place, &point, options, &opened);
     let power = match opened.rig() {

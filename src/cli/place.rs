@@ -76,6 +76,16 @@ impl Place {
         Ok(())
     }
 
+    /// The mount table and `status` have names as text, by which others find
+    /// a mount again.
+    pub fn must_be_text(&self, point: &Path) -> Result<(), Failure> {
+        let odd = [self.image.as_path(), &self.journal, point];
+        match odd.into_iter().find(|path| path.to_str().is_none()) {
+            Some(path) => Err(Failure::refused(at(path, "is not UTF-8: rename it"))),
+            None => Ok(()),
+        }
+    }
+
     /// Whether the image is a device instead of a file.
     pub fn is_block_device(&self) -> bool {
         fs::metadata(&self.image).is_ok_and(|about| about.file_type().is_block_device())

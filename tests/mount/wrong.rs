@@ -1,6 +1,7 @@
 //! Wrong input: each case one clear line and an exit code, and nothing changed.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
 use crate::daemon::{World, journalfs, said};
@@ -123,6 +124,24 @@ fn the_journal_of_another_image_is_refused() {
     fs::rename(kept, one.journal()).unwrap();
     one.mount(&[]);
     one.umount_and_judge();
+}
+
+#[test]
+fn names_that_are_not_text_are_refused() {
+    needs_fuse!();
+    let world = World::new("64M");
+    let odd = std::ffi::OsStr::from_bytes(b"odd \xff");
+    let image = world.beside("").join(odd);
+    fs::rename(world.image(), &image).unwrap();
+    let output = journalfs()
+        .arg("mount")
+        .args([&image, &world.point()])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(32));
+    assert!(said(&output).contains("is not UTF-8"), "{}", said(&output));
+    assert!(!world.is_mounted());
+    fs::rename(&image, world.image()).unwrap();
 }
 
 #[test]
