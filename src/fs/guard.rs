@@ -201,6 +201,11 @@ pub fn is_torn(raw: &Raw, known: &Raw) -> bool {
     le16(raw, MAGIC) != le16(known, MAGIC) || (summed && sum != le32(raw, CHECKSUM))
 }
 
+/// The file system's UUID.
+pub fn file_system(raw: &Raw) -> [u8; 16] {
+    raw[UUID].try_into().expect("16 bytes")
+}
+
 /// Whether the part that names the file system is there.
 pub fn names_the_same(raw: &Raw, known: &Raw) -> bool {
     le16(raw, MAGIC) == le16(known, MAGIC) && raw[UUID] == known[UUID]

@@ -126,6 +126,42 @@ fn the_journal_of_another_image_is_refused() {
     one.umount_and_judge();
 }
 
+/// An image without a guard lacks nothing, but the folder's own one does.
+#[test]
+fn a_journal_that_another_image_still_needs_is_not_begun_anew() {
+    needs_fuse!();
+    let mut one = World::new("64M");
+    let two = World::new("64M");
+    one.mount_to_kill(&[]);
+    fs::write(one.at("file"), b"acknowledged").unwrap();
+    one.kill();
+    let folder = one.journal().display().to_string();
+    let before = one.bytes();
+    for command in [
+        &[
+            "mount",
+            "--journal",
+            &folder,
+            two.image_str(),
+            two.point_str(),
+        ][..],
+        &["recover", "--journal", &folder, two.image_str()],
+    ] {
+        let line = two.fails(32, command);
+        assert!(
+            line.contains("another file system (UUID") && line.contains("still lacks"),
+            "{line}"
+        );
+    }
+    assert!(one.bytes() == before);
+    one.mount(&[]);
+    assert_eq!(fs::read(one.at("file")).unwrap(), b"acknowledged");
+    one.umount_and_judge();
+    // Now nobody needs it.
+    two.mount(&["--journal", &folder]);
+    two.succeeds(&["umount", two.point_str()]);
+}
+
 #[test]
 fn names_that_are_not_text_are_refused() {
     needs_fuse!();

@@ -4,6 +4,8 @@
 //! ```text
 //!     image             journal                         course
 //!     unguarded         ended well, fingerprint equal   go on
+//!     unguarded         another file system still       refuse, naming that
+//!                       lacks what it holds
 //!     unguarded         anything else                   another timeline: begin anew
 //!     guarded by U      last session is U               recover
 //!     guarded by U      last session is unused, was     recover (its guard never
@@ -66,13 +68,26 @@ impl Course {
                     .clean()
                     .is_some_and(|clean| clean.fingerprint == guard::fingerprint(good));
                 let never_began = journal.is_unused() && session.prior == *good;
-                match (ended_here || never_began) && journal.refuse_damage().is_ok() {
-                    true => Ok(Course::GoOn),
-                    false => Ok(Course::Anew),
+                if (ended_here || never_began) && journal.refuse_damage().is_ok() {
+                    return Ok(Course::GoOn);
+                }
+                match lacking(session, journal) {
+                    Some(other) if !guard::names_the_same(&other, good) => {
+                        Err(Error::OthersLack(Uuid(guard::file_system(&other))))
+                    }
+                    _ => Ok(Course::Anew),
                 }
             }
         }
     }
+}
+
+/// The superblock of the image that lags behind the journal, if one does.
+fn lacking(session: &Session, journal: &Unrecovered) -> Option<Raw> {
+    let lags = journal.clean().is_none() && journal.report().operations > 0;
+    Raw::try_from(session.guarded.as_slice())
+        .ok()
+        .filter(|_| lags)
 }
 
 /// Whether the image carried this guard when the session began.

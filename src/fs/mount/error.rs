@@ -51,6 +51,12 @@ pub enum Error {
         /// The journal's last session.
         found: Uuid,
     },
+    /// To begin a journal anew would take from another image what it lacks.
+    #[error(
+        "the journal's folder holds what another file system (UUID {0}) still lacks: \
+         name this image's own with --journal, or remove the folder to give that up"
+    )]
+    OthersLack(Uuid),
     /// The superblock is damaged, and the rest is not what the journal remembers.
     #[error("the superblock is damaged, and the image is not the one that the journal belongs to")]
     Unrecognised,
