@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -144,16 +145,34 @@ impl Session {
     /// SIGINT to this process, which unmounts and lets running programs end.
     pub fn run(self) -> io::Result<()> {
         let Session { inner, fs, point } = self;
-        unmount_on_signals(point)?;
+        let mount = point::find(&point);
+        unmount_on_signals(point.clone())?;
         let (ended, end) = mpsc::channel();
         let tidying = thread::Builder::new()
             .name("tidy".to_owned())
             .spawn(move || tidy(&fs, &end))?;
-        let served = inner.run();
+        let served = serve(inner);
         drop(ended);
         let _ = tidying.join();
+        // Not if it ended by being unmounted, as it should.
+        if mount.is_some() && point::find(&point) == mount {
+            let _ = point::unmount(&point, true);
+        }
         served
     }
+}
+
+/// Serves requests until the mount's end. A session of fuser's then unmounts
+/// by path also what is unmounted already, and so takes away whatever was
+/// mounted there meanwhile: the part of it that does is never dropped.
+fn serve(inner: fuser::Session<Adapter>) -> io::Result<()> {
+    let session = Box::leak(Box::new(inner.spawn()?));
+    let serving = mem::replace(&mut session.guard, thread::spawn(|| Ok(())));
+    serving.join().unwrap_or_else(|_| {
+        Err(io::Error::other(
+            "a thread that serves requests has panicked",
+        ))
+    })
 }
 
 /// Goes on with the freeing of large files that found the journal full, until

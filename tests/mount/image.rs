@@ -162,6 +162,21 @@ fn recover_changes_nothing_of_an_image_that_lacks_nothing() {
 }
 
 #[test]
+fn the_end_of_a_mount_leaves_the_one_below_it() {
+    needs_fuse!();
+    let mut below = World::new("64M");
+    below.mount(&[]);
+    fs::write(below.at("below"), b"x").unwrap();
+    let above = World::new("64M");
+    let mount = ["mount", above.image_str(), below.point_str()];
+    above.succeeds(&mount);
+    assert!(!below.at("below").exists());
+    above.succeeds(&["umount", below.point_str()]);
+    assert!(below.at("below").exists());
+    below.umount_and_judge();
+}
+
+#[test]
 fn a_read_only_mount_replays_in_memory_and_writes_nothing() {
     needs_fuse!();
     let mut world = World::new("64M");
