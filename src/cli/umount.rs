@@ -46,6 +46,10 @@ pub fn run(args: &Args) -> Outcome {
     if let Some(live) = &live {
         wait_for_end(live.pid);
     }
+    // It has written nothing, so that a lagging image still lags.
+    if mount.read_only && live.as_ref().is_none_or(|live| live.read_only) {
+        return Ok(0);
+    }
     succeeded(&Place::find(&image, journal.as_deref())?, live.as_ref())
 }
 

@@ -59,6 +59,8 @@ pub struct Mount {
     pub kind: String,
     /// What; for ours, the image.
     pub source: OsString,
+    /// Whether it is mounted read-only.
+    pub read_only: bool,
     /// `major:minor` of its device; the connection's number is the minor.
     pub device: String,
 }
@@ -91,6 +93,10 @@ fn parse(line: &[u8]) -> Option<Mount> {
         point: PathBuf::from(unescape(words.get(4)?)),
         kind: String::from_utf8_lossy(words.get(dash + 1)?).into_owned(),
         source: unescape(words.get(dash + 2)?),
+        read_only: words
+            .get(5)?
+            .split(|&byte| byte == b',')
+            .any(|word| word == b"ro"),
         device: String::from_utf8_lossy(words.get(2)?).into_owned(),
     })
 }
@@ -233,7 +239,9 @@ mod tests {
         assert_eq!(mount.point, Path::new("/mnt/a b"));
         assert_eq!(mount.kind, FS_TYPE);
         assert_eq!(mount.source, "/disk\\.img");
-        assert_eq!(mount.device, "0:50");
+        assert_eq!((mount.device.as_str(), mount.read_only), ("0:50", false));
+        let line = b"36 35 0:50 / /mnt ro,nosuid - fuse.journalfs /disk.img ro,user_id=0";
+        assert!(parse(line).unwrap().read_only);
         assert_eq!(parse(b"36 35 0:50 /"), None);
         assert_eq!(parse(b""), None);
     }

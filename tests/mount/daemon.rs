@@ -272,22 +272,6 @@ impl World {
         }
     }
 
-    /// Unmounts a read-only mount of an image that stays guarded.
-    #[track_caller]
-    pub fn umount_guarded(&mut self) {
-        let output = journalfs()
-            .arg("umount")
-            .arg(self.point())
-            .output()
-            .unwrap();
-        assert!(
-            said(&output).is_empty() || said(&output).contains("journalfs recover"),
-            "{}",
-            said(&output)
-        );
-        assert!(!self.is_mounted());
-    }
-
     /// Whether a daemon has the image.
     pub fn in_use(&self) -> bool {
         journalfs::fs::mount::Lock::on(&self.image(), true).is_err()
