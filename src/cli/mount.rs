@@ -168,7 +168,7 @@ fn runtime(place: &Place, point: &Path, options: &Options, opened: &Opened) -> R
         mountpoint: point.to_owned(),
         read_only: options.read_only,
         recovery: Some(opened.recovery().clone()),
-        error: None,
+        error: opened.degraded(),
     }
 }
 

@@ -32,6 +32,12 @@ struct Rigged {
 }
 
 impl Opened {
+    /// Why it is mounted for reading only although it should not be.
+    pub fn degraded(&self) -> Option<String> {
+        let why = self.mounted.degraded()?;
+        Some(still_lags(&self.place.image, why))
+    }
+
     /// Locks an image and its journal, and replays what is needed.
     pub fn open(place: &Place, wish: &Options, point: &[u8]) -> Result<Opened, Failure> {
         let refused = |error: mount::Error| place.refused(&error);
@@ -97,13 +103,13 @@ impl Opened {
                 format!("what was done under -o powercut can't be brought to the image: {e}"),
             ))
         })?;
-        closed.map_err(|e| {
-            let image = image.display();
-            Failure::refused(format!(
-                "{image}: the image still lags behind its journal: {e}: journalfs recover {image}"
-            ))
-        })
+        closed.map_err(|e| Failure::refused(still_lags(&image, &e)))
     }
+}
+
+fn still_lags(image: &Path, why: &mount::Error) -> String {
+    let image = image.display();
+    format!("{image}: the image still lags behind its journal: {why}: journalfs recover {image}")
 }
 
 /// Opens both with a power switch under them.

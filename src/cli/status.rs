@@ -38,7 +38,7 @@ pub struct Live {
     pub image: PathBuf,
     pub journal: PathBuf,
     pub mountpoint: PathBuf,
-    /// Mounted so, or stopped by an error since.
+    /// Mounted so, without room to recover, or stopped by an error since.
     pub read_only: bool,
     /// Whether stock tools are kept off.
     pub guarded: bool,
@@ -100,7 +100,7 @@ impl Live {
             image: place.image.clone(),
             journal: place.journal.clone(),
             mountpoint: point.to_owned(),
-            read_only: read_only || journal.stopped().is_some(),
+            read_only: read_only || journal.log().is_none() || journal.stopped().is_some(),
             guarded: open::is_guarded(place).unwrap_or(!read_only),
             powercut: options.powercut,
             appended: marks.appended.0,

@@ -122,8 +122,8 @@ fn succeeded(place: &Place, live: Option<&Live>) -> Outcome {
         (true, None) => Err(Failure::refused(at(
             &place.image,
             format!(
-                "unmounted, but the image still lags behind its journal: the daemon ended early: \
-                 journalfs recover {}",
+                "unmounted, but the image still lags behind its journal: \
+                 the daemon could not bring everything home: journalfs recover {}",
                 place.image.display()
             ),
         ))),

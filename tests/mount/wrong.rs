@@ -427,6 +427,51 @@ fn no_space_for_the_journal_is_said() {
     crate::support::e2fsck::assert_clean(&world.image());
 }
 
+/// Not even room to recover: everything is shown, and nothing pretended.
+#[test]
+fn a_full_host_leaves_a_mount_to_read_from_that_says_so() {
+    needs_fuse!();
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: mounting a tmpfs needs root");
+        return;
+    }
+    let base = World::empty();
+    let small = base.beside("small");
+    fs::create_dir(&small).unwrap();
+    let tmpfs = |options: &str| {
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "none"])
+            .arg(&small)
+            .status();
+        assert!(mount.unwrap().success());
+    };
+    tmpfs("size=40m");
+    let _unmount = OnDrop(|| drop(Command::new("umount").arg(&small).status()));
+    let mut world = World::on(&small, "64M");
+    world.mount_to_kill(&[]);
+    fs::write(world.at("file"), b"acknowledged").unwrap();
+    world.kill();
+    let full = small.join("full");
+    let filled = std::io::copy(
+        &mut std::io::repeat(1),
+        &mut fs::File::create(&full).unwrap(),
+    );
+    assert_eq!(filled.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+    let output = journalfs()
+        .args(["mount", world.image_str(), world.point_str()])
+        .output()
+        .unwrap();
+    assert!(said(&output).contains("for reading only"), "{output:?}");
+    assert_eq!(fs::read(world.at("file")).unwrap(), b"acknowledged");
+    let status = world.succeeds(&["status", world.point_str()]);
+    assert!(status.contains("read-only"), "{status}");
+    fs::remove_file(&full).unwrap();
+    let line = world.fails(32, &["umount", world.point_str()]);
+    assert!(line.contains("still lags"), "{line}");
+    world.mount(&[]);
+    world.umount_and_judge();
+}
+
 #[test]
 fn a_missing_device_or_helper_is_said() {
     needs_fuse!();
