@@ -28,6 +28,44 @@ fn umount_returns_when_the_image_is_clean_and_the_daemon_has_gone() {
     e2fsck::assert_clean(&world.image());
 }
 
+/// README.md promises each of them by its name.
+#[test]
+fn json_has_the_keys_that_programs_were_promised() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    world.mount_to_kill(&[]);
+    let status = world.succeeds(&["status", "--json", world.point_str()]);
+    world.kill();
+    let check = world.succeeds(&["check", "--json", world.image_str()]);
+    for (command, printed) in [("status", status), ("check", check)] {
+        let readme = include_str!("../../README.md");
+        let row = format!("| `{command}` | ");
+        let row = readme.lines().find_map(|line| line.strip_prefix(&row));
+        let mut promised: Vec<&str> = row.unwrap().split('`').skip(1).step_by(2).collect();
+        promised.retain(|word| !["clean", "errors", "unchecked"].contains(word));
+        let mut keys = Vec::new();
+        keys_of(&serde_json::from_str(&printed).unwrap(), &mut keys);
+        for key in &keys {
+            assert!(promised.contains(&&**key), "{command}: {key} is not told");
+        }
+        for word in promised {
+            assert!(keys.iter().any(|key| key == word), "{command}: no {word}");
+        }
+    }
+}
+
+fn keys_of(value: &serde_json::Value, keys: &mut Vec<String>) {
+    if let Some(object) = value.as_object() {
+        keys.extend(object.keys().cloned());
+        object.values().for_each(|value| keys_of(value, keys));
+    }
+    // Of a list the first will do; a finding's kind may bring a key of its own.
+    if let Some(first) = value.as_array().and_then(|list| list.first()) {
+        let own = first.as_object().into_iter().flatten();
+        keys.extend(own.map(|(key, _)| key.clone()).filter(|key| key != "uuid"));
+    }
+}
+
 #[test]
 fn a_plain_umount_is_enough_too() {
     needs_fuse!();
