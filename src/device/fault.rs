@@ -9,6 +9,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -218,7 +219,10 @@ pub struct Armed {
 
 /// The faults of a device.
 #[derive(Debug, Default)]
-pub struct Faults(Mutex<Vec<Armed>>);
+pub struct Faults {
+    armed: Mutex<Vec<Armed>>,
+    deceived: AtomicBool,
+}
 
 impl Fault {
     /// Every call of this kind, on anything, always.
@@ -281,7 +285,7 @@ impl Fault {
 impl Faults {
     /// Adds a fault; it counts calls from now on.
     pub fn arm(&self, fault: Fault) {
-        self.0.lock().push(Armed {
+        self.armed.lock().push(Armed {
             fault,
             passed: 0,
             met: 0,
@@ -291,12 +295,18 @@ impl Faults {
 
     /// Takes all faults away; tells whether each of them had been met.
     pub fn heal(&self) -> bool {
-        self.0.lock().drain(..).all(|armed| armed.met > 0)
+        self.armed.lock().drain(..).all(|armed| armed.met > 0)
     }
 
     /// The faults, and what has come of them.
     pub fn list(&self) -> Vec<Armed> {
-        self.0.lock().clone()
+        self.armed.lock().clone()
+    }
+
+    /// Whether a sync has lied or a bit has rotted: then no promise holds that
+    /// relies on the device's word.
+    pub fn have_deceived(&self) -> bool {
+        self.deceived.load(Ordering::Relaxed)
     }
 
     /// What becomes of a call. Of several faults that it would meet, the one
@@ -306,13 +316,16 @@ impl Faults {
             delay: Duration::ZERO,
             outcome: Outcome::Go,
         };
-        for armed in self.0.lock().iter_mut() {
+        for armed in self.armed.lock().iter_mut() {
             if !armed.fault.concerns(asked) || !armed.meets(asked) {
                 continue;
             }
             match armed.outcome(asked) {
                 Err(delay) => admitted.delay += delay,
                 Ok(outcome) => {
+                    if matches!(outcome, Outcome::Lie | Outcome::Rot { .. }) {
+                        self.deceived.store(true, Ordering::Relaxed);
+                    }
                     admitted.outcome = outcome;
                     break;
                 }
