@@ -19,7 +19,7 @@ const NO_SWITCH: &str = "this mount has no power switch: mount it with -o powerc
 
 /// Serves requests on a file system.
 pub fn serve(fs: Arc<Fs>, power: Option<Arc<Power>>) -> Arc<Serve> {
-    Arc::new(move |request| {
+    Arc::new(move |request, client| {
         let power = power.as_deref();
         let switched = || power.ok_or_else(|| NO_SWITCH.to_owned());
         match request {
@@ -30,7 +30,7 @@ pub fn serve(fs: Arc<Fs>, power: Option<Arc<Power>>) -> Arc<Serve> {
                 }
                 Ok(lsn.0.into())
             }
-            Request::Cut(wanted) => to_value(&switched()?.order(&wanted)?),
+            Request::Cut(wanted) => to_value(&switched()?.order(&wanted, &|| client.has_gone())?),
             Request::Unsynced { model } => match power {
                 Some(power) => to_value(&power.unsynced(&model)?),
                 None if model == Model::Prefix.to_string() => to_value(&unsynced(&fs)?),

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, getsockopt, recv, sockopt::PeerCredentials};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -59,8 +60,23 @@ enum Answer {
     Error(String),
 }
 
-/// Answers a request; the error is one line.
-pub type Serve = dyn Fn(Request) -> Result<serde_json::Value, String> + Send + Sync;
+/// Answers a request of a client; the error is one line.
+pub type Serve = dyn Fn(Request, &Client) -> Result<serde_json::Value, String> + Send + Sync;
+
+/// Whoever asked.
+pub struct Client(UnixStream);
+
+impl Client {
+    /// Nobody waits for the answer any more.
+    pub fn has_gone(&self) -> bool {
+        let look = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        match recv(self.0.as_raw_fd(), &mut [0], look) {
+            Ok(0) => true,
+            Ok(_) => false,
+            Err(error) => error != Errno::EAGAIN,
+        }
+    }
+}
 
 /// Listens until it is dropped.
 pub struct Control {
@@ -98,7 +114,7 @@ fn listen(listener: &UnixListener, serve: &Arc<Serve>) {
     for stream in listener.incoming().flatten() {
         let serve = serve.clone();
         let one = move || {
-            if let Err(error) = answer(&stream, &*serve) {
+            if let Err(error) = answer(&Client(stream), &*serve) {
                 log::debug!("a client of the control socket: {error}");
             }
         };
@@ -108,7 +124,8 @@ fn listen(listener: &UnixListener, serve: &Arc<Serve>) {
     }
 }
 
-fn answer(stream: &UnixStream, serve: &Serve) -> io::Result<()> {
+fn answer(client: &Client, serve: &Serve) -> io::Result<()> {
+    let mut stream = &client.0;
     let peer = getsockopt(stream, PeerCredentials)?.uid();
     let mut line = String::new();
     // A request is short; whoever sends more is no client of ours.
@@ -117,7 +134,7 @@ fn answer(stream: &UnixStream, serve: &Serve) -> io::Result<()> {
         _ if peer != 0 && peer != nix::unistd::geteuid().as_raw() => {
             Answer::Error("only the daemon's user and root may ask".to_owned())
         }
-        Ok(request) => match serve(request) {
+        Ok(request) => match serve(request, client) {
             Ok(value) => Answer::Ok(value),
             Err(why) => Answer::Error(why),
         },
@@ -125,7 +142,6 @@ fn answer(stream: &UnixStream, serve: &Serve) -> io::Result<()> {
     };
     let mut text = serde_json::to_string(&answer)?;
     text.push('\n');
-    let mut stream = stream;
     stream.write_all(text.as_bytes())
 }
 
@@ -218,7 +234,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let journal = dir.path().join("j".repeat(200));
         std::fs::create_dir(&journal).unwrap();
-        let serve = |request| match request {
+        let serve = |request, _: &Client| match request {
             Request::Mark { name } => Ok(name.into()),
             _ => Err("no".to_owned()),
         };

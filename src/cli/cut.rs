@@ -6,11 +6,11 @@ use std::time::Duration;
 use crate::sim::cut::{Keep, Loss, Model};
 
 use super::control::{CutRequest, Mount, Request};
-use super::{Failure, Outcome, power};
+use super::{Failure, Outcome, at, power};
 
 /// Cuts the power of a mount with -o powercut, now or at a chosen moment.
 ///
-/// Answers when it has happened: says what is lost, and leaves image and
+/// Answers when it has happened (interrupted before that, it gives the cut up): says what is lost, and leaves image and
 /// journal as the machine would find them when the power is back. Programs on
 /// the mount get errors; mount the image again to see what they would find.
 #[derive(clap::Args)]
@@ -56,8 +56,9 @@ pub fn run(args: &Args) -> Outcome {
     let request = args.request();
     power::parse(&request).map_err(Failure::usage)?;
     let mount = Mount::find(&args.dir)?;
-    let loss: Loss = mount.ask(&Request::Cut(request))?;
+    let cut: Result<Loss, String> = mount.ask(&Request::Cut(request))?;
     mount.wait_until_free()?;
+    let loss = cut.map_err(|why| Failure::refused(at(&args.dir, why)))?;
     match args.json {
         true => println!("{}", serde_json::to_string(&loss).map_err(Failure::system)?),
         false => print!("{}", loss.text()),

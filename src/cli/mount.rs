@@ -121,19 +121,20 @@ fn serve(args: &Args, options: &Options, ready: impl FnOnce() -> Result<(), Fail
     let session = match Session::mount(core, &point, &mount_options(&place, options)) {
         Ok(session) => session,
         Err(error) => {
-            opened.close()?;
+            opened.close(|| ())?;
             return Err(Failure::refused(error));
         }
     };
     let mut control = None;
     if !options.read_only {
         runtime.write(&place.journal);
-        control = listen(&place, &opened, power);
+        control = listen(&place, &opened, power.clone());
     }
     ready()?;
     let served = session.run();
     drop(control);
-    let closed = opened.close();
+    // A cut that has been armed may come while everything is brought home.
+    let closed = opened.close(|| power.iter().for_each(|power| power.end()));
     if let Err(failure) = &closed {
         Runtime {
             error: Some(failure.line.clone()),

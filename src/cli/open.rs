@@ -90,10 +90,12 @@ impl Opened {
         &self.recovery
     }
 
-    /// Brings everything home and takes the guard off.
-    pub fn close(self) -> Result<(), Failure> {
+    /// Brings everything home and takes the guard off. With a power switch:
+    /// `settling` is called before the image begins to change.
+    pub fn close(self, settling: impl FnOnce()) -> Result<(), Failure> {
         let image = self.place.image;
         let closed = self.mounted.close();
+        settling();
         // Also after a failure: what is stable and what the host would still
         // write must get to the disks, for a recovery to find it there.
         let settled = self.rig.map_or(Ok(()), |rigged| rigged.rig.settle());

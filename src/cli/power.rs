@@ -1,6 +1,7 @@
 //! The daemon's side of `-o powercut`: sees requests, waits for the moment,
 //! cuts, tells, and ends the process, as a machine without power ends it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -20,12 +21,15 @@ use super::control::CutRequest;
 /// How often a record's number is looked at when nobody asks for anything.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// Those who ordered a cut hear of it before everything ends.
+const HEARD: Duration = Duration::from_millis(100);
+
 /// A mount's power.
 pub struct Power {
     rig: Arc<Rig>,
     fs: Arc<Fs>,
     off: AtomicBool,
-    armed: Mutex<Vec<(When, Order)>>,
+    armed: Mutex<Vec<Arc<(When, Order)>>>,
     cut: Mutex<Cut>,
     changed: Condvar,
 }
@@ -38,6 +42,8 @@ enum Cut {
     Ordered(Order, Lsn),
     /// What it took.
     Done(Arc<Result<Loss, String>>),
+    /// The mount ends without one.
+    Never,
 }
 
 impl Power {
@@ -61,8 +67,14 @@ impl Power {
         Ok(power)
     }
 
-    /// Arms a cut, or makes it now, and waits for it.
-    pub fn order(&self, request: &CutRequest) -> Result<Loss, String> {
+    /// Arms a cut, or makes it now, and waits for it: what it took, or why
+    /// that failed. An error: there was and will be none, since it makes no
+    /// sense, since whoever asked `has_gone`, or since the mount ends.
+    pub fn order(
+        &self,
+        request: &CutRequest,
+        has_gone: &dyn Fn() -> bool,
+    ) -> Result<Result<Loss, String>, String> {
         let (when, order) = parse(request)?;
         let marks = self.fs.journal().watermarks();
         if let Keep::Through(lsn) = order.keep
@@ -73,28 +85,57 @@ impl Power {
                 marks.durable
             ));
         }
-        match when {
-            When::Now => self.trip(order),
-            When::After(time) => {
-                let deadline = Instant::now() + time;
-                let mut cut = self.cut.lock();
-                while matches!(*cut, Cut::None)
-                    && !self.changed.wait_until(&mut cut, deadline).timed_out()
-                {}
-                drop(cut);
+        let deadline = match when {
+            When::Now => Some(Instant::now()),
+            When::After(time) => Some(Instant::now() + time),
+            _ => None,
+        };
+        let mine = Arc::new((when, order));
+        self.armed.lock().push(mine.clone());
+        let came = self.wait(deadline, order, has_gone);
+        self.armed.lock().retain(|armed| !Arc::ptr_eq(armed, &mine));
+        came
+    }
+
+    fn wait(
+        &self,
+        deadline: Option<Instant>,
+        order: Order,
+        has_gone: &dyn Fn() -> bool,
+    ) -> Result<Result<Loss, String>, String> {
+        loop {
+            let now = Instant::now();
+            if deadline.is_some_and(|deadline| deadline <= now) {
                 self.trip(order);
             }
-            when => self.armed.lock().push((when, order)),
-        }
-        let mut cut = self.cut.lock();
-        loop {
-            if let Cut::Done(loss) = &*cut {
-                return (**loss).clone();
-            }
-            self.changed.wait_for(&mut cut, LOOK);
-            drop(cut);
             self.look(|when| matches!(when, When::AtLsn(lsn) if self.written() >= *lsn));
-            cut = self.cut.lock();
+            let mut cut = self.cut.lock();
+            match &*cut {
+                Cut::Done(loss) => return Ok((**loss).clone()),
+                Cut::Never => return Err("unmounted before the cut was due".to_owned()),
+                Cut::None if has_gone() => return Err("given up".to_owned()),
+                Cut::None | Cut::Ordered(..) => {}
+            }
+            let until = deadline.filter(|deadline| *deadline > now);
+            let until = until.map_or(now + LOOK, |deadline| deadline.min(now + LOOK));
+            self.changed.wait_until(&mut cut, until);
+        }
+    }
+
+    /// The mount ends; from now on the power stays on. If it is off, the
+    /// process ends here.
+    pub fn end(&self) {
+        let mut cut = self.cut.lock();
+        if matches!(*cut, Cut::None) {
+            *cut = Cut::Never;
+        }
+        self.changed.notify_all();
+        while !matches!(*cut, Cut::Never) {
+            self.changed.wait(&mut cut);
+        }
+        drop(cut);
+        if !self.armed.lock().is_empty() {
+            thread::sleep(HEARD);
         }
     }
 
@@ -123,10 +164,8 @@ impl Power {
     fn look(&self, due: impl Fn(&When) -> bool) {
         let found = {
             let armed = self.armed.lock();
-            armed
-                .iter()
-                .find(|(when, _)| due(when))
-                .map(|(_, order)| *order)
+            let found = armed.iter().find(|armed| due(&armed.0));
+            found.map(|armed| armed.1)
         };
         if let Some(order) = found {
             self.trip(order);
@@ -135,10 +174,12 @@ impl Power {
 
     /// The power goes now; the rest is done by the thread that waits for it.
     fn trip(&self, order: Order) {
-        self.off.store(true, Ordering::SeqCst);
-        if self.rig.off() {
+        let mut cut = self.cut.lock();
+        if matches!(*cut, Cut::None) {
+            self.off.store(true, Ordering::SeqCst);
+            self.rig.off();
             let durable = self.fs.journal().watermarks().durable;
-            *self.cut.lock() = Cut::Ordered(order, durable);
+            *cut = Cut::Ordered(order, durable);
             self.changed.notify_all();
         }
     }
@@ -152,7 +193,9 @@ impl Power {
             }
         };
         drop(cut);
-        let loss = self.rig.cut(order, durable, HostClock.wall());
+        let cut = AssertUnwindSafe(|| self.rig.cut(order, durable, HostClock.wall()));
+        // A machine that is off for ever would be worse.
+        let loss = catch_unwind(cut).unwrap_or_else(|_| Err("a bug in journalfs".to_owned()));
         let code = match &loss {
             Ok(loss) => {
                 log::warn!("the power is cut: {} operations lost", loss.lost.len());
@@ -165,8 +208,7 @@ impl Power {
         };
         *self.cut.lock() = Cut::Done(Arc::new(loss));
         self.changed.notify_all();
-        // Those who ordered it hear of it before everything ends.
-        thread::sleep(Duration::from_millis(100));
+        thread::sleep(HEARD);
         std::process::exit(code);
     }
 
@@ -193,7 +235,7 @@ impl Power {
         let armed = self.armed.lock();
         armed
             .iter()
-            .any(|(when, _)| matches!(when, When::BeforeOp(_) | When::AfterOp(_)))
+            .any(|armed| matches!(armed.0, When::BeforeOp(_) | When::AfterOp(_)))
     }
 }
 

@@ -391,6 +391,83 @@ fn a_rigged_mount_keeps_its_locks_until_all_is_in_the_image() {
 }
 
 #[test]
+fn a_disk_that_lied_is_told_as_a_loss() {
+    needs_fuse!();
+    let mut world = rigged();
+    world.succeeds(&["inject", world.point_str(), "sync:lie"]);
+    fs::write(world.at("file"), "x").unwrap();
+    sync(&world.at("file")).unwrap();
+    let loss = cut(&world, &["--keep", "none"]);
+    assert!(
+        loss.last < loss.durable && !loss.lost.is_empty(),
+        "{loss:?}"
+    );
+    world.mount(&[]);
+    assert!(!world.at("file").exists());
+    world.umount_and_judge();
+}
+
+#[test]
+fn whoever_waits_for_a_cut_hears_of_the_unmount() {
+    needs_fuse!();
+    let mut world = rigged();
+    let waiting = [
+        Pending::start(&world, &["--after-op", "mkdir:/never"]),
+        Pending::start(&world, &["--after", "60m"]),
+    ];
+    world.umount_and_judge();
+    for pending in waiting {
+        let output = pending.0.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(32));
+        let line = said(&output);
+        assert!(line.contains("unmounted before the cut was due"), "{line}");
+    }
+}
+
+#[test]
+fn a_cut_that_nobody_waits_for_any_more_does_not_come() {
+    needs_fuse!();
+    let mut world = rigged();
+    let mut pending = Pending::start(&world, &["--before-op", "mkdir:/stop"]);
+    pending.0.kill().unwrap();
+    pending.0.wait().unwrap();
+    thread::sleep(Duration::from_millis(100));
+    fs::create_dir(world.at("stop")).unwrap();
+    world.umount_and_judge();
+}
+
+/// Whichever comes first: what was synced is there.
+#[test]
+fn a_cut_may_come_during_the_unmount() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    let mut cuts = 0;
+    for n in 0..12u32 {
+        world.mount(&["-o", "powercut"]);
+        let name = format!("file-{n}");
+        let file = File::create(world.at(&name)).unwrap();
+        file.write_all_at(&vec![n as u8; 1 << 20], 0).unwrap();
+        file.sync_all().unwrap();
+        sync(&world.point()).unwrap();
+        drop(file);
+        let (model, after) = (MODELS[n as usize % 3], format!("{}ms", 150 + 5 * n));
+        let pending = Pending::start(&world, &["--model", model, "--after", &after]);
+        let unmounted = journalfs()
+            .arg("umount")
+            .arg(world.point())
+            .output()
+            .unwrap();
+        let output = pending.0.wait_with_output().unwrap();
+        assert!(output.status.success() || unmounted.status.success());
+        cuts += u32::from(output.status.success());
+        world.mount(&[]);
+        assert!(fs::read(world.at(&name)).unwrap() == vec![n as u8; 1 << 20]);
+        world.umount_and_judge();
+    }
+    assert!(cuts > 0, "no cut came");
+}
+
+#[test]
 fn orders_that_make_no_sense_are_refused_in_one_line() {
     needs_fuse!();
     let mut world = rigged();
