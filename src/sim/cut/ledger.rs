@@ -25,6 +25,7 @@ struct Book {
     spill: Spill,
     /// Why not every operation is here.
     lacking: Option<Arc<io::Error>>,
+    closed: bool,
 }
 
 /// One operation.
@@ -60,13 +61,14 @@ impl Ledger {
             names: HashMap::new(),
             spill: Spill::new(scratch, LIMIT),
             lacking: None,
+            closed: false,
         }))
     }
 
     /// Notes an operation; they come in the order of their records.
     pub fn note(&self, lsn: Lsn, op: &Op, data: &[u8]) {
         let mut book = self.0.lock();
-        if !op.is_operation() || book.lacking.is_some() {
+        if !op.is_operation() || book.closed || book.lacking.is_some() {
             return;
         }
         let (path, to) = paths(op, |inode| book.path(inode));
@@ -90,7 +92,18 @@ impl Ledger {
 
     /// Notes that something became durable.
     pub fn synced(&self, synced: Synced) {
-        self.0.lock().syncs.push(synced);
+        let mut book = self.0.lock();
+        // Under `-o sync` each answer is one.
+        match book.syncs.last_mut() {
+            Some(last) if last.inode.is_none() && synced.inode.is_none() => *last = synced,
+            _ => book.syncs.push(synced),
+        }
+    }
+
+    /// Nothing is noted any more: requests that were under way when the power
+    /// went get no further.
+    pub fn close(&self) {
+        self.0.lock().closed = true;
     }
 
     /// What an inode is called, from the root; `#N` where that isn't known.

@@ -106,6 +106,7 @@ impl Rig {
     /// What the cut leaves, once the power is [off](Rig::off). `durable`: the
     /// last record that a sync had made so.
     pub fn cut(&self, order: Order, durable: Lsn, now: Time) -> Result<Loss> {
+        self.ledger.close();
         match order.model {
             Model::Prefix => self.cut_here(order, durable),
             Model::Ext4 | Model::Posix => self.cut_elsewhere(order, durable, now),
