@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use crate::fs::{Caller, Error, Fs, Result, SetAttr, SetTime};
+use crate::fs::{Caller, Error, Fs, Result, SetAttr, SetTime, Whence};
 use crate::journal::Op;
 use crate::journal::record::{By, Name};
 use crate::units::{Clock, InodeNo, Time};
@@ -177,23 +177,25 @@ impl Again {
                 time,
                 ..
             } => {
-                let caller = self.caller(by, *time);
                 let inode = self.find(*inode)?;
-                let put = |range: Range<usize>| {
-                    let at = offset + range.start as u64;
-                    let bytes = &data[range];
-                    self.fs.write(&caller, inode, at, bytes, by.uid != 0)
+                let put = |caller: &Caller, pieces: &[Range<usize>]| {
+                    pieces.iter().try_for_each(|piece| {
+                        let (at, bytes) = (offset + piece.start as u64, &data[piece.clone()]);
+                        let written = self.fs.write(caller, inode, at, bytes, by.uid != 0);
+                        written.map(drop)
+                    })
                 };
                 match part {
-                    Part::Whole => drop(put(0..data.len())?),
+                    Part::Whole => put(&self.caller(by, *time), &[0..data.len()])?,
                     Part::Pieces(pieces) => {
-                        for piece in pieces {
-                            put(piece.clone())?;
-                        }
+                        self.touch(by, inode, *time, *time)?;
+                        put(&self.caller(by, *time), pieces)?;
                     }
-                    Part::Within => {
-                        let room = self.fs.getattr(inode)?.size.saturating_sub(*offset);
-                        put(0..room.min(data.len() as u64) as usize)?;
+                    Part::Over(pieces) => {
+                        let before = self.fs.getattr(inode)?;
+                        let pieces = self.in_place(inode, *offset, pieces)?;
+                        put(&self.caller(&By::default(), before.ctime), &pieces)?;
+                        self.touch(by, inode, before.mtime, before.ctime)?;
                     }
                 }
             }
@@ -256,6 +258,42 @@ impl Again {
             Op::Atime { .. } | Op::Orphan { .. } | Op::Mark { .. } => {}
         }
         Ok(())
+    }
+
+    fn touch(&self, by: &By, inode: InodeNo, mtime: Time, ctime: Time) -> Result<()> {
+        let set = SetAttr {
+            mtime: Some(SetTime::At(mtime)),
+            by_handle: true,
+            ..SetAttr::default()
+        };
+        self.fs.setattr(&self.caller(by, ctime), inode, &set)?;
+        Ok(())
+    }
+
+    /// The parts of a write's pieces for which the file has blocks with data.
+    fn in_place(
+        &self,
+        inode: InodeNo,
+        offset: u64,
+        pieces: &[Range<usize>],
+    ) -> Result<Vec<Range<usize>>> {
+        let mut there = Vec::new();
+        for piece in pieces {
+            let (mut at, end) = (offset + piece.start as u64, offset + piece.end as u64);
+            while at < end {
+                let data = match self.fs.seek(inode, at, Whence::Data) {
+                    Err(Error::NoDevice) => break,
+                    data => data?.min(end),
+                };
+                at = match data < end {
+                    true => self.fs.seek(inode, data, Whence::Hole)?.min(end),
+                    false => end,
+                };
+                there.push((data - offset) as usize..(at - offset) as usize);
+            }
+        }
+        there.retain(|range| !range.is_empty());
+        Ok(there)
     }
 
     fn find(&self, there: InodeNo) -> Result<InodeNo> {

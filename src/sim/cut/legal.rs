@@ -60,10 +60,11 @@ pub struct Order {
 pub enum Part {
     /// All of it.
     Whole,
-    /// Of a write, the bytes that don't make the file longer.
-    Within,
-    /// Of a write, these ranges of its bytes.
+    /// Of a write, its times and these ranges of its bytes.
     Pieces(Vec<Range<usize>>),
+    /// Of a write, those bytes in these ranges that replace others in blocks
+    /// which the file has already; no times, and no more length.
+    Over(Vec<Range<usize>>),
 }
 
 /// What becomes of one operation.
@@ -98,7 +99,7 @@ pub fn required(
             let old = |op: &Op| time(op).is_some_and(|time| now.secs - time.secs >= WRITTEN_BACK);
             (entries.iter().zip(covered))
                 .map(|(entry, covered)| match &entry.op {
-                    op @ Op::Write { .. } => covered || old(op),
+                    op @ Op::Write { .. } => covered || old(op) && entry.lsn <= durable,
                     _ => entry.lsn <= durable,
                 })
                 .collect()
@@ -120,6 +121,7 @@ pub fn choose(
     // The seed also decides how much is kept on the whole.
     let share = random.below(101);
     let committed = committed(entries, required, keep, &mut random);
+    let mut freed = Freed::default();
     let mut one = |entry: &Entry, must: bool| {
         let chosen = match keep {
             Keep::None => false,
@@ -127,19 +129,32 @@ pub fn choose(
             Keep::Random => random.below(100) < share,
             Keep::Through(lsn) => entry.lsn <= lsn,
         };
-        let part = match &entry.op {
+        let (whole, pieces) = match &entry.op {
             Op::Write { offset, len, .. } if torn && !must && random.one_in(2) => {
-                Part::Pieces(pieces(*offset, *len, &mut random))
+                (false, pieces(*offset, *len, &mut random))
             }
-            Op::Write { .. } if model == Model::Ext4 && entry.lsn > committed => Part::Within,
-            _ => Part::Whole,
+            Op::Write { len, .. } => (true, vec![0..*len as usize]),
+            _ => (true, Vec::new()),
         };
+        let committed = model != Model::Ext4 || entry.lsn <= committed;
+        if !committed {
+            freed.note(&entry.op);
+        }
         match (&entry.op, model) {
             _ if must => Choice::Kept(Part::Whole, true),
-            (Op::Write { .. }, _) | (_, Model::Posix | Model::Prefix) if !chosen => Choice::Lost,
-            (Op::Write { .. }, _) | (_, Model::Posix | Model::Prefix) => Choice::Kept(part, false),
-            (_, Model::Ext4) if entry.lsn > committed => Choice::Lost,
-            (_, Model::Ext4) => Choice::Kept(Part::Whole, false),
+            (Op::Write { .. }, Model::Ext4) => match (committed, chosen) {
+                (true, true) if whole => Choice::Kept(Part::Whole, false),
+                (true, true) => Choice::Kept(Part::Pieces(pieces), false),
+                // Its times are metadata.
+                (true, false) => Choice::Kept(Part::Pieces(Vec::new()), false),
+                (false, true) => Choice::Kept(Part::Over(freed.spare(&entry.op, pieces)), false),
+                (false, false) => Choice::Lost,
+            },
+            (_, Model::Ext4) if committed => Choice::Kept(Part::Whole, false),
+            (_, Model::Ext4) => Choice::Lost,
+            (_, Model::Posix | Model::Prefix) if !chosen => Choice::Lost,
+            (_, Model::Posix | Model::Prefix) if whole => Choice::Kept(Part::Whole, false),
+            (_, Model::Posix | Model::Prefix) => Choice::Kept(Part::Pieces(pieces), false),
         }
     };
     entries
@@ -147,6 +162,47 @@ pub fn choose(
         .zip(required)
         .map(|(entry, must)| one(entry, *must))
         .collect()
+}
+
+/// From which byte on a file has given blocks up since the last commit. What
+/// is written there then gets new ones, which a cut before the next commit
+/// takes away; the old ones, and all in them, come back.
+#[derive(Default)]
+struct Freed(HashMap<InodeNo, u64>);
+
+impl Freed {
+    fn note(&mut self, op: &Op) {
+        let (inode, from) = match op {
+            Op::SetAttr {
+                inode,
+                size: Some(size),
+                ..
+            } => (inode, size),
+            Op::Fallocate {
+                inode,
+                mode,
+                offset,
+                ..
+            } if *mode & !(libc::FALLOC_FL_KEEP_SIZE as u32) != 0 => (inode, offset),
+            _ => return,
+        };
+        let least = self.0.entry(*inode).or_insert(*from);
+        *least = (*from).min(*least);
+    }
+
+    /// The ranges of a write that lie before that.
+    fn spare(&self, op: &Op, mut ranges: Vec<Range<usize>>) -> Vec<Range<usize>> {
+        if let Op::Write { inode, offset, .. } = op
+            && let Some(from) = self.0.get(inode)
+        {
+            let most = from.saturating_sub(*offset);
+            ranges.iter_mut().for_each(|range| {
+                range.end = range.end.min(usize::try_from(most).unwrap_or(usize::MAX));
+            });
+            ranges.retain(|range| !range.is_empty());
+        }
+        ranges
+    }
 }
 
 /// How far ext4's journal got: names and attributes up to there survive.
@@ -204,20 +260,18 @@ fn covered(entries: &[Entry], syncs: &[Synced]) -> Vec<bool> {
             of.entry(inode).or_default().push(sync);
         }
     }
+    // Nearly in order already: syncs are noted when they end.
+    (of.values_mut()).for_each(|syncs| syncs.sort_by_key(|sync| sync.through));
     // For each inode: what a later sync of it has covered, going back in time.
     let mut later: HashMap<InodeNo, Granted> = HashMap::new();
     for (entry, covered) in entries.iter().zip(&mut covered).rev() {
         *covered = everything.is_some_and(|through| entry.lsn <= through);
         for inode in touched(&entry.op) {
             let granted = later.entry(inode).or_default();
-            let waiting = of.entry(inode).or_default();
-            // Nearly in order: syncs are noted when they end.
-            waiting.retain(|sync| {
-                let counts = entry.lsn <= sync.through;
-                granted.data |= counts;
-                granted.all |= counts && !sync.data_only;
-                !counts
-            });
+            for sync in no_earlier(&mut of, inode, entry.lsn) {
+                granted.data = true;
+                granted.all |= !sync.data_only;
+            }
             *covered |= match &entry.op {
                 Op::Write { inode: of, .. } | Op::Fallocate { inode: of, .. } if *of == inode => {
                     granted.data
@@ -233,12 +287,23 @@ fn covered(entries: &[Entry], syncs: &[Synced]) -> Vec<bool> {
         if let Op::Create { inode, .. } = &entry.op {
             // What had the number before was another file.
             later.remove(inode);
-            of.entry(*inode)
-                .or_default()
-                .retain(|sync| sync.through < entry.lsn);
+            no_earlier(&mut of, *inode, entry.lsn);
         }
     }
     covered
+}
+
+/// Takes out an inode's syncs that cover this record.
+fn no_earlier<'a>(
+    of: &mut HashMap<InodeNo, Vec<&'a Synced>>,
+    inode: InodeNo,
+    lsn: Lsn,
+) -> Vec<&'a Synced> {
+    let Some(waiting) = of.get_mut(&inode) else {
+        return Vec::new();
+    };
+    let earlier = waiting.partition_point(|sync| sync.through < lsn);
+    waiting.split_off(earlier)
 }
 
 #[derive(Default)]

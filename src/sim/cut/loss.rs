@@ -84,19 +84,19 @@ impl Lost {
         }
     }
 
-    /// What this part does not have of it. (How much of a write lay within
-    /// the file is not told: nothing is counted then.)
+    /// What this part does not have of it. (How much of a write lay in blocks
+    /// that the file had is not told: nothing is counted then.)
     pub(super) fn part_of(entry: &Entry, part: &Part) -> Self {
         let all = Lost::all_of(entry);
         let bytes = match part {
             Part::Pieces(pieces) => {
                 all.bytes - pieces.iter().map(|piece| piece.len() as u64).sum::<u64>()
             }
-            Part::Whole | Part::Within => 0,
+            Part::Whole | Part::Over(_) => 0,
         };
         Lost {
             bytes,
-            partly: true,
+            partly: bytes < all.bytes,
             ..all
         }
     }

@@ -184,11 +184,11 @@ impl Rig {
             match again.apply(&entry.op, data, part.0).map_err(failed)? {
                 Outcome::Refused(error) if part.1 => return Err(failed(error)),
                 Outcome::Refused(_) | Outcome::Unreachable => lost.push(Lost::all_of(entry)),
+                Outcome::Done if *part.0 == Part::Whole => last = entry.lsn,
                 Outcome::Done => {
-                    last = entry.lsn;
-                    if *part.0 != Part::Whole {
-                        lost.push(Lost::part_of(entry, part.0));
-                    }
+                    let part = Lost::part_of(entry, part.0);
+                    last = if part.partly { entry.lsn } else { last };
+                    lost.push(part);
                 }
             }
             Ok(())

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use super::*;
 use crate::check::{self, Severity};
 use crate::device::Disk;
+use crate::device::fault::{Call, Effect, Fault, Target};
 use crate::device::memory::{MemoryDisk, Pages};
 use crate::device::volatile::{Host, Snapshot};
 use crate::ext4::Superblock;
-use crate::fs::{self, Fs};
+use crate::fs::{self, Fs, guard, mount};
 use crate::journal::{Journal, Op};
 use crate::sim::clock::StillClock;
 use crate::sim::drive::Driver;
@@ -225,4 +226,105 @@ fn a_name_may_be_missing_under_posix_until_its_directory_is_synced() {
     assert_eq!(left, ["", "d:0 d/f:9"]);
     let left = outcomes(made, &[(13, false), (12, false), (2, false)], Model::Posix);
     assert_eq!(left, ["d:0 d/f:9"]);
+}
+
+/// A history whose first file, `a`, was synced at its last sync.
+fn synced(steps: &str) -> History {
+    let setup = setup(5);
+    let base = system::format(&setup, &StillClock::new()).unwrap();
+    let history = History::of(base, &setup, &steps.parse().unwrap(), None);
+    history.ledger.synced(Synced {
+        inode: Some(InodeNo(12)),
+        data_only: false,
+        through: history.durable,
+    });
+    history
+}
+
+/// What `a` may hold after cuts under ext4, and whether `b` is there.
+fn left_of(steps: &str, torn: bool) -> Vec<(Vec<u8>, bool)> {
+    let history = synced(steps);
+    let cut = |seed| {
+        let tree = history.cut(Model::Ext4, Keep::Random, torn, seed).unwrap();
+        (content(&tree), tree.names.contains_key(&b"b"[..]))
+    };
+    (0..60).map(cut).collect()
+}
+
+fn content(tree: &Tree) -> Vec<u8> {
+    tree.nodes[tree.names[&b"a"[..]]].content.to_vec()
+}
+
+#[test]
+fn what_ext4_truncated_comes_back_whole_or_not_at_all() {
+    let old = "create a 644\nwrite a 0 5000 1\nfsync";
+    let new = format!("{old}\ntruncate a 0\nwrite a 0 3000 2\ncreate b 644");
+    let [old, all] = [old, &new].map(|steps| content(&synced(steps).tree));
+    for (left, _) in left_of(&new, false) {
+        assert!(left == old || left.is_empty() || left == all);
+    }
+}
+
+#[test]
+fn ext4_has_no_new_blocks_without_older_names() {
+    let hole = "create a 644\ntruncate a 20000\nfsync\ncreate b 644\nwrite a 8192 100 2";
+    let end = "create a 644\nwrite a 0 4096 1\nfsync\ncreate b 644\nwrite a 4096 8000 2";
+    for (steps, len) in [(hole, 20_000), (end, 4096)] {
+        for (left, named) in left_of(steps, true) {
+            let is_old = left.len() == len && left[4096..].iter().all(|byte| *byte == 0);
+            assert!(named || is_old, "{steps}");
+        }
+    }
+}
+
+#[test]
+fn under_ext4_lost_data_leave_their_time() {
+    let setup = setup(5);
+    let base = system::format(&setup, &StillClock::new()).unwrap();
+    let steps = "create a 644\nwrite a 0 9 1\ncreate b 644\nfsync";
+    let history = History::of(base, &setup, &steps.parse().unwrap(), None);
+    let left = history.cut(Model::Ext4, Keep::None, false, 1).unwrap();
+    let [before, after] = [&history.tree, &left].map(|tree| &tree.nodes[tree.names[&b"a"[..]]]);
+    assert_eq!((after.content.len(), after.mtime), (0, before.mtime));
+}
+
+#[test]
+fn a_closed_ledger_notes_nothing_more() {
+    let history = synced("create a 644\nfsync");
+    let before = history.ledger.read(|entries, _| entries.len());
+    history.ledger.close();
+    let op = history.ledger.read(|entries, _| entries[0].op.clone());
+    history.ledger.note(Lsn(99), &op, b"");
+    assert_eq!(history.ledger.read(|entries, _| entries.len()), before);
+}
+
+#[test]
+fn whoever_is_killed_while_settling_leaves_an_image_with_errors() {
+    let setup = setup(5);
+    let base = system::format(&setup, &StillClock::new()).unwrap();
+    let host = Host::new(Snapshot {
+        image: base,
+        files: BTreeMap::new(),
+    });
+    let scratch = tempfile::tempdir().unwrap();
+    let options = mount::Options::default();
+    let rig = Rig::over(host.image(), host.folder(), scratch.path(), options.clone()).unwrap();
+    let opened = mount::open(rig.image(), rig.folder(), options).unwrap();
+    opened.mount().unwrap().close().unwrap();
+    assert!(!has_errors(&host), "nothing has reached it");
+    // The mark, and no more.
+    let full = Effect::Fail { errno: libc::EIO };
+    host.faults()
+        .arm(Fault::new(Call::Write, full).on(Target::Image).after(1));
+    rig.settle().unwrap_err();
+    assert!(has_errors(&host));
+    host.faults().heal();
+    rig.settle().unwrap();
+    assert!(!has_errors(&host));
+}
+
+fn has_errors(host: &Arc<Host>) -> bool {
+    let mut raw = [0; 1024];
+    host.image().read_at(&mut raw, 1024).unwrap();
+    guard::has_errors(&raw)
 }
