@@ -35,11 +35,15 @@ impl Layer {
         })
     }
 
-    /// Brings all changes down, and makes them stable there.
+    /// Brings all changes down, and makes them stable there; the first page
+    /// last, when all others are stable.
     pub fn settle(&self) -> io::Result<()> {
         let mut changed = self.changed.write();
         let mut bytes = [0; PAGE as usize];
-        for page in changed.iter() {
+        for page in changed.iter().rev() {
+            if *page == 0 {
+                self.below.sync()?;
+            }
             let bytes = &mut bytes[..(self.len - page * PAGE).min(PAGE) as usize];
             self.above.read_at(bytes, page * PAGE)?;
             self.below.write_at(bytes, page * PAGE)?;

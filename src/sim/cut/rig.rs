@@ -19,7 +19,9 @@ use crate::device::host::HostDisk;
 use crate::device::layer::Layer;
 use crate::device::powercut::{PowerCut, What};
 use crate::device::{Dir, Disk};
+use crate::ext4::superblock::{OFFSET, SIZE};
 use crate::fs::Access;
+use crate::fs::guard;
 use crate::fs::mount::{self, Options};
 use crate::log::{Survey, lsn_of};
 use crate::units::{Lsn, Time};
@@ -91,6 +93,20 @@ impl Rig {
     /// The end of a mount without a cut: everything goes to the host's disks.
     pub fn settle(&self) -> io::Result<()> {
         self.switch.settle()?;
+        self.settle_image()
+    }
+
+    /// Brings the image's changes down. Whoever is killed meanwhile leaves
+    /// neither the old image nor the new: until the superblock comes, last, it
+    /// says that it has errors.
+    fn settle_image(&self) -> io::Result<()> {
+        let mut raw = [0; SIZE];
+        self.layer.read_at(&mut raw, OFFSET)?;
+        // So that it does come, whether it has changed or not.
+        self.layer.write_at(&raw, OFFSET)?;
+        self.image.read_at(&mut raw, OFFSET)?;
+        self.image.write_at(&guard::give_up(&raw), OFFSET)?;
+        self.image.sync()?;
         self.layer.settle()
     }
 
