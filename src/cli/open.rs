@@ -1,10 +1,9 @@
 //! Opening an image on the host: locks, journal, recovery; and closing it.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::device::host::{Access, HostDir, HostDisk};
-use crate::device::{Dir, Disk};
+use crate::device::{Dir, Disk, powercut};
 use crate::ext4::superblock::{OFFSET, SIZE};
 use crate::fs::guard::{self, Standing};
 use crate::fs::mount::{self, Course, Held, Mounted};
@@ -47,6 +46,7 @@ impl Opened {
                     mount::open_host(&place.image, Some(&place.journal), options(wish, point))
                         .map_err(refused)?;
                 let recovery = recovery(&opened);
+                sweep(place, wish)?;
                 (opened, recovery, None)
             }
             true => {
@@ -117,7 +117,11 @@ fn still_lags(image: &Path, why: &mount::Error) -> String {
 /// Opens both with a power switch under them.
 fn open_rigged(place: &Place, options: mount::Options) -> mount::Result<(mount::Opened, Arc<Rig>)> {
     let mut rig = None;
-    let folder = place.image.parent().unwrap_or(Path::new("/"));
+    // Not beside the image: that may be a device.
+    let folder = match place.journal.parent() {
+        Some(parent) if !place.journal.exists() => parent,
+        _ => &place.journal,
+    };
     let through = |image: Arc<dyn Disk>, dir: Arc<dyn Dir>| {
         let made = Arc::new(Rig::over(image, dir, folder, options.clone())?);
         rig = Some(made.clone());
@@ -126,6 +130,16 @@ fn open_rigged(place: &Place, options: mount::Options) -> mount::Result<(mount::
     let opened =
         mount::open_host_through(&place.image, Some(&place.journal), options.clone(), through)?;
     Ok((opened, rig.expect("opened through a rig")))
+}
+
+/// Takes away what a daemon with a power switch left when it was killed; the
+/// journal is ours.
+fn sweep(place: &Place, wish: &Options) -> Result<(), Failure> {
+    if wish.read_only || !place.journal.exists() {
+        return Ok(());
+    }
+    let swept = HostDir::open(&place.journal).and_then(|dir| powercut::sweep(&dir));
+    swept.map_err(|e| Failure::refused(at(&place.journal, e)))
 }
 
 /// Replays what an image lacks; nothing is changed of one that lacks nothing.

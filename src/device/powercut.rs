@@ -65,6 +65,16 @@ pub struct Cut {
     pub torn: usize,
 }
 
+/// Removes the files of a killed daemon that nobody had synced by name.
+pub fn sweep(folder: &dyn Dir) -> io::Result<()> {
+    for name in folder.list()? {
+        if name.starts_with(UNNAMED) {
+            folder.remove(&name)?;
+        }
+    }
+    Ok(())
+}
+
 fn is_off() -> io::Error {
     io::Error::other("the power is off")
 }
@@ -80,14 +90,8 @@ impl PowerCut {
     ) -> io::Result<Arc<Self>> {
         let mut state = State::over(below, scratch);
         state.add(image, None)?;
-        let (left_over, names): (Vec<_>, Vec<_>) = (state.below.list()?.into_iter())
-            .filter(|name| ours(name) || name.starts_with(UNNAMED))
-            .partition(|name| name.starts_with(UNNAMED));
-        // Of a daemon that was killed: nobody had synced them.
-        for name in left_over {
-            state.below.remove(&name)?;
-        }
-        for name in names {
+        sweep(&*state.below)?;
+        for name in state.below.list()?.into_iter().filter(|name| ours(name)) {
             let disk = state.below.open(&name)?;
             let file = state.add(disk, Some(name.clone()))?;
             state.names.insert(name, file);

@@ -353,7 +353,10 @@ fn a_killed_rigged_mount_leaves_the_image_as_it_was_at_the_mount() {
     world.kill();
     world.detach_dead();
     assert!(fs::read(world.image()).unwrap() == before);
+    let left_over = world.journal().join("unsynced-7");
+    fs::write(&left_over, "a segment that had no name yet").unwrap();
     world.mount(&[]);
+    assert!(!left_over.exists());
     assert!(world.at("before").exists() && !world.at("after").exists());
     world.umount_and_judge();
 }
