@@ -1,5 +1,6 @@
 //! Opening an image on the host: locks, journal, recovery; and closing it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::device::host::{Access, HostDir, HostDisk};
