@@ -10,6 +10,7 @@ mod script;
 use std::sync::Arc;
 
 use journalfs::check;
+use journalfs::device::Disk;
 use journalfs::device::memory::MemoryDir;
 use journalfs::fs::Error;
 use journalfs::fs::mount::{self, Course};
@@ -64,6 +65,54 @@ fn groups_smaller_than_the_reserved_inodes_are_filled() {
     assert_refused::<()>(Err(error), &Error::NoSpace);
     assert_eq!((made, bench.fs.statfs().unwrap().free_inodes), (29, 0));
     bench.judge("groups of eight inodes");
+}
+
+/// Without large_dir an index has two levels at most.
+#[test]
+fn a_directory_with_a_full_index_says_so_and_has_room_again() {
+    let small = Variant {
+        name: "full-index",
+        args: &["-b1024", "-I256", "-N40000"],
+    };
+    let bench = Bench::new(&small, 160 << 20);
+    bench.mkdir("d").unwrap();
+    let path = |n: usize| format!("d/{n:0255}");
+    let mut made = 0;
+    let error = loop {
+        match bench.create(&path(made)) {
+            Ok(_) => made += 1,
+            Err(e) => break e,
+        }
+    };
+    assert_refused::<()>(Err(error), &Error::NoSpace);
+    assert!(made > 15_000 && bench.fs.statfs().unwrap().free_inodes > 0);
+    for n in (0..made).step_by(2) {
+        bench.unlink(&path(n)).unwrap();
+    }
+    bench.create("d/again").unwrap();
+    assert_eq!(bench.names("d").unwrap().len(), made / 2 + 1);
+    bench.judge("a directory whose index was full");
+}
+
+/// Neither flag in `s_flags`: one is chosen and written.
+#[test]
+fn an_image_that_never_said_how_names_are_hashed_says_so_afterwards() {
+    let image = VARIANTS[0].make(48 << 20);
+    image.debugfs("ssv flags 0");
+    let (disk, dir) = (image.to_memory(), Arc::new(MemoryDir::default()));
+    let mounted = mount::open(disk.clone(), dir, mount::Options::default());
+    let mounted = mounted.unwrap().mount().unwrap();
+    let bench = Bench::of_mounted(image, disk.clone(), mounted.fs().clone());
+    bench.mkdir("d").unwrap();
+    for n in 0..300 {
+        bench.create(&format!("d/é{n}")).unwrap();
+    }
+    let tree = bench.tree();
+    mounted.close().unwrap();
+    let mut flags = [0; 4];
+    disk.read_at(&mut flags, 1024 + 0x160).unwrap();
+    assert_eq!(flags, [1, 0, 0, 0], "signed");
+    bench.judge_closed("hashes of a sign that was not told", &tree);
 }
 
 /// With few inodes it is they that run out.
