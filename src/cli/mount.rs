@@ -135,12 +135,14 @@ fn serve(args: &Args, options: &Options, ready: impl FnOnce() -> Result<(), Fail
     drop(control);
     // A cut that has been armed may come while everything is brought home.
     let closed = opened.close(|| power.iter().for_each(|power| power.end()));
-    if let Err(failure) = &closed {
-        Runtime {
-            error: Some(failure.line.clone()),
-            ..runtime
-        }
-        .write(&place.journal);
+    let say = |error| Runtime {
+        error,
+        ..runtime.clone()
+    };
+    match &closed {
+        Err(failure) => drop(say(Some(failure.line.clone())).write(&place.journal)),
+        Ok(()) if power.is_some() => say(None).replace(&place.journal),
+        Ok(()) => {}
     }
     closed?;
     served
@@ -169,7 +171,14 @@ fn runtime(place: &Place, point: &Path, options: &Options, opened: &Opened) -> R
         mountpoint: point.to_owned(),
         read_only: options.read_only,
         recovery: Some(opened.recovery().clone()),
-        error: opened.degraded(),
+        // No guard will tell of it, and a full host lets nothing be written.
+        error: match options.powercut {
+            true => Some(format!(
+                "{}: what was done under -o powercut is lost: the daemon ended early",
+                place.image.display()
+            )),
+            false => opened.degraded(),
+        },
     }
 }
 

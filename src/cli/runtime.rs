@@ -54,13 +54,22 @@ impl Runtime {
     }
 
     /// Says it. Failing to is no reason to fail.
-    pub fn write(&self, journal: &Path) {
+    pub fn write(&self, journal: &Path) -> bool {
         let text = serde_json::to_string(self).unwrap_or_default();
         let temporary = journal.join("daemon.json.new");
         let written = fs::write(&temporary, text + "\n")
             .and_then(|()| fs::rename(&temporary, journal.join(NAME)));
-        if let Err(error) = written {
+        if let Err(error) = &written {
             log::warn!("{}: {error}", journal.join(NAME).display());
+            let _ = fs::remove_file(&temporary);
+        }
+        written.is_ok()
+    }
+
+    /// The same instead of what was said before: a full host can still remove it.
+    pub fn replace(&self, journal: &Path) {
+        if !self.write(journal) {
+            let _ = fs::remove_file(journal.join(NAME));
         }
     }
 }

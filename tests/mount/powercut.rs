@@ -13,6 +13,7 @@ use journalfs::sim::cut::Loss;
 
 use crate::daemon::{World, journalfs, said};
 use crate::needs_fuse;
+use crate::support::kernel;
 
 const MODELS: [&str; 3] = ["prefix", "ext4", "posix"];
 
@@ -375,6 +376,44 @@ fn what_was_synced_survives_the_unmount_after_a_fault() {
     world.mount(&[]);
     assert_eq!(fs::read_to_string(world.at("kept")).unwrap(), "x");
     world.umount_and_judge();
+}
+
+#[test]
+fn a_rigged_mount_that_a_full_host_ends_is_told_as_lost() {
+    needs_fuse!();
+    if !kernel::allowed() {
+        return;
+    }
+    let host = Small::new("24M");
+    let mut world = World::on(host.0.path(), "200M");
+    world.mount(&["-o", "powercut,journal_size=8M"]);
+    let written = fs::write(world.at("large"), vec![7; 60 << 20]);
+    let synced = written.and_then(|()| sync(&world.at("large")));
+    assert!(synced.is_err(), "the host has room");
+    let line = world.fails(32, &["umount", world.point_str()]);
+    assert!(line.contains("unmounted, but"), "{line}");
+    world.mount(&[]);
+    assert!(!world.at("large").exists());
+    world.umount_and_judge();
+}
+
+/// A host with little room.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn new(size: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"]);
+        assert!(command.arg(folder.path()).status().unwrap().success());
+        Small(folder)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
 }
 
 #[test]
