@@ -7,21 +7,21 @@ use crate::device::fault::Fault;
 use super::control::{Mount, Request};
 use super::{Failure, Outcome};
 
-/// Makes the disks under a mount with -o powercut fail.
-///
-/// A fault is CALL[@TARGET]:EFFECT[,OPTION]..., as in sync@store:eio or
-/// write@image:enospc,after=10,times=1.
-///
-///   CALL    read, write, space, sync, name, any
-///   TARGET  image, journal, store, index, folder, or a file of the journal
-///   EFFECT  eio, enospc, edquot, enomem, erofs, or an error's number;
-///           rot (a bit of what is read has changed), lie (a sync reports
-///           success and makes nothing stable), slow (with ms=N)
-///   OPTION  after=N, times=N, at=FROM[-TO], part=N, forget, room=N, bit=N
-///
-/// Without a fault: lists those that are armed.
+const GRAMMAR: &str = "\
+A fault is CALL[@TARGET]:EFFECT[,OPTION]..., as in sync@store:eio or
+write@image:enospc,after=10,times=1.
+
+  CALL    read, write, space, sync, name, any
+  TARGET  image, journal, store, index, folder, or a file of the journal
+  EFFECT  eio, enospc, edquot, enomem, erofs, or an error's number;
+          rot (a bit of what is read has changed), lie (a sync reports
+          success and makes nothing stable), slow (with ms=N)
+  OPTION  after=N, times=N, at=FROM[-TO], part=N, forget, room=N, bit=N";
+
+/// Makes the disks under a mount with -o powercut fail, and lists what is
+/// armed.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = GRAMMAR)]
 pub struct Args {
     /// Take away all faults first
     #[arg(long)]

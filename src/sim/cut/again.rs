@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -186,7 +187,10 @@ impl Again {
                     })
                 };
                 match part {
-                    Part::Whole => put(&self.caller(by, *time), &[0..data.len()])?,
+                    Part::Whole => {
+                        let all = 0..data.len();
+                        put(&self.caller(by, *time), slice::from_ref(&all))?;
+                    }
                     Part::Pieces(pieces) => {
                         self.touch(by, inode, *time, *time)?;
                         put(&self.caller(by, *time), pieces)?;

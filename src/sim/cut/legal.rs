@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::iter;
 use std::ops::Range;
 use std::str::FromStr;
 
@@ -133,7 +134,7 @@ pub fn choose(
             Op::Write { offset, len, .. } if torn && !must && random.one_in(2) => {
                 (false, pieces(*offset, *len, &mut random))
             }
-            Op::Write { len, .. } => (true, vec![0..*len as usize]),
+            Op::Write { len, .. } => (true, iter::once(0..*len as usize).collect()),
             _ => (true, Vec::new()),
         };
         let committed = model != Model::Ext4 || entry.lsn <= committed;
