@@ -219,6 +219,22 @@ fn an_unmounted_image_is_an_ordinary_one() {
 }
 
 #[test]
+fn what_no_release_came_for_is_freed_at_the_unmount() {
+    // The kernel drops releases that it has not sent when a mount ends: an
+    // inode without a name stayed on the chain of an image without a guard.
+    let image = DEBIAN.make(IMAGE);
+    let host = host(&image);
+    let session = mounted(&host, options(1));
+    make(session.fs(), "a", &[7; 5000]);
+    let by = Caller::default();
+    let file = session.fs().lookup(&by, InodeNo::ROOT, b"a").unwrap().inode;
+    session.fs().open(&by, file, libc::O_RDONLY).unwrap();
+    session.fs().unlink(&by, InodeNo::ROOT, b"a").unwrap();
+    session.close().unwrap();
+    support::e2fsck::assert_clean(written(&host.kill().image).path());
+}
+
+#[test]
 fn the_history_goes_on_while_nobody_else_writes() {
     let image = DEBIAN.make(IMAGE);
     let host = host(&image);

@@ -354,7 +354,7 @@ impl Mounted {
         } = self;
         drop(background);
         if !options.fs.read_only {
-            retry_when_full(&fs, || fs.tidy())?;
+            retry_when_full(&fs, || fs.close_all())?;
             session::end(&*image, &fs, began, &options)?;
         }
         drop(held);

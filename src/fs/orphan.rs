@@ -156,6 +156,17 @@ impl Fs {
         pending.into_iter().try_for_each(|number| self.reap(number))
     }
 
+    /// At the end of a mount: nothing is open any more, although the kernel
+    /// drops the releases that it has not sent yet. Frees all that waits.
+    pub fn close_all(&self) -> Result<()> {
+        let mut tables = self.tables.lock();
+        tables.opens.clear();
+        let held = std::mem::take(&mut tables.held);
+        tables.pending.extend(held);
+        drop(tables);
+        self.tidy()
+    }
+
     /// At mount: finishes what the last session (or the kernel) left on the
     /// chain and in the orphan file. Answers how many inodes there were.
     pub fn collect_orphans(&self) -> Result<usize> {
