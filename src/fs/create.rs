@@ -175,9 +175,7 @@ impl Fs {
             target: new.target.to_vec(),
             time,
         })?;
-        if inode.kind() == mode::DIRECTORY {
-            self.hints.note(inode.number, name);
-        }
+        self.hints.note(inode.number, parent, name);
         Ok(Done {
             value: attr(&inode)?,
             lsn: Some(lsn),

@@ -137,8 +137,8 @@ impl Fs {
         let journal: Arc<Journal> = journal.into();
         let hints = Arc::new(path::Hints::default());
         let (known, geometry) = (hints.clone(), sb.clone());
-        journal.set_namer(Box::new(move |blocks, dir| {
-            known.path(blocks, &geometry, dir)
+        journal.set_namer(Box::new(move |blocks, inode| {
+            known.path(blocks, &geometry, inode)
         }));
         Fs {
             journal,

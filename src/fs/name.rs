@@ -34,8 +34,8 @@ impl Fs {
         let dir = self.directory(&view, by, parent)?;
         let entry = dir::lookup(&view, &self.sb, &dir, name)?.ok_or(Error::NotFound)?;
         let inode = self.named(&view, &dir, entry.inode)?;
-        if inode.kind() == mode::DIRECTORY && !matches!(name, b"." | b"..") {
-            self.hints.note(inode.number, name);
+        if !matches!(name, b"." | b"..") {
+            self.hints.note(inode.number, parent, name);
         }
         attr(&inode)
     }
@@ -225,8 +225,11 @@ impl Fs {
         from: u64,
         each: &mut dyn FnMut(u64, &[u8], &Attr) -> bool,
     ) -> Result<()> {
-        self.list(by, inode, from, &mut |view, cookie, inode, _, name| {
-            let attr = attr(&load_file(view, &self.sb, inode)?)?;
+        self.list(by, inode, from, &mut |view, cookie, entry, _, name| {
+            let attr = attr(&load_file(view, &self.sb, entry)?)?;
+            if !matches!(name, b"." | b"..") {
+                self.hints.note(entry, inode, name);
+            }
             Ok(each(cookie, name, &attr))
         })
     }

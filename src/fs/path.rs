@@ -1,9 +1,10 @@
-//! Full paths of directories, which records tell so that a journal can be
-//! read without its image.
+//! Full paths of inodes, which records tell so that a journal can be read
+//! without its image.
 //!
-//! A directory knows its parent (`..`) but not its own name. The name that it
-//! was last seen under is kept as a hint, and looked up before it is believed;
-//! without one the parent is searched from end to end.
+//! An inode does not know its name; a directory knows its parent (`..`). The
+//! name that an inode was last seen under is kept as a hint, and looked up
+//! before it is believed. Without one a directory's parent is searched from
+//! end to end, and a file stays without a path.
 
 use std::collections::HashMap;
 
@@ -18,45 +19,62 @@ use crate::units::InodeNo;
 
 /// Longer paths are not told; this also ends circles.
 const LONGEST: usize = 16 << 10;
-/// So many hints are kept.
+/// So many hints are kept at least, and up to twice as many.
 const HINTS: usize = 1 << 16;
 
-/// Directories and the names they were last seen under.
+/// Inodes and the names they were last seen under.
 #[derive(Default)]
-pub(super) struct Hints(Mutex<HashMap<InodeNo, Box<[u8]>>>);
+pub(super) struct Hints(Mutex<Seen>);
+
+/// Two generations: the older is forgotten when the younger is full.
+#[derive(Default)]
+struct Seen {
+    young: HashMap<InodeNo, Hint>,
+    old: HashMap<InodeNo, Hint>,
+}
+
+#[derive(Clone)]
+struct Hint {
+    parent: InodeNo,
+    name: Box<[u8]>,
+}
 
 impl Hints {
-    /// The directory was seen under this name.
-    pub(super) fn note(&self, dir: InodeNo, name: &[u8]) {
-        let mut hints = self.0.lock();
-        if hints.get(&dir).is_some_and(|known| **known == *name) {
+    /// The inode was seen under this name.
+    pub(super) fn note(&self, inode: InodeNo, parent: InodeNo, name: &[u8]) {
+        let Seen { young, old } = &mut *self.0.lock();
+        if let Some(known) = young.get(&inode)
+            && known.parent == parent
+            && *known.name == *name
+        {
             return;
         }
-        if hints.len() >= HINTS {
-            hints.clear();
+        if young.len() >= HINTS {
+            *old = std::mem::take(young);
         }
-        hints.insert(dir, name.into());
+        let name = name.into();
+        young.insert(inode, Hint { parent, name });
     }
 
-    fn get(&self, dir: InodeNo) -> Option<Box<[u8]>> {
-        self.0.lock().get(&dir).cloned()
+    fn get(&self, inode: InodeNo) -> Option<Hint> {
+        let seen = self.0.lock();
+        let hint = seen.young.get(&inode).or_else(|| seen.old.get(&inode));
+        hint.cloned()
     }
 
-    /// A directory's path from the root, `/` for the root; `None` if it can't
-    /// be told.
+    /// An inode's path from the root, `/` for the root; `None` if it can't be
+    /// told.
     pub(super) fn path(
         &self,
         blocks: &dyn Blocks,
         sb: &Superblock,
-        dir: InodeNo,
+        inode: InodeNo,
     ) -> Option<Vec<u8>> {
         let mut names = Vec::new();
         let mut len = 0;
-        let mut at = directory(blocks, sb, dir)?;
+        let mut at = load_file(blocks, sb, inode).ok()?;
         while at.number != InodeNo::ROOT {
-            let (_, parent) = dir::dots(blocks, sb, &at).ok()?;
-            let parent = directory(blocks, sb, parent)?;
-            let name = self.name_in(blocks, sb, &parent, at.number).ok()??;
+            let (parent, name) = self.place(blocks, sb, &at).ok()??;
             len += name.len() + 1;
             if len > LONGEST {
                 return None;
@@ -72,23 +90,36 @@ impl Hints {
         Some(if path.is_empty() { b"/".to_vec() } else { path })
     }
 
-    fn name_in(
+    /// The directory that an inode is in, and its name there.
+    fn place(
         &self,
         blocks: &dyn Blocks,
         sb: &Superblock,
-        parent: &Inode,
-        child: InodeNo,
-    ) -> Result<Option<Box<[u8]>>> {
-        if let Some(name) = self.get(child)
-            && dir::lookup(blocks, sb, parent, &name)?.is_some_and(|entry| entry.inode == child)
-        {
-            return Ok(Some(name));
+        inode: &Inode,
+    ) -> Result<Option<(Inode, Box<[u8]>)>> {
+        let hint = self.get(inode.number);
+        let parent = match (inode.kind(), &hint) {
+            (mode::DIRECTORY, _) => dir::dots(blocks, sb, inode)?.1,
+            (_, Some(hint)) => hint.parent,
+            (_, None) => return Ok(None),
+        };
+        let Some(parent) = directory(blocks, sb, parent) else {
+            return Ok(None);
+        };
+        if let Some(Hint { name, .. }) = hint {
+            let found = dir::lookup(blocks, sb, &parent, &name)?;
+            if found.is_some_and(|entry| entry.inode == inode.number) {
+                return Ok(Some((parent, name)));
+            }
         }
-        let name = dir::name_of(blocks, sb, parent, child)?;
+        if inode.kind() != mode::DIRECTORY {
+            return Ok(None);
+        }
+        let name = dir::name_of(blocks, sb, &parent, inode.number)?;
         if let Some(name) = &name {
-            self.note(child, name);
+            self.note(inode.number, parent.number, name);
         }
-        Ok(name.map(Vec::into_boxed_slice))
+        Ok(name.map(|name| (parent, name.into_boxed_slice())))
     }
 }
 
@@ -99,9 +130,9 @@ fn directory(blocks: &dyn Blocks, sb: &Superblock, number: InodeNo) -> Option<In
 }
 
 impl Fs {
-    /// A directory's path from the root, `/` for the root; `None` if it can't
-    /// be told.
-    pub fn path(&self, dir: InodeNo) -> Option<Vec<u8>> {
-        self.hints.path(&self.view(), &self.sb, dir)
+    /// An inode's path from the root, `/` for the root; `None` if it can't be
+    /// told.
+    pub fn path(&self, inode: InodeNo) -> Option<Vec<u8>> {
+        self.hints.path(&self.view(), &self.sb, inode)
     }
 }

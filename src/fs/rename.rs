@@ -135,9 +135,7 @@ impl Fs {
             replaced: there.map_or(InodeNo(0), |there| there.number),
             time,
         })?;
-        if moved.kind() == mode::DIRECTORY {
-            self.hints.note(moved.number, new_name);
-        }
+        self.hints.note(moved.number, to, new_name);
         self.finish(later)?;
         Ok(Done {
             value: (),

@@ -14,6 +14,7 @@ pub mod core;
 mod groups;
 mod negotiate;
 pub mod point;
+mod programs;
 mod reply;
 pub mod request;
 pub mod session;

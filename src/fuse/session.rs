@@ -17,6 +17,7 @@ use super::adapter::Adapter;
 use super::core::Core;
 use super::negotiate::Negotiate;
 use super::point;
+use super::programs::Programs;
 
 /// How often freeing that waits is tried again.
 const TIDY: Duration = Duration::from_secs(1);
@@ -131,6 +132,9 @@ impl Session {
             longest_write: core.fs().longest_write(),
         };
         let fs = core.fs().clone();
+        let programs = Programs::default();
+        fs.journal()
+            .set_programs(Box::new(move |pid| programs.name(pid)));
         let adapter = Adapter::new(core, negotiate);
         let inner = fuser::Session::new(adapter, point, &config(options))
             .map_err(|e| refused(point, options, &e))?;

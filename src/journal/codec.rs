@@ -76,6 +76,7 @@ impl Operation {
             w.u32(inode.0);
             w.bytes(path);
         }
+        w.option(&self.program, |w, name| w.bytes(name));
         w.u32(self.redo.len() as u32);
         for redo in &self.redo {
             redo.write(w);
@@ -87,8 +88,14 @@ impl Operation {
         let paths = (0..r.u16()?)
             .map(|_| Ok((InodeNo(r.u32()?), r.bytes()?)))
             .collect::<Read<_>>()?;
+        let program = r.option(Reader::bytes)?;
         let redo = (0..r.u32()?).map(|_| Redo::read(r)).collect::<Read<_>>()?;
-        Ok(Operation { op, paths, redo })
+        Ok(Operation {
+            op,
+            paths,
+            program,
+            redo,
+        })
     }
 }
 

@@ -243,14 +243,20 @@ struct Inner {
     waiting: commit::Waiting,
     /// Why it takes no more changes.
     stopped: OnceLock<Arc<str>>,
-    /// Where records' directories get their paths from.
+    /// Where records get the paths of inodes from.
     namer: OnceLock<Namer>,
+    /// Where records get the names of programs from.
+    programs: OnceLock<Programs>,
     /// Who is told of each operation.
     observer: OnceLock<Observer>,
 }
 
-/// Gives a directory's full path.
+/// Gives an inode's full path.
 pub type Namer = Box<dyn Fn(&dyn Blocks, crate::units::InodeNo) -> Option<Vec<u8>> + Send + Sync>;
+
+/// Gives the name of what a process runs; asked for each record, so it must be
+/// quick.
+pub type Programs = Box<dyn Fn(u32) -> Option<Vec<u8>> + Send + Sync>;
 
 /// Told of each operation with its data, in the order of records, when it has
 /// its number and before anyone sees it; must be quick and not come back to
@@ -292,6 +298,7 @@ impl Journal {
             waiting: commit::Waiting::default(),
             stopped: OnceLock::new(),
             namer: OnceLock::new(),
+            programs: OnceLock::new(),
             observer: OnceLock::new(),
         })))
     }
@@ -373,10 +380,16 @@ impl Journal {
         self.0.stopped.get().cloned()
     }
 
-    /// Records name directories by inode; the first in a segment to name one
-    /// also tells its path, which `namer` finds out. Once a journal.
+    /// Records name inodes by number; the first in a segment to name one also
+    /// tells its path, which `namer` finds out. Once a journal.
     pub fn set_namer(&self, namer: Namer) {
         let _ = self.0.namer.set(namer);
+    }
+
+    /// Records name processes by number; the first of one in a segment also
+    /// tells what it runs. Once a journal.
+    pub fn set_programs(&self, programs: Programs) {
+        let _ = self.0.programs.set(programs);
     }
 
     /// From now on `observer` is told of each operation. Once a journal.

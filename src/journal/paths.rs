@@ -1,11 +1,12 @@
-//! Which directories the current segment has told the paths of.
+//! What the current segment has told: paths of inodes, names of programs.
 //!
-//! A segment may outlive all others, so the first record in each that names a
-//! directory tells its path. Which segment a record comes to lie in shows only
-//! when it has its place, and then it is too late to make it longer: near a
-//! segment's end, paths are told once too often.
+//! A segment may outlive all others, so the first record in each that names an
+//! inode tells its path, and the first of a process what it runs. Which
+//! segment a record comes to lie in shows only when it has its place, and then
+//! it is too late to make it longer: near a segment's end, all is told once
+//! too often.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::record::Op;
 use super::{Blocks, Inner};
@@ -15,52 +16,81 @@ use crate::units::{InodeNo, Lsn};
 /// What a sync's new page and other records may take meanwhile.
 const MARGIN: u64 = 16 << 10;
 
-/// Directories named in one segment.
+/// What one segment has told.
 #[derive(Default)]
 pub(super) struct Named {
     segment: Lsn,
-    directories: HashSet<InodeNo>,
+    inodes: HashSet<InodeNo>,
+    programs: HashMap<u32, Vec<u8>>,
+}
+
+/// What a record tells.
+#[derive(Default)]
+pub(super) struct Told {
+    pub paths: Vec<(InodeNo, Vec<u8>)>,
+    pub program: Option<Vec<u8>>,
 }
 
 impl Named {
-    /// A record that tells these paths has its place.
-    pub fn note(&mut self, slot: &Slot, directories: impl IntoIterator<Item = InodeNo>) {
+    /// The record of `op`, which tells these, has its place.
+    pub fn note(
+        &mut self,
+        slot: &Slot,
+        op: &Op,
+        inodes: impl IntoIterator<Item = InodeNo>,
+        program: Option<Vec<u8>>,
+    ) {
         if self.segment != slot.segment() {
-            self.segment = slot.segment();
-            self.directories.clear();
+            *self = Named {
+                segment: slot.segment(),
+                ..Named::default()
+            };
         }
-        self.directories.extend(directories);
-    }
-
-    /// Whether a record of at most `len` bytes should tell this one's path.
-    fn lacks(&self, log: &Log, len: usize, directory: InodeNo) -> bool {
-        !self.directories.contains(&directory) || log.left() < len as u64 + MARGIN
+        self.inodes.extend(inodes);
+        // Whoever knows the directory's path knows this one's from now on.
+        if let Op::Create { inode, .. } | Op::Link { inode, .. } | Op::Rename { inode, .. } = op {
+            self.inodes.insert(*inode);
+        }
+        if let (Some(by), Some(program)) = (op.by(), program) {
+            self.programs.insert(by.pid, program);
+        }
     }
 }
 
 impl Inner {
-    /// Paths for a record that may have `len` bytes without them, as long as
-    /// they fit.
-    pub(super) fn paths(
+    /// What a record that may have `len` bytes without it should tell, as far
+    /// as that fits.
+    pub(super) fn tell(
         &self,
         log: &Log,
         named: &Named,
         blocks: &dyn Blocks,
         op: &Op,
         len: usize,
-    ) -> Vec<(InodeNo, Vec<u8>)> {
-        let Some(namer) = self.namer.get() else {
-            return Vec::new();
-        };
+    ) -> Told {
+        let near_the_end = log.left() < len as u64 + MARGIN;
         let mut room = self.options.limit().saturating_sub(len);
-        let lacking = op.directories().filter(|dir| named.lacks(log, len, *dir));
-        let told = lacking.filter_map(|dir| Some((dir, namer(blocks, dir)?)));
-        told.filter(|(_, path)| {
-            let cost = path.len() + 8;
+        let mut fits = |cost: usize| {
             let fits = cost <= room;
             room -= if fits { cost } else { 0 };
             fits
-        })
-        .collect()
+        };
+        let mut told = Told::default();
+        let program = op.by().filter(|by| by.pid != 0).and_then(|by| {
+            let name = self.programs.get()?(by.pid)?;
+            (near_the_end || named.programs.get(&by.pid) != Some(&name)).then_some(name)
+        });
+        told.program = program.filter(|name| fits(name.len() + 4));
+        let Some(namer) = self.namer.get() else {
+            return told;
+        };
+        let lacking = op
+            .nameless()
+            .filter(|inode| near_the_end || !named.inodes.contains(inode));
+        told.paths = lacking
+            .filter_map(|inode| Some((inode, namer(blocks, inode)?)))
+            .filter(|(_, path)| fits(path.len() + 8))
+            .collect();
+        told
     }
 }

@@ -1,9 +1,9 @@
 //! What a record says.
 //!
 //! Most records are an operation: a logical header ([`Op`], enough to do it
-//! again), the paths of directories that it is the first to name in its
-//! segment, and a physical [`Redo`], by which recovery repeats it without
-//! understanding it. The others are the journal's own: a session begins, a
+//! again), the paths and programs that it is the first to name in its segment,
+//! and a physical [`Redo`], by which recovery repeats it without understanding
+//! it. The others are the journal's own: a session begins, a
 //! checkpoint is home, a session ended well.
 //!
 //! The bytes are specified in `FORMAT.md`; `codec.rs` writes and reads them.
@@ -152,7 +152,54 @@ impl Op {
         !matches!(self, Op::Atime { .. } | Op::Orphan { .. } | Op::Mark { .. })
     }
 
-    /// The directories that it names, whose paths its segment must tell.
+    /// Who asked; nobody did for what journalfs does by itself.
+    pub fn by(&self) -> Option<&By> {
+        match self {
+            Op::Create { by, .. }
+            | Op::Link { by, .. }
+            | Op::Unlink { by, .. }
+            | Op::Rmdir { by, .. }
+            | Op::Rename { by, .. }
+            | Op::Write { by, .. }
+            | Op::SetAttr { by, .. }
+            | Op::Fallocate { by, .. }
+            | Op::SetXattr { by, .. }
+            | Op::RemoveXattr { by, .. } => Some(by),
+            Op::Atime { .. } | Op::Orphan { .. } | Op::Mark { .. } => None,
+        }
+    }
+
+    /// The inode that it acts on; none for a mark.
+    pub fn inode(&self) -> Option<InodeNo> {
+        match self {
+            Op::Create { inode, .. }
+            | Op::Link { inode, .. }
+            | Op::Unlink { inode, .. }
+            | Op::Rmdir { inode, .. }
+            | Op::Rename { inode, .. }
+            | Op::Write { inode, .. }
+            | Op::SetAttr { inode, .. }
+            | Op::Fallocate { inode, .. }
+            | Op::SetXattr { inode, .. }
+            | Op::RemoveXattr { inode, .. }
+            | Op::Atime { inode, .. }
+            | Op::Orphan { inode } => Some(*inode),
+            Op::Mark { .. } => None,
+        }
+    }
+
+    /// The inodes whose paths its segment must tell for it to be understood:
+    /// its directories, or what it names by number alone.
+    pub fn nameless(&self) -> impl Iterator<Item = InodeNo> {
+        let alone = match self {
+            Op::Orphan { .. } => None, // has lost its name
+            _ if self.directories().next().is_some() => None,
+            _ => self.inode(),
+        };
+        self.directories().chain(alone)
+    }
+
+    /// The directories that it names.
     pub fn directories(&self) -> impl Iterator<Item = InodeNo> {
         let (first, second) = match self {
             Op::Create { at, .. }
@@ -187,9 +234,12 @@ pub enum Record {
 pub struct Operation {
     /// What happened.
     pub op: Op,
-    /// Full paths of directories that `op` names, where this is the first
-    /// record of its segment to name them: paths resolve without the image.
+    /// Full paths of inodes that `op` names, where this is the first record of
+    /// its segment to name them: paths resolve without the image.
     pub paths: Vec<(InodeNo, Vec<u8>)>,
+    /// What the process that asked was running, where the segment has not told
+    /// that yet: its name as in `/proc/PID/comm`.
+    pub program: Option<Vec<u8>>,
     /// Which bytes of which blocks changed, in this order.
     pub redo: Vec<Redo>,
 }

@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::cache::{Home, State};
+use super::paths::Told;
 use super::record::{Op, Operation, Record};
 use super::redo::{Redo, differences, edit_len, whole};
 use super::room::Promise;
@@ -240,15 +241,14 @@ impl<'j> Txn<'j> {
     fn commit_to_log(mut self, log: &'j Log, op: &Op) -> Result<Lsn> {
         let (inner, data) = (self.inner, self.data);
         let redo = self.redo();
-        let paths = self
-            .inner
-            .paths(log, &self.state.named, &self, op, self.len());
-        let named: Vec<InodeNo> = paths.iter().map(|(dir, _)| *dir).collect();
-        let meta = self.record(op, paths, redo)?;
+        let told = inner.tell(log, &self.state.named, &self, op, self.len());
+        let inodes: Vec<InodeNo> = told.paths.iter().map(|(inode, _)| *inode).collect();
+        let program = told.program.clone();
+        let meta = self.record(op, told, redo)?;
         let slot = self.reserve(log, &meta)?;
         let lsn = slot.lsn();
         self.publish(&slot);
-        self.state.named.note(&slot, named);
+        self.state.named.note(&slot, op, inodes, program);
         if let Some(observe) = inner.observer.get() {
             observe(lsn, op, data);
         }
@@ -277,9 +277,14 @@ impl<'j> Txn<'j> {
     }
 
     /// The record's metadata.
-    fn record(&self, op: &Op, paths: Vec<(InodeNo, Vec<u8>)>, redo: Vec<Redo>) -> Result<Vec<u8>> {
-        let op = op.clone();
-        let meta = Record::Operation(Operation { op, paths, redo }).encode();
+    fn record(&self, op: &Op, told: Told, redo: Vec<Redo>) -> Result<Vec<u8>> {
+        let operation = Operation {
+            op: op.clone(),
+            paths: told.paths,
+            program: told.program,
+            redo,
+        };
+        let meta = Record::Operation(operation).encode();
         let (len, limit) = (meta.len() + self.data.len(), self.limit());
         match len <= limit {
             true => Ok(meta),

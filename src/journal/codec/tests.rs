@@ -184,8 +184,8 @@ fn base() -> impl Strategy<Value = Base> {
 
 fn record() -> impl Strategy<Value = Record> {
     prop_oneof![
-        4 => (op(), vec((inode(), bytes()), 0..3), vec(redo(), 0..6))
-            .prop_map(|(op, paths, redo)| Record::Operation(Operation { op, paths, redo })),
+        4 => (op(), vec((inode(), bytes()), 0..3), of(bytes()), vec(redo(), 0..6))
+            .prop_map(|(op, paths, program, redo)| Record::Operation(Operation { op, paths, program, redo })),
         1 => base().prop_map(Record::Session),
         1 => base().prop_map(Record::Checkpoint),
         1 => (bytes(), bytes()).prop_map(|(fingerprint, restored)| Record::Clean(Clean { fingerprint, restored })),
@@ -247,6 +247,7 @@ fn the_bytes_of_an_operation_stand_as_specified() {
     let record = Record::Operation(Operation {
         op,
         paths: vec![(InodeNo(2), b"/".to_vec())],
+        program: Some(b"rm".to_vec()),
         redo,
     });
     #[rustfmt::skip]
@@ -256,6 +257,7 @@ fn the_bytes_of_an_operation_stand_as_specified() {
         2,0,0,0, 2,0,0,0, b'a', b'b', 12,0,0,0,         // at, inode
         5,0,0,0,0,0,0,0, 6,0,0,0,                       // time
         1,0, 2,0,0,0, 1,0,0,0, b'/',                    // paths
+        1, 2,0,0,0, b'r', b'm',                         // program
         2,0,0,0,                                        // redo
         3, 7,0,0,0,0,0,0,0, 1,0, 9,0, 1,0, 0xEE,
         6, 8,0,0,0,0,0,0,0, 1,0,0,0,0,0,0,0,

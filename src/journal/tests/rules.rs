@@ -283,41 +283,51 @@ fn a_new_timeline_keeps_nothing_and_numbers_on() {
 
 /// Goes through all records as a tool does, knowing only what they tell.
 #[derive(Default)]
-struct Paths {
+struct Told {
     segments: Vec<Lsn>,
-    told: std::collections::HashSet<(usize, InodeNo)>,
-    named: usize,
-    paths: usize,
+    paths: std::collections::HashSet<(usize, InodeNo)>,
+    programs: std::collections::HashSet<(usize, u32)>,
+    needed: usize,
+    told: usize,
 }
 
-impl Replay for Paths {
+impl Replay for Told {
     fn record(&mut self, at: &Heading, record: &Record, _: Option<&Place>) -> Result<()> {
         let Record::Operation(operation) = record else {
             return Ok(());
         };
         let segment = self.segments.partition_point(|base| *base <= at.lsn);
-        for (dir, path) in &operation.paths {
-            assert_eq!(path, format!("/path/{dir}").as_bytes());
-            self.told.insert((segment, *dir));
-            self.paths += 1;
+        for (inode, path) in &operation.paths {
+            assert_eq!(path, format!("/path/{inode}").as_bytes());
+            self.paths.insert((segment, *inode));
+            self.told += 1;
         }
-        for dir in operation.op.directories() {
-            assert!(self.told.contains(&(segment, dir)), "record {}", at.lsn);
-            self.named += 1;
+        let by = operation.op.by().unwrap();
+        if let Some(program) = &operation.program {
+            assert_eq!(program, format!("program {}", by.pid).as_bytes());
+            self.programs.insert((segment, by.pid));
+            self.told += 1;
         }
+        for inode in operation.op.nameless() {
+            assert!(self.paths.contains(&(segment, inode)), "record {}", at.lsn);
+        }
+        assert!(self.programs.contains(&(segment, by.pid)), "{}", at.lsn);
+        self.needed += 2;
         Ok(())
     }
 }
 
 #[test]
-fn the_first_record_of_a_segment_that_names_a_directory_tells_its_path() {
+fn the_first_record_of_a_segment_that_names_something_tells_its_path_and_program() {
     let options = Options {
         segments: 40,
         ..options(13)
     };
     let world = World::with(13, options);
-    let name = |_: &dyn Blocks, dir: InodeNo| Some(format!("/path/{dir}").into_bytes());
+    let name = |_: &dyn Blocks, inode: InodeNo| Some(format!("/path/{inode}").into_bytes());
     world.journal.set_namer(Box::new(name));
+    let program = |pid: u32| Some(format!("program {pid}").into_bytes());
+    world.journal.set_programs(Box::new(program));
     let mut random = Random(3);
     for n in 0..3000 {
         let data = vec![1; random.below(900) as usize];
@@ -327,14 +337,27 @@ fn the_first_record_of_a_segment_that_names_a_directory_tells_its_path() {
             parent: InodeNo(2 + random.below(5) as u32),
             name: b"x".to_vec(),
         };
-        let op = Op::Rename {
-            by: record::By::default(),
-            from: dir(&mut random),
-            to: dir(&mut random),
-            flags: 0,
-            inode: InodeNo(99),
-            replaced: InodeNo(0),
-            time: Time::default(),
+        let by = record::By {
+            pid: 1 + random.below(4) as u32,
+            ..record::By::default()
+        };
+        let op = match n % 2 {
+            0 => Op::Rename {
+                by,
+                from: dir(&mut random),
+                to: dir(&mut random),
+                flags: 0,
+                inode: InodeNo(99),
+                replaced: InodeNo(0),
+                time: Time::default(),
+            },
+            _ => Op::Write {
+                by,
+                inode: InodeNo(100 + random.below(5) as u32),
+                offset: 0,
+                len: data.len() as u64,
+                time: Time::default(),
+            },
         };
         txn.commit(&op).unwrap();
         if n % 50 == 0 {
@@ -343,13 +366,13 @@ fn the_first_record_of_a_segment_that_names_a_directory_tells_its_path() {
     }
     let log = world.journal.log().unwrap();
     let segments: Vec<Lsn> = log.segments().iter().map(|segment| segment.base).collect();
-    let mut paths = Paths {
+    let mut told = Told {
         segments,
-        ..Paths::default()
+        ..Told::default()
     };
-    replay(log.frames(Lsn(1)), &mut paths).unwrap();
-    assert!(paths.segments.len() > 10 && paths.named > 3000);
-    assert!(paths.paths < paths.named / 2);
+    replay(log.frames(Lsn(1)), &mut told).unwrap();
+    assert!(told.segments.len() > 10 && told.needed >= 6000);
+    assert!(told.told < told.needed / 2);
 }
 
 #[test]
