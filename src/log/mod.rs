@@ -359,13 +359,13 @@ fn find_time<'s>(
 /// Reads records in order.
 pub struct Frames<'a> {
     numbers: Box<dyn Iterator<Item = Lsn> + 'a>,
-    read: Box<dyn Fn(Lsn) -> Result<Frame> + 'a>,
+    read: Box<dyn FnMut(Lsn) -> Result<Frame> + 'a>,
 }
 
 impl<'a> Frames<'a> {
     fn new(
         numbers: impl Iterator<Item = Lsn> + 'a,
-        read: impl Fn(Lsn) -> Result<Frame> + 'a,
+        read: impl FnMut(Lsn) -> Result<Frame> + 'a,
     ) -> Self {
         Frames {
             numbers: Box::new(numbers),

@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::frame::{self, FrameHeader, Kind, PAGE, Sum, front_is_whole, le32, le64};
 use super::index::{Entry, Index};
+use super::store::Window;
 use super::{Error, Result};
 use crate::device::Disk;
 use crate::units::{Epoch, Lsn, Time};
@@ -19,6 +20,9 @@ const VERSION: u32 = 0;
 const ENCODED: usize = 128;
 /// The second copy of the header, in another sector of the first page.
 const COPY: usize = 2048;
+
+const NOT_THERE: &str = "there is another frame, or none, in its place";
+const NOT_WHOLE: &str = "its bytes don't match its checksum";
 
 /// First of the segments of an opening, others follow: alone it is no log yet.
 pub(super) const OPENING: u32 = 1;
@@ -219,20 +223,53 @@ impl Segment {
     /// verifies.
     pub fn read(self: &Arc<Self>, lsn: Lsn) -> Result<Frame> {
         let (header, front) = self.front(lsn)?;
+        Ok(self.as_frame(&header, &front))
+    }
+
+    /// The same by way of a piece of the store in memory: for readers of many
+    /// records that are all written already.
+    pub fn read_in(self: &Arc<Self>, lsn: Lsn, window: &mut Window<'_>) -> Result<Frame> {
+        let at = self.place(lsn)?;
+        let header = match window
+            .header(at, self.header.salt)
+            .map_err(|e| self.io("read", e))?
+        {
+            Some(header) if header.lsn == lsn && header.end() <= window.len => header,
+            _ => return Err(self.damaged(lsn, at, NOT_THERE)),
+        };
+        let front = window
+            .get(at, header.front_len() as u64)
+            .map_err(|e| self.io("read", e))?;
+        match front {
+            Some(front) if front_is_whole(front) => Ok(self.as_frame(&header, front)),
+            _ => Err(self.damaged(lsn, at, NOT_WHOLE)),
+        }
+    }
+
+    /// Where a record's frame begins.
+    fn place(&self, lsn: Lsn) -> Result<u64> {
+        match self.entry(lsn) {
+            None => Err(Error::Missing(lsn)),
+            Some(Entry { offset: 0, .. }) => Err(self.damaged(lsn, 0, "its frame is missing")),
+            Some(entry) => Ok(entry.offset),
+        }
+    }
+
+    fn as_frame(self: &Arc<Self>, header: &FrameHeader, front: &[u8]) -> Frame {
         let meta_end = frame::HEADER + header.meta_len as usize;
         let data = (header.data_len > 0).then(|| {
             let sums: Box<[Sum]> = front[meta_end..].as_chunks().0.into();
             Place(Arc::new(Payload {
                 segment: self.clone(),
-                lsn,
+                lsn: header.lsn,
                 offset: header.data_at(),
                 len: header.data_len,
                 head: header.head,
                 sums: OnceLock::from(sums),
             }))
         });
-        Ok(Frame {
-            lsn,
+        Frame {
+            lsn: header.lsn,
             epoch: header.epoch,
             time: Time::from_nanos(header.time),
             wall: Time::from_nanos(header.wall),
@@ -241,18 +278,12 @@ impl Segment {
             data,
             durable: header.durable,
             installed: header.installed,
-        })
+        }
     }
 
     /// A record's header and all its bytes before the data, verified.
     pub fn front(&self, lsn: Lsn) -> Result<(FrameHeader, Vec<u8>)> {
-        let at = match self.entry(lsn) {
-            None => return Err(Error::Missing(lsn)),
-            Some(Entry { offset: 0, .. }) => {
-                return Err(self.damaged(lsn, 0, "its frame is missing"));
-            }
-            Some(entry) => entry.offset,
-        };
+        let at = self.place(lsn)?;
         let size = self.disk.len().map_err(|e| self.io("length", e))?;
         let room = size.saturating_sub(at);
         // Most frames are short: one read gets them whole.
@@ -265,9 +296,7 @@ impl Segment {
             .and_then(|raw| FrameHeader::decode(raw, self.header.salt, at))
         {
             Some(header) if header.lsn == lsn && header.len() <= room => header,
-            _ => {
-                return Err(self.damaged(lsn, at, "there is another frame, or none, in its place"));
-            }
+            _ => return Err(self.damaged(lsn, at, NOT_THERE)),
         };
         let have = front.len();
         front.resize(header.front_len(), 0);
@@ -278,7 +307,7 @@ impl Segment {
         }
         match front_is_whole(&front) {
             true => Ok((header, front)),
-            false => Err(self.damaged(lsn, at, "its bytes don't match its checksum")),
+            false => Err(self.damaged(lsn, at, NOT_WHOLE)),
         }
     }
 

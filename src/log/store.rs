@@ -30,7 +30,7 @@ impl<'d> Window<'d> {
     }
 
     /// `len` bytes at `at`, or `None` past the end.
-    fn get(&mut self, at: u64, len: u64) -> io::Result<Option<&[u8]>> {
+    pub fn get(&mut self, at: u64, len: u64) -> io::Result<Option<&[u8]>> {
         let Some(end) = at.checked_add(len).filter(|end| *end <= self.len) else {
             return Ok(None);
         };
@@ -47,7 +47,7 @@ impl<'d> Window<'d> {
     }
 
     /// A frame header of this salt at `at`, not yet verified.
-    fn header(&mut self, at: u64, salt: u64) -> io::Result<Option<FrameHeader>> {
+    pub fn header(&mut self, at: u64, salt: u64) -> io::Result<Option<FrameHeader>> {
         let raw = self.get(at, frame::HEADER as u64)?;
         Ok(raw.and_then(|raw| FrameHeader::decode(raw.first_chunk()?, salt, at)))
     }
