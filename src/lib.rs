@@ -6,6 +6,7 @@
 //! ```text
 //! cli ──► fuse, sim ──► fs ──► journal ──► log ──► device
 //!         check ─────────────► journal        (never fs: an independent witness)
+//!         history ───────────► journal        (what records tell people)
 //!         ext4: the format as pure bytes ↔ values, no I/O; used by fs, check, sim
 //!         units: BlockNo, InodeNo, Lsn, …; anyone may use it
 //!         sync: the locks of log and journal, for models to replace
@@ -19,6 +20,7 @@ pub mod device;
 pub mod ext4;
 pub mod fs;
 pub mod fuse;
+pub mod history;
 pub mod journal;
 pub mod log;
 pub mod sim;

@@ -14,6 +14,7 @@ fn allowed() -> HashMap<&'static str, Vec<&'static str>> {
         ("ext4", vec!["units"]),
         ("fs", vec!["journal", "log", "device", "ext4", "units"]),
         ("check", vec!["journal", "log", "device", "ext4", "units"]),
+        ("history", vec!["journal", "log", "device", "ext4", "units"]),
         (
             "sim",
             vec!["fs", "check", "journal", "log", "device", "ext4", "units"],
@@ -25,7 +26,8 @@ fn allowed() -> HashMap<&'static str, Vec<&'static str>> {
         (
             "cli",
             vec![
-                "fuse", "sim", "check", "fs", "journal", "log", "device", "ext4", "units",
+                "fuse", "sim", "check", "history", "fs", "journal", "log", "device", "ext4",
+                "units",
             ],
         ),
     ])

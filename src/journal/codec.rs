@@ -48,23 +48,39 @@ impl Record {
     /// The record that these bytes tell.
     pub fn decode(bytes: &[u8]) -> Read<Record> {
         let mut r = Reader(bytes);
+        let mut record = Record::begin(&mut r)?;
+        if let Record::Operation(operation) = &mut record {
+            operation.redo = (0..r.u32()?)
+                .map(|_| Redo::read(&mut r))
+                .collect::<Read<_>>()?;
+        }
+        match r.0 {
+            [] => Ok(record),
+            _ => Err("bytes follow its end"),
+        }
+    }
+
+    /// The same without an operation's redo, most of a record's bytes, which
+    /// listings don't need.
+    pub fn decode_meaning(bytes: &[u8]) -> Read<Record> {
+        Record::begin(&mut Reader(bytes))
+    }
+
+    /// Up to an operation's redo.
+    fn begin(r: &mut Reader<'_>) -> Read<Record> {
         if r.u8()? != VERSION {
             return Err("its format version is unknown");
         }
-        let record = match r.u8()? {
-            1 => Record::Operation(Operation::read(&mut r)?),
-            2 => Record::Session(Base::read(&mut r)?),
-            3 => Record::Checkpoint(Base::read(&mut r)?),
+        Ok(match r.u8()? {
+            1 => Record::Operation(Operation::begin(r)?),
+            2 => Record::Session(Base::read(r)?),
+            3 => Record::Checkpoint(Base::read(r)?),
             4 => Record::Clean(Clean {
                 fingerprint: r.bytes()?,
                 restored: r.bytes()?,
             }),
             _ => return Err("its kind is unknown"),
-        };
-        match r.0 {
-            [] => Ok(record),
-            _ => Err("bytes follow its end"),
-        }
+        })
     }
 }
 
@@ -83,18 +99,17 @@ impl Operation {
         }
     }
 
-    fn read(r: &mut Reader<'_>) -> Read<Self> {
+    fn begin(r: &mut Reader<'_>) -> Read<Self> {
         let op = Op::read(r)?;
         let paths = (0..r.u16()?)
             .map(|_| Ok((InodeNo(r.u32()?), r.bytes()?)))
             .collect::<Read<_>>()?;
         let program = r.option(Reader::bytes)?;
-        let redo = (0..r.u32()?).map(|_| Redo::read(r)).collect::<Read<_>>()?;
         Ok(Operation {
             op,
             paths,
             program,
-            redo,
+            redo: Vec::new(),
         })
     }
 }

@@ -374,9 +374,17 @@ impl<'a> Frames<'a> {
     }
 }
 
+impl Frames<'_> {
+    /// The next record with its number, which is known also of one that can't
+    /// be read.
+    pub fn next_numbered(&mut self) -> Option<(Lsn, Result<Frame>)> {
+        self.numbers.next().map(|lsn| (lsn, (self.read)(lsn)))
+    }
+}
+
 impl Iterator for Frames<'_> {
     type Item = Result<Frame>;
     fn next(&mut self) -> Option<Self::Item> {
-        self.numbers.next().map(|lsn| (self.read)(lsn))
+        self.next_numbered().map(|(_, frame)| frame)
     }
 }

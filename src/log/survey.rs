@@ -129,7 +129,13 @@ impl Survey {
             .unwrap_or_default();
         let mut scans = Vec::new();
         for link in &chain {
-            scans.push(read_segment(&*dir, &files[link.file], link, known, trusting)?);
+            scans.push(read_segment(
+                &*dir,
+                &files[link.file],
+                link,
+                known,
+                trusting,
+            )?);
         }
         let witness = hear_witnesses(&files, &chain)?;
         Ok(judge(dir, files, chain, scans, witness))

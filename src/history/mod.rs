@@ -1,0 +1,15 @@
+//! What a journal tells people: every operation with the full path that it
+//! acted on, who asked for it, and whether it was durable.
+//!
+//! Nothing but the records is needed for that, neither the image nor a mount:
+//! each segment tells the paths and programs that its records name by number.
+
+mod event;
+mod names;
+mod point;
+mod teller;
+
+pub use event::Event;
+pub use names::Names;
+pub use point::{Point, PointError};
+pub use teller::Teller;

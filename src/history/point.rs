@@ -1,0 +1,182 @@
+//! A point in the log, as people name it.
+
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+
+use crate::journal::record::{Op, Record};
+use crate::log::{Kind, Survey};
+use crate::units::{Lsn, Time};
+
+/// A record's number, a time, an age, or the name of a mark.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// Behind this record.
+    Lsn(Lsn),
+    /// At this instant.
+    Time(Time),
+    /// So many nanoseconds ago.
+    Ago(i64),
+    /// At the newest mark of this name.
+    Mark(String),
+}
+
+/// Why a text names no point, or a point is not there.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PointError {
+    /// It looks like an age and isn't.
+    #[error("{0}: not an age: say -90s, -5m, -2h or -1d")]
+    Age(String),
+    /// It looks like a time and isn't.
+    #[error("{0}: not a time: say 2026-11-25T08:30:00Z, or 2026-11-25T08:30 in local time")]
+    Time(String),
+    /// No such mark.
+    #[error("no mark {0} in the journal: journalfs log --op mark lists those there are")]
+    Mark(String),
+    /// The records from there are not kept any more.
+    #[error("record {wanted} is not in the journal any more: the oldest is {oldest}")]
+    Gone {
+        /// What was asked for.
+        wanted: Lsn,
+        /// What there is.
+        oldest: Lsn,
+    },
+}
+
+impl FromStr for Point {
+    type Err = PointError;
+
+    /// All digits: a record's number. `-5m`: an age. What begins like a date
+    /// is a time, RFC 3339 or without an offset in local time. All else is a
+    /// mark's name.
+    fn from_str(text: &str) -> Result<Point, PointError> {
+        if let Ok(lsn) = text.parse() {
+            return Ok(Point::Lsn(Lsn(lsn)));
+        }
+        if let Some(age) = text.strip_prefix('-') {
+            return parse_age(age)
+                .map(Point::Ago)
+                .ok_or_else(|| PointError::Age(text.to_owned()));
+        }
+        let dated = text.len() >= 10
+            && text.is_char_boundary(10)
+            && DateTime::from_str(&text[..10]).is_ok();
+        if !dated {
+            return Ok(Point::Mark(text.to_owned()));
+        }
+        let time = Timestamp::from_str(text).or_else(|_| {
+            DateTime::from_str(text)?
+                .to_zoned(TimeZone::system())
+                .map(|zoned| zoned.timestamp())
+        });
+        match time {
+            Ok(time) => Ok(Point::Time(Time::from_nanos(
+                time.as_nanosecond().clamp(i64::MIN.into(), i64::MAX.into()) as i64,
+            ))),
+            Err(_) => Err(PointError::Time(text.to_owned())),
+        }
+    }
+}
+
+/// `90s`, `5m`, `2h`, `1d` in nanoseconds.
+fn parse_age(text: &str) -> Option<i64> {
+    let unit = text.chars().last()?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return None,
+    };
+    let count: i64 = text[..text.len() - 1].parse().ok()?;
+    count
+        .checked_mul(seconds)?
+        .checked_mul(1_000_000_000)
+        .filter(|age| *age >= 0)
+}
+
+impl Point {
+    /// The first record at or behind the point, where `now` is the time by
+    /// which ages are reckoned. One past the last record if there is none.
+    pub fn first(&self, survey: &Survey, now: Time) -> Result<Lsn, PointError> {
+        match self {
+            Point::Lsn(lsn) => Ok(*lsn),
+            Point::Mark(name) => find_mark(survey, name),
+            Point::Time(_) | Point::Ago(_) => Ok(survey
+                .find_time(self.time(now))
+                .unwrap_or(survey.last().next())),
+        }
+    }
+
+    /// The last record that belongs to the state at the point: of a time, the
+    /// last one not made later.
+    pub fn last(&self, survey: &Survey, now: Time) -> Result<Lsn, PointError> {
+        match self {
+            Point::Lsn(lsn) => Ok(*lsn),
+            Point::Mark(name) => find_mark(survey, name),
+            Point::Time(_) | Point::Ago(_) => {
+                let after = Time::from_nanos(self.time(now).as_nanos().saturating_add(1));
+                let next = survey.find_time(after);
+                Ok(next.map_or(survey.last(), Lsn::prev))
+            }
+        }
+    }
+
+    fn time(&self, now: Time) -> Time {
+        match self {
+            Point::Time(time) => *time,
+            Point::Ago(age) => Time::from_nanos(now.as_nanos().saturating_sub(*age)),
+            Point::Lsn(_) | Point::Mark(_) => Time::default(),
+        }
+    }
+}
+
+/// The newest mark of a name.
+fn find_mark(survey: &Survey, wanted: &str) -> Result<Lsn, PointError> {
+    let mut found = None;
+    // What can't be read is none.
+    for frame in survey.frames(Lsn(1)).flatten() {
+        if frame.kind == Kind::Record
+            && let Ok(Record::Operation(operation)) = Record::decode_meaning(&frame.meta)
+            && let Op::Mark { name, .. } = &operation.op
+            && name == wanted.as_bytes()
+        {
+            found = Some(frame.lsn);
+        }
+    }
+    found.ok_or_else(|| PointError::Mark(wanted.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_is_a_number_an_age_a_time_or_a_name() {
+        let parse = |text: &str| text.parse::<Point>();
+        assert_eq!(parse("318"), Ok(Point::Lsn(Lsn(318))));
+        assert_eq!(parse("-5m"), Ok(Point::Ago(300_000_000_000)));
+        assert_eq!(
+            parse("2026-11-25T08:30:00Z"),
+            Ok(Point::Time(Time {
+                secs: 1_795_595_400,
+                nanos: 0
+            }))
+        );
+        assert!(matches!(parse("2026-11-25T08:30"), Ok(Point::Time(_))));
+        assert!(matches!(parse("2026-11-25"), Ok(Point::Time(_))));
+        assert_eq!(
+            parse("before-upgrade"),
+            Ok(Point::Mark("before-upgrade".into()))
+        );
+        assert_eq!(parse("-5x"), Err(PointError::Age("-5x".into())));
+        assert_eq!(
+            parse("2026-11-25T99:00"),
+            Err(PointError::Time("2026-11-25T99:00".into()))
+        );
+        assert!(parse("-99999999999999999d").is_err());
+        assert!(matches!(parse("ünïcödé-ünï"), Ok(Point::Mark(_))));
+    }
+}

@@ -1,0 +1,162 @@
+//! Goes through records in order and tells them as events.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::event::Event;
+use super::names::Names;
+use crate::journal::record::{Op, Record};
+use crate::log::{self, Frame, Kind, Survey};
+use crate::units::Lsn;
+
+/// A record that can't be told, and why.
+#[derive(Debug, thiserror::Error)]
+pub enum Untold {
+    /// It can't be read.
+    #[error(transparent)]
+    Log(#[from] log::Error),
+    /// Its bytes are whole and make no sense.
+    #[error("record {lsn} can't be understood: {why}")]
+    Meaning {
+        /// Which record.
+        lsn: Lsn,
+        /// What does not hold.
+        why: &'static str,
+    },
+}
+
+/// Knows what the records so far have told of names and programs.
+#[derive(Default)]
+pub struct Teller {
+    names: Names,
+    programs: HashMap<u32, Arc<[u8]>>,
+    next: Lsn,
+}
+
+impl Teller {
+    /// Tells the records from `from` (or from where it left off, if that is
+    /// later) to `until`, each once. `visit` gets what could be told, and for
+    /// what could not the reason, and says whether to go on.
+    ///
+    /// Records before `from` in the same segment are read too: they told what
+    /// later ones name.
+    pub fn tell(
+        &mut self,
+        survey: &Survey,
+        from: Lsn,
+        until: Lsn,
+        visit: &mut dyn FnMut(Result<Event<'_>, Untold>) -> bool,
+    ) {
+        let mut segments = survey.segments().iter().map(|segment| segment.base);
+        let context = segments.rfind(|base| *base <= from).unwrap_or(from);
+        let durable = survey.durable();
+        let mut frames = survey.frames(context.max(self.next));
+        while let Some((lsn, frame)) = frames.next_numbered() {
+            if lsn > until {
+                break;
+            }
+            self.next = lsn.next();
+            let told = match frame {
+                Ok(frame) => self.understand(frame, durable),
+                Err(error) => Err(error.into()),
+            };
+            let go_on = match told {
+                Ok(None) => true,
+                Ok(Some(_)) | Err(_) if lsn < from => {
+                    if let Ok(Some(told)) = told {
+                        self.learn(&told.record);
+                    }
+                    true
+                }
+                Ok(Some(told)) => self.event(told, visit),
+                Err(error) => visit(Err(error)),
+            };
+            if !go_on {
+                break;
+            }
+        }
+    }
+
+    fn understand(&self, frame: Frame, durable: Lsn) -> Result<Option<Told>, Untold> {
+        if frame.kind == Kind::Mark {
+            return Ok(None);
+        }
+        let record = Record::decode_meaning(&frame.meta).map_err(|why| Untold::Meaning {
+            lsn: frame.lsn,
+            why,
+        })?;
+        let durable = frame.lsn <= durable;
+        Ok(Some(Told {
+            record,
+            frame,
+            durable,
+        }))
+    }
+
+    /// What later records take for granted.
+    fn learn(&mut self, record: &Record) {
+        let Record::Operation(operation) = record else {
+            return;
+        };
+        self.hear(record);
+        self.names.apply(&operation.op);
+    }
+
+    /// What a record tells besides its operation.
+    fn hear(&mut self, record: &Record) {
+        let Record::Operation(operation) = record else {
+            return;
+        };
+        for (inode, path) in &operation.paths {
+            self.names.tell(*inode, path);
+        }
+        if let (Some(by), Some(program)) = (operation.op.by(), &operation.program) {
+            self.programs.insert(by.pid, program.as_slice().into());
+        }
+    }
+
+    fn event(
+        &mut self,
+        told: Told,
+        visit: &mut dyn FnMut(Result<Event<'_>, Untold>) -> bool,
+    ) -> bool {
+        self.hear(&told.record);
+        let (mut path, mut to, mut program) = (None, None, None);
+        if let Record::Operation(operation) = &told.record {
+            let op = &operation.op;
+            (path, to) = self.paths(op);
+            program = op.by().and_then(|by| self.programs.get(&by.pid)).cloned();
+        }
+        let go_on = visit(Ok(Event {
+            frame: &told.frame,
+            record: &told.record,
+            path,
+            to,
+            program,
+            durable: told.durable,
+        }));
+        if let Record::Operation(operation) = &told.record {
+            self.names.apply(&operation.op);
+        }
+        go_on
+    }
+
+    /// What an operation acts on, and of a rename the new name.
+    fn paths(&self, op: &Op) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+        match op {
+            Op::Create { at, .. }
+            | Op::Link { at, .. }
+            | Op::Unlink { at, .. }
+            | Op::Rmdir { at, .. } => (self.names.path_in(at), None),
+            Op::Rename { from, to, .. } => (self.names.path_in(from), self.names.path_in(to)),
+            _ => (op.inode().and_then(|inode| self.names.path(inode)), None),
+        }
+    }
+}
+
+/// A record that was understood.
+struct Told {
+    record: Record,
+    frame: Frame,
+    durable: bool,
+}
