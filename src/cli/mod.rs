@@ -18,16 +18,19 @@ mod control;
 mod cut;
 mod detach;
 mod inject;
+mod log;
 mod mark;
 mod mkfs;
 mod mount;
 mod open;
 mod options;
+mod paper;
 mod place;
 mod power;
 mod recover;
 mod runtime;
 mod size;
+mod source;
 mod status;
 mod umount;
 mod unsynced;
@@ -49,6 +52,7 @@ enum Command {
     Recover(recover::Args),
     Check(check::Args),
     Status(status::Args),
+    Log(log::Args),
     Mark(mark::Args),
     Cut(cut::Args),
     Unsynced(unsynced::Args),
@@ -136,6 +140,7 @@ fn run(command: Command) -> Outcome {
         Command::Recover(args) => recover::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Log(args) => log::run(&args),
         Command::Mark(args) => mark::run(&args),
         Command::Cut(args) => cut::run(&args),
         Command::Unsynced(args) => unsynced::run(&args),

@@ -14,6 +14,8 @@ pub struct Event<'r> {
     /// The full path of what it acts on, as it was called then; `None` where
     /// no record told it, or there is none.
     pub path: Option<Vec<u8>>,
+    /// That path was its last name, which it had lost.
+    pub deleted: bool,
     /// Of a rename, the new name.
     pub to: Option<Vec<u8>>,
     /// What the process that asked was running then.

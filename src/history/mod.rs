@@ -8,8 +8,10 @@ mod event;
 mod names;
 mod point;
 mod teller;
+pub mod totals;
 
 pub use event::Event;
 pub use names::Names;
 pub use point::{Point, PointError};
-pub use teller::Teller;
+pub use teller::{Teller, Untold};
+pub use totals::Totals;

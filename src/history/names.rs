@@ -90,13 +90,17 @@ impl Names {
         }
     }
 
-    /// An inode's full path; one that lost its last name has ` (deleted)`
-    /// behind it, as in /proc. `None` if none was told.
+    /// An inode's full path, or the last that it had; `None` if none was told.
     pub fn path(&self, inode: InodeNo) -> Option<Vec<u8>> {
         match self.places.get(&inode) {
             Some(at) => Some(self.path_of(*at)),
             None => self.gone.get(&inode).cloned(),
         }
+    }
+
+    /// Whether an inode is known to have lost its last name.
+    pub fn is_deleted(&self, inode: InodeNo) -> bool {
+        self.gone.contains_key(&inode)
     }
 
     /// A name's full path in a directory.
@@ -187,9 +191,7 @@ impl Names {
             None => {
                 self.others.remove(&inode);
                 self.places.remove(&inode);
-                let mut path = self.path_of(at);
-                path.extend_from_slice(b" (deleted)");
-                self.gone.insert(inode, path);
+                self.gone.insert(inode, self.path_of(at));
             }
         }
     }
@@ -214,9 +216,7 @@ impl Names {
         if let Some(there) = self.nodes[at].inode {
             self.leave(at, there);
         } else if !self.places.contains_key(&inode) {
-            let mut path = self.path_of(at);
-            path.extend_from_slice(b" (deleted)");
-            self.gone.insert(inode, path);
+            self.gone.insert(inode, self.path_of(at));
         }
         self.detach(at);
         self.discard(at);
@@ -337,7 +337,11 @@ mod tests {
     }
     fn path(names: &Names, inode: u32) -> String {
         let path = names.path(InodeNo(inode));
-        path.map_or("?".into(), |path| String::from_utf8(path).unwrap())
+        let mut path = path.map_or("?".into(), |path| String::from_utf8(path).unwrap());
+        if names.is_deleted(InodeNo(inode)) {
+            path.push_str(" (deleted)");
+        }
+        path
     }
 
     #[test]

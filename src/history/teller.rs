@@ -35,7 +35,7 @@ pub struct Teller {
 
 impl Teller {
     /// Tells the records from `from` (or from where it left off, if that is
-    /// later) to `until`, each once. `visit` gets what could be told, and for
+    /// later) to `until`, each once; those up to `durable` are. `visit` gets what could be told, and for
     /// what could not the reason, and says whether to go on.
     ///
     /// Records before `from` in the same segment are read too: they told what
@@ -43,13 +43,12 @@ impl Teller {
     pub fn tell(
         &mut self,
         survey: &Survey,
-        from: Lsn,
-        until: Lsn,
+        durable: Lsn,
+        (from, until): (Lsn, Lsn),
         visit: &mut dyn FnMut(Result<Event<'_>, Untold>) -> bool,
     ) {
         let mut segments = survey.segments().iter().map(|segment| segment.base);
         let context = segments.rfind(|base| *base <= from).unwrap_or(from);
-        let durable = survey.durable();
         let mut frames = survey.frames(context.max(self.next));
         while let Some((lsn, frame)) = frames.next_numbered() {
             if lsn > until {
@@ -121,16 +120,19 @@ impl Teller {
         visit: &mut dyn FnMut(Result<Event<'_>, Untold>) -> bool,
     ) -> bool {
         self.hear(&told.record);
-        let (mut path, mut to, mut program) = (None, None, None);
+        let (mut path, mut to, mut program, mut deleted) = (None, None, None, false);
         if let Record::Operation(operation) = &told.record {
             let op = &operation.op;
             (path, to) = self.paths(op);
+            let alone = op.directories().next().is_none();
+            deleted = alone && op.inode().is_some_and(|inode| self.names.is_deleted(inode));
             program = op.by().and_then(|by| self.programs.get(&by.pid)).cloned();
         }
         let go_on = visit(Ok(Event {
             frame: &told.frame,
             record: &told.record,
             path,
+            deleted,
             to,
             program,
             durable: told.durable,

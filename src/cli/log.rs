@@ -1,0 +1,306 @@
+//! `journalfs log`: what happened.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use crate::history::{Event, Point, Teller, Totals, Untold};
+use crate::journal::Op;
+use crate::log::{Survey, Verdict};
+use crate::units::{Clock as _, HostClock, Lsn};
+
+use super::paper::{self, Paper};
+use super::source::Source;
+use super::{Failure, Outcome};
+
+mod line;
+mod sums;
+
+/// How often a live journal is looked at.
+const EVERY: Duration = Duration::from_millis(200);
+
+/// Lists the operations of a journal, oldest first: number, time, operation,
+/// full path as it was called then, process, user and group.
+///
+/// Reads only, also beside a daemon at work. P is a record's number, a time
+/// (2026-11-25T08:30:00Z, or local time without the Z), an age (-5m), or the
+/// name of a mark.
+#[derive(clap::Args)]
+pub struct Args {
+    /// One JSON object a line, with stable keys
+    #[arg(long)]
+    json: bool,
+    /// From this point on
+    #[arg(long, value_name = "P", allow_hyphen_values = true)]
+    since: Option<Point>,
+    /// Up to this point
+    #[arg(long, value_name = "P", allow_hyphen_values = true)]
+    until: Option<Point>,
+    /// Only of these paths: * and ? don't match a slash, ** does
+    #[arg(long, value_name = "GLOB")]
+    path: Vec<glob::Pattern>,
+    /// Only of this inode
+    #[arg(long, value_name = "N")]
+    inode: Option<u32>,
+    /// Only these: create, write, rename …; several with commas
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    op: Vec<String>,
+    /// Only asked for by this process
+    #[arg(long, value_name = "N")]
+    pid: Option<u32>,
+    /// Also what is not an operation: sessions, checkpoints, access times, the
+    /// freeing of removed files
+    #[arg(long)]
+    all: bool,
+    /// Sums per operation, process, path and minute instead of a list
+    #[arg(long)]
+    stat: bool,
+    /// Goes on with what is done on the mount, until it ends
+    #[arg(long, conflicts_with_all = ["until", "stat"])]
+    follow: bool,
+    /// The journal's folder, instead of IMAGE.journal
+    #[arg(long, value_name = "DIR")]
+    journal: Option<PathBuf>,
+    /// An image, the directory on which it is mounted, or a journal's folder
+    #[arg(value_name = "IMAGE|DIR")]
+    target: PathBuf,
+}
+
+/// Kinds that `--op` may name.
+const KINDS: [&str; 16] = [
+    "create",
+    "link",
+    "unlink",
+    "rmdir",
+    "rename",
+    "write",
+    "setattr",
+    "fallocate",
+    "setxattr",
+    "removexattr",
+    "mark",
+    "atime",
+    "orphan",
+    "session",
+    "checkpoint",
+    "clean",
+];
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Outcome {
+    if let Some(odd) = args.op.iter().find(|kind| !KINDS.contains(&kind.as_str())) {
+        return Err(Failure::usage(format!(
+            "--op {odd}: no such operation; there are {}",
+            KINDS.join(", ")
+        )));
+    }
+    let source = Source::find(&args.target, args.journal.as_deref())?;
+    let survey = source.glance()?;
+    let now = HostClock.wall();
+    let from = match &args.since {
+        Some(point) => point.first(&survey, now).map_err(Failure::usage)?,
+        None => Lsn(1),
+    };
+    let until = match &args.until {
+        Some(point) => point.last(&survey, now).map_err(Failure::usage)?,
+        None => Lsn(u64::MAX),
+    };
+    if args.stat {
+        return stat(args, &survey, (from, until));
+    }
+    let live = source.live();
+    if args.follow && live.is_none() {
+        return Err(Failure::usage(
+            "--follow: it is not mounted, or its daemon does not answer: nothing can come",
+        ));
+    }
+    let paper = Paper::new(!args.json && !args.follow);
+    let mut lister = Lister {
+        args,
+        paper,
+        clock: line::Clock::new(),
+        durable: None,
+        failed: Ok(()),
+        untold: 0,
+    };
+    let mut teller = Teller::default();
+    let durable = live.map_or(survey.durable(), |live| {
+        survey.durable().max(Lsn(live.durable))
+    });
+    lister.list(&mut teller, &survey, durable, (from, until));
+    if args.follow {
+        lister.follow(&mut teller, &source, survey.last())?;
+    } else if until >= survey.last() {
+        lister.ending(&survey);
+    }
+    let untold = lister.untold;
+    let written = lister.failed.and_then(|()| lister.paper.close());
+    paper::quietly(written).map_err(Failure::system)?;
+    // As fsck(8): errors were found, and left.
+    Ok(if untold > 0 { 4 } else { 0 })
+}
+
+/// Writes events as they come.
+struct Lister<'a> {
+    args: &'a Args,
+    paper: Paper,
+    clock: line::Clock,
+    /// Whether the last line was of a durable record.
+    durable: Option<bool>,
+    failed: io::Result<()>,
+    untold: u64,
+}
+
+impl Lister<'_> {
+    fn list(&mut self, teller: &mut Teller, survey: &Survey, durable: Lsn, range: (Lsn, Lsn)) {
+        teller.tell(survey, durable, range, &mut |told| {
+            let written = match told {
+                Ok(event) if self.args.wants(&event) => self.line(&event),
+                Ok(_) => Ok(()),
+                Err(untold) => self.cant(&untold),
+            };
+            self.failed = written;
+            self.failed.is_ok()
+        });
+    }
+
+    fn line(&mut self, event: &Event<'_>) -> io::Result<()> {
+        if self.args.json {
+            return line::object(event, &mut self.paper);
+        }
+        // Where a cut would have come, or did.
+        if self.durable == Some(true) && !event.durable {
+            self.note("what follows was not known to be durable")?;
+        }
+        self.durable = Some(event.durable);
+        let dim = self.paper.colour && !event.durable;
+        if dim {
+            self.paper.write_all(b"\x1b[33m")?;
+        }
+        line::columns(event, &mut self.clock, &mut self.paper)?;
+        if dim {
+            self.paper.write_all(b"\x1b[0m")?;
+        }
+        self.paper.write_all(b"\n")
+    }
+
+    /// A line that is no record; programs find such things by `verify`.
+    fn note(&mut self, what: &str) -> io::Result<()> {
+        match (self.args.json, self.paper.colour) {
+            (true, _) => Ok(()),
+            (false, true) => writeln!(self.paper, "\x1b[1m-- {what}\x1b[0m"),
+            (false, false) => writeln!(self.paper, "-- {what}"),
+        }
+    }
+
+    fn cant(&mut self, untold: &Untold) -> io::Result<()> {
+        self.untold += 1;
+        if self.args.json {
+            log::warn!("{untold}");
+            return Ok(());
+        }
+        self.note(&untold.to_string())
+    }
+
+    /// What comes behind the last record.
+    fn ending(&mut self, survey: &Survey) {
+        if self.failed.is_err() {
+            return;
+        }
+        let said = match survey.verdict() {
+            Verdict::Clean => return,
+            Verdict::Torn { first, .. } => format!(
+                "record {} is torn ({} at {}): the power went before it was synced, recovery cuts here",
+                first.lsn, first.segment, first.offset
+            ),
+            Verdict::Corrupt(bad) => format!(
+                "record {} was durable and is damaged: {} ({} at {}): journalfs verify tells more",
+                bad.lsn, bad.why, bad.segment, bad.offset
+            ),
+        };
+        self.failed = self.note(&said);
+    }
+
+    /// Goes on as the mount does.
+    fn follow(
+        &mut self,
+        teller: &mut Teller,
+        source: &Source,
+        mut last: Lsn,
+    ) -> Result<(), Failure> {
+        while self.failed.is_ok() {
+            self.failed = self.paper.flush();
+            thread::sleep(EVERY);
+            let live = source.live();
+            let written = live.as_ref().map(|live| Lsn(live.written));
+            if written.is_none_or(|written| written > last) {
+                let survey = source.glance()?;
+                let durable = live
+                    .as_ref()
+                    .map_or(survey.durable(), |live| Lsn(live.durable));
+                self.list(teller, &survey, durable, (last.next(), Lsn(u64::MAX)));
+                last = last.max(survey.last());
+            }
+            if live.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn stat(args: &Args, survey: &Survey, range: (Lsn, Lsn)) -> Outcome {
+    let mut totals = Totals::default();
+    let mut untold = 0;
+    Teller::default().tell(survey, survey.durable(), range, &mut |told| {
+        match told {
+            Ok(event) if args.wants(&event) => totals.add(&event),
+            Ok(_) => {}
+            Err(error) => {
+                untold += 1;
+                log::warn!("{error}");
+            }
+        }
+        true
+    });
+    let mut paper = Paper::new(!args.json);
+    let written = match args.json {
+        true => sums::objects(&totals, &mut paper),
+        false => sums::tables(&totals, &mut paper),
+    };
+    paper::quietly(written.and_then(|()| paper.close())).map_err(Failure::system)?;
+    Ok(if untold > 0 { 4 } else { 0 })
+}
+
+impl Args {
+    fn wants(&self, event: &Event<'_>) -> bool {
+        let op = event.op();
+        let common = op.is_some_and(|op| op.is_operation() || matches!(op, Op::Mark { .. }));
+        let kind = match self.op.is_empty() {
+            true => common || self.all,
+            false => self.op.iter().any(|kind| kind == event.kind()),
+        };
+        kind && self
+            .inode
+            .is_none_or(|inode| op.and_then(Op::inode).is_some_and(|has| has.0 == inode))
+            && self
+                .pid
+                .is_none_or(|pid| op.and_then(Op::by).is_some_and(|by| by.pid == pid))
+            && self.wants_path(event)
+    }
+
+    fn wants_path(&self, event: &Event<'_>) -> bool {
+        let options = glob::MatchOptions {
+            require_literal_separator: true,
+            ..glob::MatchOptions::default()
+        };
+        let paths = || event.path.iter().chain(&event.to);
+        self.path.is_empty()
+            || paths().any(|path| {
+                let path = String::from_utf8_lossy(path);
+                let matches = |glob: &glob::Pattern| glob.matches_with(&path, options);
+                self.path.iter().any(matches)
+            })
+    }
+}

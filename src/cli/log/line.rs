@@ -1,0 +1,402 @@
+//! An event as a line: in columns for people, as an object for programs.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+use crate::history::Event;
+use crate::journal::record::{By, Op, Record};
+use crate::units::Time;
+
+/// Bytes of a name as text: what isn't UTF-8 or printable becomes `\xNN`, a
+/// backslash `\\`.
+pub fn text(bytes: &[u8]) -> Cow<'_, str> {
+    let plain = |c: char| !c.is_control() && c != '\\';
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && text.chars().all(plain)
+    {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::new();
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\\' => out.push_str("\\\\"),
+                c if plain(c) => out.push(c),
+                c => {
+                    let mut utf8 = [0; 4];
+                    escape(c.encode_utf8(&mut utf8).as_bytes(), &mut out);
+                }
+            }
+        }
+        escape(chunk.invalid(), &mut out);
+    }
+    Cow::Owned(out)
+}
+
+fn escape(bytes: &[u8], out: &mut String) {
+    for byte in bytes {
+        let _ = write!(out, "\\x{byte:02x}");
+    }
+}
+
+/// An instant in RFC 3339, UTC, nanoseconds.
+pub fn utc(time: Time) -> String {
+    match stamp(time) {
+        Some(stamp) => stamp.strftime("%Y-%m-%dT%H:%M:%S.%9fZ").to_string(),
+        None => "?".to_owned(),
+    }
+}
+
+fn stamp(time: Time) -> Option<Timestamp> {
+    Timestamp::new(time.secs, time.nanos as i32).ok()
+}
+
+/// Local times as text; most lines are of the same second as the one before.
+pub struct Clock {
+    zone: TimeZone,
+    second: i64,
+    text: String,
+}
+
+impl Clock {
+    /// By this machine's time zone.
+    pub fn new() -> Clock {
+        Clock {
+            zone: TimeZone::system(),
+            second: i64::MIN,
+            text: "?".to_owned(),
+        }
+    }
+
+    /// `2026-11-25 08:30:00`; microseconds are the caller's.
+    pub fn second(&mut self, time: Time) -> &str {
+        if self.second != time.secs {
+            self.second = time.secs;
+            self.text = match stamp(Time { nanos: 0, ..time }) {
+                Some(stamp) => {
+                    let zoned = stamp.to_zoned(self.zone.clone());
+                    zoned.strftime("%Y-%m-%d %H:%M:%S").to_string()
+                }
+                None => "?".to_owned(),
+            };
+        }
+        &self.text
+    }
+}
+
+/// An event's stable keys.
+#[derive(Default, Serialize)]
+#[serde(default)]
+struct Object<'e> {
+    lsn: u64,
+    epoch: u32,
+    time: String,
+    op: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<Cow<'e, str>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    deleted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<Cow<'e, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inode: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    length: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
+    /// Octal, with the type where it is new.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mode: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    atime: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mtime: Option<String>,
+    /// Of an extended attribute or a mark.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<Cow<'e, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<Cow<'e, str>>,
+    /// Of a rename or fallocate, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flags: Option<String>,
+    /// Of a session or checkpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    through: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    program: Option<Cow<'e, str>>,
+    durable: bool,
+}
+
+/// Writes an event as one JSON object.
+pub fn object(event: &Event<'_>, out: &mut dyn Write) -> io::Result<()> {
+    let by = event.op().and_then(Op::by);
+    let mut object = Object {
+        lsn: event.frame.lsn.0,
+        epoch: event.frame.epoch.0,
+        time: utc(event.frame.time),
+        op: event.kind(),
+        path: event.path.as_deref().map(text),
+        deleted: event.deleted,
+        to: event.to.as_deref().map(text),
+        inode: event.op().and_then(Op::inode).map(|inode| inode.0),
+        uid: by.map(|by| by.uid),
+        gid: by.map(|by| by.gid),
+        pid: by.map(|by| by.pid),
+        program: event.program.as_deref().map(text),
+        durable: event.durable,
+        ..Object::default()
+    };
+    match event.record {
+        Record::Session(base) | Record::Checkpoint(base) => object.through = Some(base.through.0),
+        Record::Clean(_) => {}
+        Record::Operation(operation) => describe(&operation.op, &mut object),
+    }
+    serde_json::to_writer(&mut *out, &object)?;
+    out.write_all(b"\n")
+}
+
+fn describe<'e>(op: &'e Op, object: &mut Object<'e>) {
+    match op {
+        Op::Create {
+            mode,
+            uid,
+            gid,
+            target,
+            ..
+        } => {
+            object.mode = Some(format!("{mode:06o}"));
+            (object.owner, object.group) = (Some(*uid), Some(*gid));
+            object.target = (!target.is_empty()).then(|| text(target));
+        }
+        Op::Rename { flags, .. } => {
+            object.flags = (*flags != 0).then(|| rename_flags(*flags));
+        }
+        Op::Write { offset, len, .. } => {
+            (object.offset, object.length) = (Some(*offset), Some(*len));
+        }
+        Op::SetAttr {
+            mode,
+            uid,
+            gid,
+            size,
+            atime,
+            mtime,
+            ..
+        } => {
+            object.mode = mode.map(|mode| format!("{:04o}", mode & 0o7777));
+            (object.owner, object.group, object.size) = (*uid, *gid, *size);
+            object.atime = atime.map(utc);
+            object.mtime = mtime.map(utc);
+        }
+        Op::Fallocate {
+            mode, offset, len, ..
+        } => {
+            (object.offset, object.length) = (Some(*offset), Some(*len));
+            object.flags = (*mode != 0).then(|| fallocate_mode(*mode));
+        }
+        Op::SetXattr { name, value, .. } => {
+            object.name = Some(text(name));
+            object.length = Some(value.len() as u64);
+        }
+        Op::RemoveXattr { name, .. } | Op::Mark { name, .. } => object.name = Some(text(name)),
+        Op::Link { .. }
+        | Op::Unlink { .. }
+        | Op::Rmdir { .. }
+        | Op::Atime { .. }
+        | Op::Orphan { .. } => {}
+    }
+}
+
+/// Writes an event in columns: number, time, operation, path and details, who.
+pub fn columns(event: &Event<'_>, clock: &mut Clock, out: &mut dyn Write) -> io::Result<()> {
+    let time = event.frame.time;
+    write!(
+        out,
+        "{:>8}  {}.{:06}  {:<11} {}",
+        event.frame.lsn,
+        clock.second(time),
+        time.nanos / 1000,
+        event.kind(),
+        subject(event)
+    )?;
+    if let Some(to) = &event.to {
+        write!(out, " → {}", text(to))?;
+    }
+    let details = match event.record {
+        Record::Operation(operation) => details(&operation.op),
+        Record::Session(_) => "begins".to_owned(),
+        Record::Checkpoint(base) => format!("all up to {} is in the image", base.through),
+        Record::Clean(_) => "the session ended well".to_owned(),
+    };
+    if !details.is_empty() {
+        let space = if subject(event).is_empty() { "" } else { ", " };
+        write!(out, "{space}{details}")?;
+    }
+    if let Some(by) = event.op().and_then(Op::by) {
+        write!(out, "  {}", who(by, event.program.as_deref()))?;
+    }
+    Ok(())
+}
+
+/// What an event acts on: its path, or a number if no record told that.
+fn subject<'e>(event: &'e Event<'_>) -> Cow<'e, str> {
+    match (&event.path, event.op().and_then(Op::inode)) {
+        (Some(path), _) if event.deleted => format!("{} (deleted)", text(path)).into(),
+        (Some(path), _) => text(path),
+        (None, Some(inode)) => format!("#{inode}").into(),
+        (None, None) => "".into(),
+    }
+}
+
+/// `cp[2231] 1000:1000`.
+pub fn who(by: &By, program: Option<&[u8]>) -> String {
+    let program = program.map_or("?".into(), text);
+    format!("{program}[{}] {}:{}", by.pid, by.uid, by.gid)
+}
+
+fn details(op: &Op) -> String {
+    match op {
+        Op::Create { mode, target, .. } => match target.is_empty() {
+            true => format!("{} {:04o}", kind(*mode), mode & 0o7777),
+            false => format!("symlink to {}", text(target)),
+        },
+        Op::Rename { flags, .. } if *flags != 0 => rename_flags(*flags),
+        Op::Write { offset, len, .. } => format!("{len} bytes at {offset}"),
+        Op::SetAttr {
+            mode,
+            uid,
+            gid,
+            size,
+            atime,
+            mtime,
+            ..
+        } => {
+            let mut said = Vec::new();
+            said.extend(size.map(|size| format!("size {size}")));
+            said.extend(mode.map(|mode| format!("mode {:04o}", mode & 0o7777)));
+            said.extend(uid.map(|uid| format!("owner {uid}")));
+            said.extend(gid.map(|gid| format!("group {gid}")));
+            said.extend(atime.map(|_| "atime".to_owned()));
+            said.extend(mtime.map(|_| "mtime".to_owned()));
+            said.join(", ")
+        }
+        Op::Fallocate {
+            mode, offset, len, ..
+        } => {
+            let how = match mode {
+                0 => String::new(),
+                mode => format!("{}: ", fallocate_mode(*mode)),
+            };
+            format!("{how}{len} bytes at {offset}")
+        }
+        Op::SetXattr { name, value, .. } => format!("{}, {} bytes", text(name), value.len()),
+        Op::RemoveXattr { name, .. } | Op::Mark { name, .. } => text(name).into_owned(),
+        Op::Rename { .. }
+        | Op::Link { .. }
+        | Op::Unlink { .. }
+        | Op::Rmdir { .. }
+        | Op::Atime { .. }
+        | Op::Orphan { .. } => String::new(),
+    }
+}
+
+fn kind(mode: u16) -> &'static str {
+    match u32::from(mode) & libc::S_IFMT {
+        libc::S_IFREG => "file",
+        libc::S_IFDIR => "directory",
+        libc::S_IFLNK => "symlink",
+        libc::S_IFIFO => "fifo",
+        libc::S_IFSOCK => "socket",
+        libc::S_IFCHR => "character device",
+        libc::S_IFBLK => "block device",
+        _ => "unknown type",
+    }
+}
+
+/// Names of the bits that are set; a number for those without one.
+fn words(bits: u32, names: &[(u32, &str)]) -> String {
+    let mut left = bits;
+    let mut said: Vec<String> = Vec::new();
+    for (bit, name) in names {
+        if left & bit != 0 {
+            said.push((*name).to_owned());
+            left &= !bit;
+        }
+    }
+    if left != 0 {
+        said.push(format!("{left:#x}"));
+    }
+    said.join(",")
+}
+
+fn rename_flags(flags: u32) -> String {
+    let names = [
+        (libc::RENAME_NOREPLACE, "noreplace"),
+        (libc::RENAME_EXCHANGE, "exchange"),
+        (libc::RENAME_WHITEOUT, "whiteout"),
+    ];
+    words(flags, &names)
+}
+
+fn fallocate_mode(mode: u32) -> String {
+    let names = [
+        (libc::FALLOC_FL_KEEP_SIZE as u32, "keep-size"),
+        (libc::FALLOC_FL_PUNCH_HOLE as u32, "punch-hole"),
+        (libc::FALLOC_FL_COLLAPSE_RANGE as u32, "collapse-range"),
+        (libc::FALLOC_FL_ZERO_RANGE as u32, "zero-range"),
+        (libc::FALLOC_FL_INSERT_RANGE as u32, "insert-range"),
+        (libc::FALLOC_FL_UNSHARE_RANGE as u32, "unshare-range"),
+    ];
+    words(mode, &names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_any_bytes_become_text_that_tells_them_apart() {
+        assert_eq!(text(b"/plain \xc3\xbc"), "/plain ü");
+        assert_eq!(text(b"/a\xffb"), "/a\\xffb");
+        assert_eq!(text(b"/a\\xffb"), "/a\\\\xffb");
+        assert_eq!(text(b"/new\nline\x1b"), "/new\\x0aline\\x1b");
+    }
+
+    #[test]
+    fn times_are_told_to_the_nanosecond_or_not_at_all() {
+        let time = Time {
+            secs: 1_795_595_400,
+            nanos: 7,
+        };
+        assert_eq!(utc(time), "2026-11-25T08:30:00.000000007Z");
+        let beyond = Time {
+            secs: i64::MAX,
+            nanos: 0,
+        };
+        assert_eq!(utc(beyond), "?");
+        assert_eq!(Clock::new().second(beyond), "?");
+    }
+
+    #[test]
+    fn flags_have_their_names() {
+        assert_eq!(fallocate_mode(3), "keep-size,punch-hole");
+        assert_eq!(rename_flags(0x12), "exchange,0x10");
+    }
+}

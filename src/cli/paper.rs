@@ -1,0 +1,82 @@
+//! Where long output goes: to a pager on a terminal, with colour unless it is
+//! not wanted; plain to everything else.
+
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::process::{Child, Command, Stdio};
+
+/// Standard output, or a pager before it.
+pub struct Paper {
+    out: Option<BufWriter<Box<dyn Write>>>,
+    pager: Option<Child>,
+    /// Whether to use colour.
+    pub colour: bool,
+}
+
+impl Paper {
+    /// `paged`: long enough for a pager, which is `$PAGER` or less.
+    pub fn new(paged: bool) -> Paper {
+        let terminal = io::stdout().is_terminal();
+        // https://no-color.org: set and not empty.
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+            || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let mut pager = if terminal && paged { start() } else { None };
+        let out: Box<dyn Write> = match pager.as_mut().and_then(|pager| pager.stdin.take()) {
+            Some(stdin) => Box::new(stdin),
+            None => Box::new(io::stdout()),
+        };
+        Paper {
+            out: Some(BufWriter::with_capacity(64 << 10, out)),
+            pager,
+            colour: terminal && !plain,
+        }
+    }
+
+    /// What is written so far is shown. `false`: nobody reads on.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.out.as_mut().map_or(Ok(()), Write::flush)
+    }
+
+    /// The end: waits until the reader has left the pager.
+    pub fn close(mut self) -> io::Result<()> {
+        let flushed = self.flush();
+        self.out = None;
+        if let Some(mut pager) = self.pager.take() {
+            pager.wait()?;
+        }
+        quietly(flushed)
+    }
+}
+
+impl Write for Paper {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.out {
+            Some(out) => out.write(bytes),
+            None => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Paper::flush(self)
+    }
+}
+
+/// Whoever closed the pipe has seen enough: no error.
+pub fn quietly(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+fn start() -> Option<Child> {
+    let pager = std::env::var("PAGER").unwrap_or_else(|_| "less".to_owned());
+    if pager.is_empty() || pager == "cat" {
+        return None;
+    }
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(&pager).stdin(Stdio::piped());
+    // Colours as they are, no pager for what fits, no wrapped lines.
+    if std::env::var_os("LESS").is_none() {
+        command.env("LESS", "FRSX");
+    }
+    command.spawn().ok()
+}
