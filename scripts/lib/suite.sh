@@ -43,12 +43,12 @@ cleanup() {
     for side in ours ext4; do
         umount -l "$work/$side" 2>/dev/null || fusermount3 -uzq "$work/$side" 2>/dev/null || true
     done
-    rm -rf "$work"
+    rm -rf "${work:?}"
 }
 
 # mount_ours SIZE [OPTION…]: a new image, mounted on $work/ours.
 mount_ours() {
-    rm -rf "$work/ours.img" "$work/ours.img.journal"
+    rm -rf "${work:?}/ours.img" "${work:?}/ours.img.journal"
     mkdir -p "$work/ours"
     "$journalfs" mount --create "$1" "${@:2}" "$work/ours.img" "$work/ours"
 }

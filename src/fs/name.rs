@@ -86,6 +86,7 @@ impl Fs {
             inode: inode.number,
             time,
         })?;
+        self.hints.note(inode.number, parent, name);
         Ok(Done {
             value: attr(&inode)?,
             lsn: Some(lsn),

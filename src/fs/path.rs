@@ -21,6 +21,10 @@ use crate::units::InodeNo;
 const LONGEST: usize = 16 << 10;
 /// So many hints are kept at least, and up to twice as many.
 const HINTS: usize = 1 << 16;
+/// So many inodes may have been seen under several names.
+const SEVERAL: usize = 1 << 12;
+/// So many earlier names of each are kept.
+const NAMES: usize = 8;
 
 /// Inodes and the names they were last seen under.
 #[derive(Default)]
@@ -31,9 +35,11 @@ pub(super) struct Hints(Mutex<Seen>);
 struct Seen {
     young: HashMap<InodeNo, Hint>,
     old: HashMap<InodeNo, Hint>,
+    /// Earlier names of inodes that were seen under several.
+    earlier: HashMap<InodeNo, Vec<Hint>>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 struct Hint {
     parent: InodeNo,
     name: Box<[u8]>,
@@ -42,7 +48,11 @@ struct Hint {
 impl Hints {
     /// The inode was seen under this name.
     pub(super) fn note(&self, inode: InodeNo, parent: InodeNo, name: &[u8]) {
-        let Seen { young, old } = &mut *self.0.lock();
+        let Seen {
+            young,
+            old,
+            earlier,
+        } = &mut *self.0.lock();
         if let Some(known) = young.get(&inode)
             && known.parent == parent
             && *known.name == *name
@@ -53,13 +63,25 @@ impl Hints {
             *old = std::mem::take(young);
         }
         let name = name.into();
-        young.insert(inode, Hint { parent, name });
+        let hint = Hint { parent, name };
+        let before = young.insert(inode, hint.clone());
+        if let Some(before) = before.or_else(|| old.remove(&inode)) {
+            if earlier.len() >= SEVERAL {
+                earlier.clear();
+            }
+            let names = earlier.entry(inode).or_default();
+            names.retain(|name| *name != hint && *name != before);
+            names.truncate(NAMES - 1);
+            names.insert(0, before);
+        }
     }
 
-    fn get(&self, inode: InodeNo) -> Option<Hint> {
+    /// The names that an inode was seen under, the last one first.
+    fn get(&self, inode: InodeNo) -> Vec<Hint> {
         let seen = self.0.lock();
-        let hint = seen.young.get(&inode).or_else(|| seen.old.get(&inode));
-        hint.cloned()
+        let last = seen.young.get(&inode).or_else(|| seen.old.get(&inode));
+        let earlier = seen.earlier.get(&inode).into_iter().flatten();
+        last.into_iter().chain(earlier).cloned().collect()
     }
 
     /// An inode's path from the root, `/` for the root; `None` if it can't be
@@ -73,6 +95,9 @@ impl Hints {
         let mut names = Vec::new();
         let mut len = 0;
         let mut at = load_file(blocks, sb, inode).ok()?;
+        if at.links == 0 {
+            return None;
+        }
         while at.number != InodeNo::ROOT {
             let (parent, name) = self.place(blocks, sb, &at).ok()??;
             len += name.len() + 1;
@@ -97,24 +122,23 @@ impl Hints {
         sb: &Superblock,
         inode: &Inode,
     ) -> Result<Option<(Inode, Box<[u8]>)>> {
-        let hint = self.get(inode.number);
-        let parent = match (inode.kind(), &hint) {
-            (mode::DIRECTORY, _) => dir::dots(blocks, sb, inode)?.1,
-            (_, Some(hint)) => hint.parent,
-            (_, None) => return Ok(None),
+        let is_directory = inode.kind() == mode::DIRECTORY;
+        let up = match is_directory {
+            true => Some(dir::dots(blocks, sb, inode)?.1),
+            false => None,
         };
-        let Some(parent) = directory(blocks, sb, parent) else {
-            return Ok(None);
-        };
-        if let Some(Hint { name, .. }) = hint {
+        for Hint { parent, name } in self.get(inode.number) {
+            let Some(parent) = directory(blocks, sb, up.unwrap_or(parent)) else {
+                continue;
+            };
             let found = dir::lookup(blocks, sb, &parent, &name)?;
             if found.is_some_and(|entry| entry.inode == inode.number) {
                 return Ok(Some((parent, name)));
             }
         }
-        if inode.kind() != mode::DIRECTORY {
+        let Some(parent) = up.and_then(|up| directory(blocks, sb, up)) else {
             return Ok(None);
-        }
+        };
         let name = dir::name_of(blocks, sb, &parent, inode.number)?;
         if let Some(name) = &name {
             self.note(inode.number, parent.number, name);

@@ -132,10 +132,13 @@ impl Fs {
             },
             flags,
             inode: moved.number,
-            replaced: there.map_or(InodeNo(0), |there| there.number),
+            replaced: there.as_ref().map_or(InodeNo(0), |there| there.number),
             time,
         })?;
         self.hints.note(moved.number, to, new_name);
+        if let Some(there) = there.as_ref().filter(|_| flags & EXCHANGE != 0) {
+            self.hints.note(there.number, from, name);
+        }
         self.finish(later)?;
         Ok(Done {
             value: (),

@@ -63,6 +63,7 @@ impl Teller {
                 Ok(None) => true,
                 Ok(Some(_)) | Err(_) if lsn < from => {
                     if let Ok(Some(told)) = told {
+                        self.hear(&told.record);
                         self.learn(&told.record);
                     }
                     true
@@ -92,25 +93,33 @@ impl Teller {
         }))
     }
 
+    /// What a record takes for granted.
+    fn hear(&mut self, record: &Record) {
+        let Record::Operation(operation) = record else {
+            return;
+        };
+        let bereft = operation.op.bereft();
+        for (inode, path) in &operation.paths {
+            if Some(*inode) != bereft {
+                self.names.tell(*inode, path);
+            }
+        }
+        if let (Some(by), Some(program)) = (operation.op.by(), &operation.program) {
+            self.programs.insert(by.pid, program.as_slice().into());
+        }
+    }
+
     /// What later records take for granted.
     fn learn(&mut self, record: &Record) {
         let Record::Operation(operation) = record else {
             return;
         };
-        self.hear(record);
         self.names.apply(&operation.op);
-    }
-
-    /// What a record tells besides its operation.
-    fn hear(&mut self, record: &Record) {
-        let Record::Operation(operation) = record else {
-            return;
-        };
+        let bereft = operation.op.bereft();
         for (inode, path) in &operation.paths {
-            self.names.tell(*inode, path);
-        }
-        if let (Some(by), Some(program)) = (operation.op.by(), &operation.program) {
-            self.programs.insert(by.pid, program.as_slice().into());
+            if Some(*inode) == bereft {
+                self.names.tell(*inode, path);
+            }
         }
     }
 
@@ -137,9 +146,7 @@ impl Teller {
             program,
             durable: told.durable,
         }));
-        if let Record::Operation(operation) = &told.record {
-            self.names.apply(&operation.op);
-        }
+        self.learn(&told.record);
         go_on
     }
 

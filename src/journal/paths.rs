@@ -46,6 +46,10 @@ impl Named {
                 ..Named::default()
             };
         }
+        // What it was called is no longer true.
+        if let Some(inode) = op.bereft() {
+            self.inodes.remove(&inode);
+        }
         self.inodes.extend(inodes);
         // Whoever knows the directory's path knows this one's from now on.
         if let Op::Create { inode, .. } | Op::Link { inode, .. } | Op::Rename { inode, .. } = op {
@@ -86,7 +90,9 @@ impl Inner {
         };
         let lacking = op
             .nameless()
-            .filter(|inode| near_the_end || !named.inodes.contains(inode));
+            .filter(|inode| near_the_end || !named.inodes.contains(inode))
+            // Another name, if it has one.
+            .chain(op.bereft());
         told.paths = lacking
             .filter_map(|inode| Some((inode, namer(blocks, inode)?)))
             .filter(|(_, path)| fits(path.len() + 8))

@@ -199,6 +199,20 @@ impl Op {
         self.directories().chain(alone)
     }
 
+    /// The inode that loses a name by it, maybe its last; not a directory's
+    /// only one.
+    pub fn bereft(&self) -> Option<InodeNo> {
+        match self {
+            Op::Unlink { inode, .. } => Some(*inode),
+            Op::Rename {
+                replaced, flags, ..
+            } if *flags & libc::RENAME_EXCHANGE == 0 => {
+                Some(*replaced).filter(|inode| *inode != InodeNo(0))
+            }
+            _ => None,
+        }
+    }
+
     /// The directories that it names.
     pub fn directories(&self) -> impl Iterator<Item = InodeNo> {
         let (first, second) = match self {

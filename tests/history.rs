@@ -1,0 +1,350 @@
+//! What a journal tells of a history: at every record, from wherever one
+//! begins to read, the names are those that a reference kept beside it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use journalfs::device::volatile::{Host, Snapshot};
+use journalfs::fs::{Caller, SetAttr};
+use journalfs::history::Teller;
+use journalfs::log::Survey;
+use journalfs::sim::clock::StillClock;
+use journalfs::sim::random::Random;
+use journalfs::sim::system::{self, Mounted, Setup};
+use journalfs::units::{InodeNo, Lsn};
+
+/// What is expected of a record: kind, the paths that it may be told under,
+/// the new name, whether it was deleted.
+#[derive(Debug)]
+struct Expected {
+    kind: &'static str,
+    paths: Vec<String>,
+    to: Option<String>,
+    deleted: bool,
+}
+
+/// A file system, and what everything in it is called.
+struct World {
+    host: Arc<Host>,
+    setup: Setup,
+    clock: Arc<StillClock>,
+    mounted: Option<Mounted>,
+    random: Random,
+    /// Full path → inode. Directories are those in `dirs`.
+    names: BTreeMap<String, InodeNo>,
+    dirs: Vec<InodeNo>,
+    /// Open files without a name, and the last that each had.
+    open: Vec<(InodeNo, String)>,
+    said: BTreeMap<Lsn, Expected>,
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let mut random = Random::new(seed);
+        let setup = Setup {
+            size: 4 << 20,
+            block_size: 1024,
+            segment_size: 64 << 10,
+            segments: 24,
+            ..Setup::random(&mut random)
+        };
+        let clock = StillClock::new();
+        let image = system::format(&setup, &clock).unwrap();
+        let host = Host::new(Snapshot {
+            image,
+            ..Snapshot::default()
+        });
+        let mounted = system::mount(&host, &setup, &clock, 1).unwrap();
+        World {
+            host,
+            setup,
+            clock,
+            mounted: Some(mounted),
+            random,
+            names: BTreeMap::new(),
+            dirs: vec![InodeNo::ROOT],
+            open: Vec::new(),
+            said: BTreeMap::new(),
+        }
+    }
+
+    fn fs(&self) -> Arc<journalfs::fs::Fs> {
+        self.mounted.as_ref().unwrap().fs.clone()
+    }
+
+    /// A directory's inode and path.
+    fn dir(&mut self) -> (InodeNo, String) {
+        let dirs = self
+            .names
+            .iter()
+            .filter(|(_, inode)| self.dirs.contains(inode));
+        let mut all: Vec<(InodeNo, String)> =
+            dirs.map(|(path, inode)| (*inode, path.clone())).collect();
+        all.push((InodeNo::ROOT, String::new()));
+        self.random.pick(&all).clone()
+    }
+
+    /// Any name: its path, inode, and its directory.
+    fn any(&mut self) -> Option<(String, InodeNo, InodeNo)> {
+        let all: Vec<(String, InodeNo)> = self.names.clone().into_iter().collect();
+        if all.is_empty() {
+            return None;
+        }
+        let (path, inode) = self.random.pick(&all).clone();
+        let (parent, _) = split(&path);
+        let parent = self.names.get(parent).copied().unwrap_or(InodeNo::ROOT);
+        Some((path, inode, parent))
+    }
+
+    fn say(
+        &mut self,
+        lsn: Option<Lsn>,
+        kind: &'static str,
+        paths: Vec<String>,
+        to: Option<String>,
+    ) {
+        let expected = Expected {
+            kind,
+            paths,
+            to,
+            deleted: false,
+        };
+        if let Some(lsn) = lsn {
+            self.said.insert(lsn, expected);
+        }
+    }
+
+    fn paths_of(&self, inode: InodeNo) -> Vec<String> {
+        let all = self.names.iter().filter(|(_, has)| **has == inode);
+        all.map(|(path, _)| path.clone()).collect()
+    }
+
+    fn step(&mut self) {
+        let fs = self.fs();
+        let by = Caller::default();
+        let name = format!("n{}", self.random.below(6));
+        match self.random.below(12) {
+            0 | 1 => {
+                let (dir, path) = self.dir();
+                let Ok(done) = fs.mkdir(&by, dir, name.as_bytes(), 0o755, 0) else {
+                    return;
+                };
+                let path = format!("{path}/{name}");
+                self.say(done.lsn, "create", vec![path.clone()], None);
+                self.dirs.push(done.value.inode);
+                self.names.insert(path, done.value.inode);
+            }
+            2..=4 => {
+                let (dir, path) = self.dir();
+                let Ok(done) = fs.create(&by, dir, name.as_bytes(), 0o644, 0) else {
+                    return;
+                };
+                let path = format!("{path}/{name}");
+                self.say(done.lsn, "create", vec![path.clone()], None);
+                self.names.insert(path, done.value.inode);
+            }
+            5 => {
+                let Some((_, inode, _)) = self.any() else {
+                    return;
+                };
+                let (dir, path) = self.dir();
+                let Ok(done) = fs.link(&by, inode, dir, name.as_bytes()) else {
+                    return;
+                };
+                let path = format!("{path}/{name}");
+                self.say(done.lsn, "link", vec![path.clone()], None);
+                self.names.insert(path, inode);
+            }
+            6 => {
+                let Some((path, inode, parent)) = self.any() else {
+                    return;
+                };
+                let name = split(&path).1.to_owned();
+                let keep = self.random.below(2) == 0 && !self.dirs.contains(&inode);
+                if keep {
+                    fs.opened(inode);
+                }
+                let (done, kind) = match self.dirs.contains(&inode) {
+                    true => (fs.rmdir(&by, parent, name.as_bytes()), "rmdir"),
+                    false => (fs.unlink(&by, parent, name.as_bytes()), "unlink"),
+                };
+                let Ok(done) = done else { return };
+                self.say(done.lsn, kind, vec![path.clone()], None);
+                self.names.remove(&path);
+                self.dirs.retain(|dir| *dir != inode);
+                if keep && self.paths_of(inode).is_empty() {
+                    self.open.push((inode, path));
+                } else if keep {
+                    fs.release(inode).unwrap();
+                }
+            }
+            7 | 8 => self.rename(&fs, &by, &name),
+            9 => {
+                let Some((_, inode, _)) = self.any() else {
+                    return;
+                };
+                let set = SetAttr {
+                    mode: Some(0o600 + self.random.below(64) as u16),
+                    ..SetAttr::default()
+                };
+                let Ok(done) = fs.setattr(&by, inode, &set) else {
+                    return;
+                };
+                let paths = self.paths_of(inode);
+                self.say(done.lsn, "setattr", paths, None);
+            }
+            10 => {
+                let Some((inode, path)) = self.open.pop() else {
+                    return;
+                };
+                if let Ok(done) = fs.write(&by, inode, 0, b"x", false) {
+                    let expected = Expected {
+                        kind: "write",
+                        paths: vec![path],
+                        to: None,
+                        deleted: true,
+                    };
+                    self.said.extend(done.lsn.map(|lsn| (lsn, expected)));
+                }
+                fs.release(inode).unwrap();
+            }
+            _ => {
+                let Some((_, inode, _)) = self.any() else {
+                    return;
+                };
+                if self.dirs.contains(&inode) {
+                    return;
+                }
+                let data = vec![7; 1 + self.random.below(3000) as usize];
+                let Ok(done) = fs.write(&by, inode, 0, &data, false) else {
+                    return;
+                };
+                let paths = self.paths_of(inode);
+                self.say(done.lsn, "write", paths, None);
+            }
+        }
+    }
+
+    fn rename(&mut self, fs: &journalfs::fs::Fs, by: &Caller, name: &str) {
+        let Some((old, inode, parent)) = self.any() else {
+            return;
+        };
+        let (dir, path) = self.dir();
+        let new = format!("{path}/{name}");
+        let exchange = self.random.below(3) == 0;
+        let flags = if exchange { libc::RENAME_EXCHANGE } else { 0 };
+        let old_name = split(&old).1.as_bytes();
+        let Ok(done) = fs.rename(by, parent, old_name, dir, name.as_bytes(), flags) else {
+            return;
+        };
+        if done.lsn.is_none() {
+            return;
+        }
+        self.say(done.lsn, "rename", vec![old.clone()], Some(new.clone()));
+        let below = |path: &str, dir: &str| path == dir || path.starts_with(&format!("{dir}/"));
+        let replaced = self.names.get(&new).copied();
+        let moved: Vec<(String, InodeNo)> = self.names.clone().into_iter().collect();
+        self.names
+            .retain(|path, _| !below(path, &old) && !below(path, &new));
+        for (path, number) in moved {
+            if below(&path, &old) {
+                self.names.insert(path.replacen(&old, &new, 1), number);
+            } else if exchange && below(&path, &new) {
+                self.names.insert(path.replacen(&new, &old, 1), number);
+            }
+        }
+        let _ = inode;
+        if let Some(replaced) = replaced.filter(|_| !exchange)
+            && self.paths_of(replaced).is_empty()
+        {
+            self.dirs.retain(|dir| *dir != replaced);
+        }
+    }
+
+    /// Unmounts and mounts again: names that were learned are forgotten.
+    fn again(&mut self, nonce: u64) {
+        for (inode, _) in std::mem::take(&mut self.open) {
+            self.fs().release(inode).unwrap();
+        }
+        system::unmount(self.mounted.take().unwrap()).unwrap();
+        let mounted = system::mount(&self.host, &self.setup, &self.clock, nonce).unwrap();
+        self.mounted = Some(mounted);
+        // As a kernel does before it names a file by its number.
+        let fs = self.fs();
+        for (path, inode) in &self.names {
+            let (parent, name) = split(path);
+            let parent = self.names.get(parent).copied().unwrap_or(InodeNo::ROOT);
+            assert_eq!(
+                fs.lookup(&Caller::default(), parent, name.as_bytes())
+                    .unwrap()
+                    .inode,
+                *inode
+            );
+        }
+    }
+
+    /// Reads from `from` on; how many records were compared.
+    fn compare(&self, survey: &Survey, from: Lsn) -> usize {
+        let mut compared = 0;
+        let range = (from, Lsn(u64::MAX));
+        Teller::default().tell(survey, survey.durable(), range, &mut |told| {
+            let event = told.unwrap();
+            let lsn = event.frame.lsn;
+            assert!(lsn >= from);
+            let Some(expected) = self.said.get(&lsn) else {
+                return true;
+            };
+            let text = |path: &[u8]| String::from_utf8(path.to_vec()).unwrap();
+            let path = event.path.as_deref().map(text);
+            // No later segment tells what a file without a name was called.
+            if expected.deleted && path.is_none() && from > Lsn(1) {
+                return true;
+            }
+            assert_eq!(event.kind(), expected.kind, "record {lsn}");
+            assert!(
+                path.as_ref()
+                    .is_some_and(|path| expected.paths.contains(path)),
+                "record {lsn} from {from}: told {path:?}, expected {expected:?}"
+            );
+            assert_eq!(event.to.as_deref().map(text), expected.to, "record {lsn}");
+            assert_eq!(event.deleted, expected.deleted, "record {lsn}");
+            compared += 1;
+            true
+        });
+        compared
+    }
+}
+
+fn split(path: &str) -> (&str, &str) {
+    path.rsplit_once('/').unwrap()
+}
+
+#[test]
+fn every_record_is_told_by_the_names_of_its_time_wherever_reading_begins() {
+    for seed in 1..=6 {
+        let mut world = World::new(seed);
+        for n in 0..1500 {
+            world.step();
+            if n == 300 {
+                world.again(n + 2);
+            }
+        }
+        let survey = Survey::read(world.host.folder()).unwrap();
+        let segments = survey.segments().len();
+        assert!(
+            segments > 3,
+            "seed {seed}: {segments} segments, {} records",
+            survey.last()
+        );
+        let all = world.compare(&survey, Lsn(1));
+        assert!(all > 100, "seed {seed}: only {all} records were compared");
+        let first = survey.first().unwrap();
+        let span = survey.last().0 - first.0;
+        for part in 1..20 {
+            world.compare(&survey, Lsn(first.0 + span * part / 20));
+        }
+        // The same by sealed indexes.
+        let glance = Survey::glance(world.host.folder()).unwrap();
+        assert_eq!(world.compare(&glance, Lsn(1)), all, "seed {seed}");
+    }
+}
