@@ -149,7 +149,9 @@ impl Frontier {
     /// The disks after a cut here, and a hash of them.
     pub fn crash(&self, plan: &Plan) -> (Snapshot, u64) {
         let (left, sectors) = self.apply(plan);
-        let named = left.names.iter().fold(sectors, |sum, (name, file)| {
+        // Zeros count nothing in the sum, lengths do.
+        let image = sectors.wrapping_add(hash(&[], left.files[0].len()));
+        let named = left.names.iter().fold(image, |sum, (name, file)| {
             let len = left.files[file.0 as usize].len();
             sum.wrapping_add(hash(name.as_bytes(), u64::from(file.0) << 40 ^ len))
         });
@@ -355,6 +357,11 @@ impl FromStr for Plan {
 }
 
 impl Plan {
+    /// What is past its end is lost: says so.
+    pub fn spell_out(&mut self, pending: &[Pending]) {
+        self.0.resize(pending.len(), Fate::Lost);
+    }
+
     /// Everything gets to the disk.
     pub fn all(pending: &[Pending]) -> Self {
         Plan(vec![Fate::Kept; pending.len()])
@@ -447,7 +454,7 @@ fn hash(bytes: &[u8], seed: u64) -> u64 {
     mix(sum)
 }
 
-/// A sector of zeros counts nothing, so that lengths needn't be looked at.
+/// A sector of zeros counts nothing: what it adds is for lengths to say.
 fn hash_sector(file: FileId, at: u64, bytes: &Sector) -> u64 {
     if bytes.iter().all(|&b| b == 0) {
         0
@@ -590,6 +597,17 @@ mod tests {
         assert_eq!(
             host.cut(5).image.to_vec(),
             after.crash(&Plan::default()).0.image.to_vec()
+        );
+    }
+
+    #[test]
+    fn an_image_without_its_length_is_another_state() {
+        let (host, image, _) = host();
+        image.set_len(8192).unwrap();
+        let longer = frontier(&host);
+        assert_ne!(
+            longer.crash(&Plan(vec![Fate::Kept])).1,
+            longer.crash(&Plan::default()).1
         );
     }
 }
