@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!     crash [--minutes N] [--rounds N] [--states N] [--seed S] [--threads N]
-//!           [--only KIND] [--sequences FROM..TO] [--light] [--steps FILE] [--readme FILE]
+//!           [--only KIND] [--sequences FROM..TO [--scattered] [--block-size N]] [--light]
+//!           [--steps FILE] [--readme FILE]
 //! ```
 //!
 //! A campaign takes rounds of all kinds in turn. Ends with exit code 1 and a
 //! report at the first violation.
 
-use std::collections::HashSet;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 use clap::{Parser, ValueEnum};
 use journalfs::device::memory::Pages;
 use journalfs::sim::making::Making;
-use journalfs::sim::random::Random;
-use journalfs::sim::round::Round;
-use journalfs::sim::{Counts, sequence};
+use journalfs::sim::round::{Failure, Round};
+use journalfs::sim::sequence::{self, Order};
+use journalfs::sim::{Counts, Report, Seen};
 
 #[path = "../tests/law/foreign.rs"]
 #[allow(dead_code)] // what only tests take
@@ -57,9 +57,17 @@ struct Arguments {
     #[arg(long)]
     only: Option<Kind>,
     /// These bounded exhaustive sequences and nothing else, such as 0..330
-    /// (all of one operation).
+    /// (all of one operation) or 109230.. (all of three).
     #[arg(long, value_parser = range)]
     sequences: Option<Range<u64>>,
+    /// Not one after the other, but so that whenever this ends those that were
+    /// tried lie evenly over the range; the seed says where it begins.
+    #[arg(long, requires = "sequences")]
+    scattered: bool,
+    /// Bytes of a block of the sequences' images; without a range all of
+    /// these in turn, else 1024.
+    #[arg(long, value_parser = block_size)]
+    block_size: Option<u32>,
     /// Few cuts of each run, so that very many sequences can be tried, such as
     /// 0..109230 (all of up to two operations).
     #[arg(long)]
@@ -111,15 +119,31 @@ const BATCH: u64 = 16;
 fn range(text: &str) -> Result<Range<u64>, String> {
     let (from, to) = text.split_once("..").ok_or("FROM..TO is wanted")?;
     let number = |text: &str| text.parse().map_err(|e| format!("{text:?}: {e}"));
-    Ok(number(from)?..number(to)?)
+    let all = sequence::count(sequence::LONGEST);
+    let range = number(from)?..if to.is_empty() { all } else { number(to)? };
+    match range.start < range.end && range.end <= all {
+        true => Ok(range),
+        false => Err(format!("there are sequences 0..{all}")),
+    }
+}
+
+const BLOCK_SIZES: [u32; 3] = [1024, 2048, 4096];
+
+fn block_size(text: &str) -> Result<u32, String> {
+    let known = BLOCK_SIZES
+        .into_iter()
+        .find(|size| size.to_string() == text);
+    known.ok_or_else(|| format!("possible are {BLOCK_SIZES:?}"))
 }
 
 struct Campaign {
     arguments: Arguments,
     seed: u64,
     steps: Option<String>,
-    /// What the sequences' turns take from.
-    sequences: Range<u64>,
+    /// What the sequences' turns take from, by turns.
+    sequences: Vec<Order>,
+    /// How many were taken of each.
+    taken: Vec<AtomicU64>,
     internal: Option<Pages>,
     judges: Judges,
     begun: Instant,
@@ -150,18 +174,23 @@ fn main() -> ExitCode {
     };
     println!("first seed {seed}");
     let threads = arguments.threads.max(1);
-    // Without a range, another part of those of up to two operations for
-    // every seed.
-    let sequences = arguments.sequences.clone().unwrap_or_else(|| {
-        let first = Random::new(seed).below(sequence::count(2));
-        first..first + sequence::count(2)
-    });
+    // Without a range, others for every seed, and as many of three operations
+    // as of one and two.
+    let [two, three] = [2, 3].map(sequence::count);
+    let sequences = match arguments.sequences.clone() {
+        Some(range) if arguments.scattered => vec![Order::scattered(range, seed)],
+        Some(range) => vec![Order::in_turn(range)],
+        None => [0..two, two..three]
+            .map(|range| Order::scattered(range, seed))
+            .to_vec(),
+    };
     let campaign = Campaign {
         judges: Judges::new(arguments.sample),
         internal: foreign::with_internal_journal(),
         arguments,
         seed,
         steps,
+        taken: sequences.iter().map(|_| AtomicU64::new(0)).collect(),
         sequences,
         begun: Instant::now(),
         turns: AtomicU64::new(0),
@@ -189,24 +218,22 @@ fn main() -> ExitCode {
 impl Campaign {
     fn work(&self) {
         // Sequences begin alike and meet the same states again and again.
-        let mut seen = HashSet::new();
+        let mut seen = Seen::default();
         while let Some(kind) = self.turn() {
             let first = self.take(kind, if kind == Kind::Sequences { BATCH } else { 1 });
             let seed = self.seed.wrapping_add(first);
             match kind {
-                Kind::Seeds => self.round(self.with_steps(Round::new(seed)), &mut HashSet::new()),
-                Kind::Soak => self.round(Round::soak(seed), &mut HashSet::new()),
+                Kind::Seeds => {
+                    self.round(self.with_steps(Round::new(seed)), &mut Seen::default());
+                }
+                Kind::Soak => self.round(Round::soak(seed), &mut Seen::default()),
                 Kind::Adopted => {
                     if let Some(image) = self.internal.clone() {
                         let round = Round::adopting(seed, image, foreign::BLOCK_SIZE);
-                        self.round(round, &mut HashSet::new());
+                        self.round(round, &mut Seen::default());
                     }
                 }
-                Kind::Sequences => {
-                    for n in first..first + BATCH {
-                        self.sequence(self.sequences.start + n, &mut seen);
-                    }
-                }
+                Kind::Sequences => self.sequences(first / BATCH, &mut seen),
                 Kind::Mkfs => self.mkfs(seed),
             }
         }
@@ -222,16 +249,15 @@ impl Campaign {
             (None, None) => TURNS[number as usize % TURNS.len()],
         };
         let over = |limit: Option<u64>, so_far: u64| limit.is_some_and(|limit| so_far >= limit);
-        let minutes = self.begun.elapsed().as_secs_f64() / 60.0;
         let bounded = arguments.minutes.is_some()
             || arguments.rounds.is_some()
             || arguments.states.is_some()
             || arguments.sequences.is_some();
-        let left = self.sequences.end - self.sequences.start;
+        let left: u64 = self.sequences.iter().map(Order::len).sum();
         let ended = self.failed.load(Ordering::Relaxed)
             || over(arguments.rounds, number)
             || over(arguments.states, self.counts().all.unique)
-            || arguments.minutes.is_some_and(|limit| minutes >= limit)
+            || self.time_is_over()
             || (kind == Kind::Sequences && self.begun(kind) >= left)
             || (!bounded && number > 0);
         (!ended).then_some(kind)
@@ -243,12 +269,7 @@ impl Campaign {
     }
 
     fn begun(&self, kind: Kind) -> u64 {
-        let begun = self.rounds[kind as usize].load(Ordering::Relaxed);
-        match kind {
-            // The last batch may be cut short.
-            Kind::Sequences => begun.min(self.sequences.end - self.sequences.start),
-            _ => begun,
-        }
+        self.rounds[kind as usize].load(Ordering::Relaxed)
     }
 
     fn with_steps(&self, mut round: Round) -> Round {
@@ -258,23 +279,36 @@ impl Campaign {
         round
     }
 
-    fn sequence(&self, number: u64, seen: &mut HashSet<u64>) {
-        if number >= self.sequences.end || self.failed.load(Ordering::Relaxed) {
-            return;
-        }
-        let number = match self.arguments.sequences {
-            Some(_) => number,
-            None => number % sequence::count(2),
+    /// The sequences of one turn.
+    fn sequences(&self, turn: u64, seen: &mut Seen) {
+        let orders = self.sequences.len() as u64;
+        let (which, begins) = ((turn % orders) as usize, turn / orders * BATCH);
+        let usual = match &self.arguments.sequences {
+            Some(_) => BLOCK_SIZES[0],
+            None => BLOCK_SIZES[(turn / orders) as usize % BLOCK_SIZES.len()],
         };
-        if let Some(round) = Round::sequence(number) {
-            self.round(round, seen);
+        let block_size = self.arguments.block_size.unwrap_or(usual);
+        let numbers = (begins..begins + BATCH).map_while(|n| self.sequences[which].number(n));
+        for number in numbers {
+            if self.failed.load(Ordering::Relaxed) || self.time_is_over() {
+                return;
+            }
+            if let Some(round) = Round::sequence(number, block_size) {
+                self.round(round, seen);
+                self.taken[which].fetch_add(1, Ordering::Relaxed);
+            }
         }
         if seen.len() > 4_000_000 {
             seen.clear();
         }
     }
 
-    fn round(&self, mut round: Round, seen: &mut HashSet<u64>) {
+    fn time_is_over(&self) -> bool {
+        let minutes = self.begun.elapsed().as_secs_f64() / 60.0;
+        self.arguments.minutes.is_some_and(|limit| minutes >= limit)
+    }
+
+    fn round(&self, mut round: Round, seen: &mut Seen) {
         let minutes = self
             .arguments
             .minutes
@@ -283,27 +317,33 @@ impl Campaign {
         round.until = minutes.map(|limit| self.begun + Duration::from_secs_f64(limit * 60.0));
         match round.run_with(seen, &self.judges) {
             Ok(counts) => self.done(counts),
-            Err(failure) => self.fail(|| {
-                eprintln!("{} fails; making it smaller ...\n{failure}", round.origin);
-                round.until = None;
-                let patience = Duration::from_secs(self.arguments.shrink);
-                eprintln!("\n{}", round.report(failure, patience));
+            Err(failure) => self.fail(&round.origin.to_string(), failure, |failure, patience| {
+                round.report(failure, patience, &self.judges)
             }),
         }
     }
 
     fn mkfs(&self, seed: u64) {
         let making = Making::new(seed);
-        match making.and_then(|making| making.run(&mut HashSet::new(), Some(&self.judges))) {
+        match making.run(&self.judges) {
             Ok(counts) => self.done(counts),
-            Err(what) => self.fail(|| eprintln!("the law is violated: {what}")),
+            Err(failure) => self.fail(&format!("mkfs {seed}"), failure, |failure, patience| {
+                making.report(failure, patience, &self.judges)
+            }),
         }
     }
 
     /// Of many failures the first is told.
-    fn fail(&self, tell: impl FnOnce()) {
+    fn fail(
+        &self,
+        origin: &str,
+        failure: Failure,
+        report: impl FnOnce(Failure, Duration) -> Report,
+    ) {
         if !self.failed.swap(true, Ordering::Relaxed) {
-            tell();
+            eprintln!("{origin} fails; making it smaller ...\n{failure}");
+            let patience = Duration::from_secs(self.arguments.shrink);
+            eprintln!("\n{}", report(failure, patience));
         }
     }
 
@@ -327,13 +367,7 @@ impl Campaign {
     }
 
     fn summary(&self) -> Summary {
-        let rounds = [
-            Kind::Seeds,
-            Kind::Sequences,
-            Kind::Adopted,
-            Kind::Soak,
-            Kind::Mkfs,
-        ];
+        let rounds = [Kind::Seeds, Kind::Adopted, Kind::Soak, Kind::Mkfs];
         Summary {
             seed: self.seed,
             threads: self.arguments.threads.max(1),
@@ -342,7 +376,9 @@ impl Campaign {
             rounds: rounds
                 .map(|kind| (format!("{kind:?}").to_lowercase(), self.begun(kind)))
                 .to_vec(),
-            first_sequence: self.sequences.start,
+            sequences: (self.sequences.iter().zip(&self.taken))
+                .map(|(order, taken)| (order.clone(), taken.load(Ordering::Relaxed)))
+                .collect(),
             e2fsck: self.judges.by_e2fsck.load(Ordering::Relaxed),
             kernel: self.judges.by_kernel.load(Ordering::Relaxed),
         }

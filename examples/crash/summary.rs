@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use journalfs::sim::Counts;
+use journalfs::sim::sequence::Order;
 use journalfs::sim::strategy::Strategy;
 use journalfs::sim::window::Window;
 
@@ -18,7 +19,8 @@ pub struct Summary {
     pub seconds: f64,
     /// Rounds by kind.
     pub rounds: Vec<(String, u64)>,
-    pub first_sequence: u64,
+    /// Of these sequences, how many were tried.
+    pub sequences: Vec<(Order, u64)>,
     pub e2fsck: u64,
     pub kernel: u64,
 }
@@ -41,13 +43,13 @@ impl Summary {
 
     fn rounds(&self) -> String {
         let rounds = self.rounds.iter().filter(|(_, count)| *count > 0);
-        let rounds: Vec<String> = rounds
-            .map(|(kind, count)| match kind.as_str() {
-                "sequences" => format!("{count} {kind} from {} on", self.first_sequence),
-                _ => format!("{count} {kind}"),
-            })
-            .collect();
-        rounds.join(", ")
+        let rounds = rounds.map(|(kind, count)| format!("{count} {kind}"));
+        let sequences = self.sequences.iter().filter(|(_, count)| *count > 0);
+        let sequences = sequences.map(|(order, count)| {
+            let share = 100.0 * *count as f64 / order.len() as f64;
+            format!("{count} sequences {order} ({share:.4} % of them)")
+        });
+        rounds.chain(sequences).collect::<Vec<_>>().join(", ")
     }
 
     /// Rewrites what stands between the markers of a file.

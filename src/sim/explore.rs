@@ -5,12 +5,12 @@
 //! the law, and in some of the recoveries the power fails again, to a
 //! depth of three. [`Effort`] bounds what would be too many.
 
-use std::collections::HashSet;
 use std::time::Instant;
 
 use super::counts::{Counts, DEPTH};
-use super::law::{Case, Foreign, Recovered, guarded, look_closely, recover};
+use super::law::{Case, Foreign, Insistent, Recovered, guarded, look_closely, recover};
 use super::random::Random;
+use super::seen::Seen;
 use super::strategy::{Strategy, plans};
 use super::system::Setup;
 use super::window::{Watch, Window};
@@ -109,10 +109,10 @@ pub struct Task<'a> {
     pub until: Option<Instant>,
 }
 
-/// Tries all eras of a run. States in `seen` are passed over.
+/// Tries all eras of a run. States in `seen` are not recovered again.
 pub fn explore(
     task: &Task<'_>,
-    seen: &mut HashSet<u64>,
+    seen: &mut Seen,
     counts: &mut Counts,
 ) -> Result<(), Box<Violation>> {
     let points = count_points(task.eras).max(1);
@@ -133,16 +133,34 @@ pub fn count_points(eras: &[Era]) -> usize {
         .sum()
 }
 
-/// Tries one state of a recorded run again, such as a [`Violation`]'s.
-pub fn retry(setup: &Setup, eras: &[Era], cut: &Cut) -> Result<(), String> {
+/// Tries one state of a recorded run again, such as a [`Violation`]'s, and
+/// asks the other judges too. If the law is violated, the cut comes back with
+/// a fate for everything that was pending.
+pub fn retry(
+    setup: &Setup,
+    eras: &[Era],
+    cut: &Cut,
+    foreign: &dyn Foreign,
+) -> Result<(), Violation> {
+    let mut cut = cut.clone();
+    judge_again(setup, eras, &mut cut, foreign).map_err(|what| Violation { cut, what })
+}
+
+fn judge_again(
+    setup: &Setup,
+    eras: &[Era],
+    cut: &mut Cut,
+    foreign: &dyn Foreign,
+) -> Result<(), String> {
     let era = eras.get(cut.era).ok_or("the run has no such era")?;
     let mut frontier = Frontier::new(&era.start);
     let events = era.trace.get(..cut.at).ok_or("the run is shorter")?;
     events.iter().for_each(|event| frontier.pass(event));
     let mut history = era.history.clone();
     let mut floor = floor(era, cut.at, cut.killed);
+    cut.plan.spell_out(frontier.pending());
     let (mut left, mut hash) = frontier.crash(&cut.plan);
-    for (at, plan) in &cut.again {
+    for (at, plan) in &mut cut.again {
         let history_then = history.clone();
         let case = Case {
             history: &history_then,
@@ -159,6 +177,7 @@ pub fn retry(setup: &Setup, eras: &[Era], cut: &Cut) -> Result<(), String> {
             .iter()
             .take(*at)
             .for_each(|event| frontier.pass(event));
+        plan.spell_out(frontier.pending());
         (left, hash) = frontier.crash(plan);
     }
     let case = Case {
@@ -166,7 +185,7 @@ pub fn retry(setup: &Setup, eras: &[Era], cut: &Cut) -> Result<(), String> {
         floor,
     };
     let last = guarded(|| recover(setup, &left, &case, hash))?;
-    guarded(|| look_closely(setup, &left, last, &case, None))
+    guarded(|| look_closely(setup, &left, last, &case, Some(&Insistent(foreign))))
 }
 
 fn floor(era: &Era, at: usize, killed: bool) -> Lsn {
@@ -185,7 +204,7 @@ fn cuttable(event: &Event) -> bool {
 struct Explorer<'a> {
     task: &'a Task<'a>,
     random: Random,
-    seen: &'a mut HashSet<u64>,
+    seen: &'a mut Seen,
     /// Points of the whole run.
     points: usize,
     counts: &'a mut Counts,
@@ -282,13 +301,14 @@ impl Explorer<'_> {
         let here = |what| (Vec::new(), what);
         let (left, hash) = frontier.crash(plan);
         // The same disks may be asked for more at another point.
-        let fresh = self.seen.insert(hash ^ case.floor.0.rotate_right(16));
-        self.counts.state(strategy, depth, fresh);
-        if !fresh {
-            return Ok(());
+        let judged = self.seen.judge(hash, case.floor, case.history);
+        self.counts.state(strategy, depth, judged.is_none());
+        if let Some(judged) = judged {
+            return judged.map_err(here);
         }
         let (setup, effort) = (self.task.setup, self.task.effort);
         let recovered = guarded(|| recover(setup, &left, case, hash)).map_err(here)?;
+        self.seen.note(hash, recovered.last, case.history);
         let deeper = match depth {
             0 => self.random.one_in(effort.nested),
             _ => self.random.one_in(effort.nested_cuts as u64),

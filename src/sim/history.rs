@@ -1,5 +1,6 @@
 //! What the tree was after each operation, by the operation's Lsn.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use super::step::Verbs;
@@ -15,24 +16,43 @@ struct Moment {
     lsn: Lsn,
     verb: Verbs,
     tree: Arc<Tree>,
+    digest: u64,
+}
+
+impl Moment {
+    fn new(lsn: Lsn, verb: Verbs, tree: Arc<Tree>) -> Self {
+        let mut hasher = DefaultHasher::new();
+        tree.hash(&mut hasher);
+        Moment {
+            lsn,
+            verb,
+            tree,
+            digest: hasher.finish(),
+        }
+    }
 }
 
 impl History {
     /// Begins with the tree before all operations above `lsn`.
     pub fn starting(lsn: Lsn, tree: Arc<Tree>) -> Self {
-        let verb = Verbs::default();
-        History(vec![Moment { lsn, verb, tree }])
+        History(vec![Moment::new(lsn, Verbs::default(), tree)])
     }
 
     /// Notes the tree after the operation `lsn`, which a step with this verb did.
     pub fn push(&mut self, lsn: Lsn, verb: Verbs, tree: Arc<Tree>) {
-        self.0.push(Moment { lsn, verb, tree });
+        self.0.push(Moment::new(lsn, verb, tree));
     }
 
     /// The tree after the last operation at or below `lsn`.
     pub fn at(&self, lsn: Lsn) -> Option<&Arc<Tree>> {
         let count = self.through(lsn);
         count.checked_sub(1).map(|last| &self.0[last].tree)
+    }
+
+    /// A hash of the tree that [`History::at`] answers.
+    pub(super) fn digest(&self, lsn: Lsn) -> Option<u64> {
+        let count = self.through(lsn);
+        count.checked_sub(1).map(|last| self.0[last].digest)
     }
 
     /// The last operation's Lsn.

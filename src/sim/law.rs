@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::clock::StillClock;
 use super::history::History;
+use super::seen::too_little;
 use super::step::Verbs;
 use super::system::{self, Setup};
 use super::tree::Tree;
@@ -57,6 +58,22 @@ pub trait Foreign: Sync {
     fn want(&self, shape: &Shape) -> bool;
     /// Judges an image that recovery and an unmount left; it must hold this tree.
     fn judge(&self, image: &Pages, tree: &Tree) -> Result<(), String>;
+    /// The same, by those too who see only a sample.
+    fn judge_thoroughly(&self, image: &Pages, tree: &Tree) -> Result<(), String> {
+        self.judge(image, tree)
+    }
+}
+
+/// All are asked about every state: slow, for what is known to fail.
+pub struct Insistent<'a>(pub &'a dyn Foreign);
+
+impl Foreign for Insistent<'_> {
+    fn want(&self, _: &Shape) -> bool {
+        true
+    }
+    fn judge(&self, image: &Pages, tree: &Tree) -> Result<(), String> {
+        self.0.judge_thoroughly(image, tree)
+    }
 }
 
 /// Nobody is asked.
@@ -83,10 +100,7 @@ pub(super) fn recover(
     let mounted = system::mount(&host, setup, &StillClock::afterwards(), nonce)?;
     let last = mounted.last;
     if last < case.floor {
-        return Err(format!(
-            "recovered through record {last} only, but {} had to survive",
-            case.floor
-        ));
+        return Err(too_little(last, case.floor));
     }
     let found = walk(&mounted.fs)
         .map_err(|e| format!("recovered through {last}; the tree cannot be read: {e}"))?;

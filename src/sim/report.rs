@@ -3,7 +3,9 @@
 //! A report ends in a test, ready to paste into `tests/law/found.rs`: the
 //! set-up, the steps that are left, and the cut in one line of text
 //! (`power 0 120: +3 -1; 12: ~7`: in era 0 after 120 changes, three of the
-//! pending ones kept, one lost, and again 12 changes into the recovery).
+//! pending ones kept, one lost, and again 12 changes into the recovery). Of an
+//! image that is being made, the only era is mkfs's, and the steps are what
+//! was done before with the image that stood there.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,6 +21,8 @@ pub struct Report {
     pub origin: Origin,
     /// Image and journal.
     pub setup: Setup,
+    /// Of the image that mkfs found, if any.
+    pub used: Option<Setup>,
     /// The steps that are left.
     pub workload: Workload,
     /// What they lead to.
@@ -43,51 +47,75 @@ impl Report {
             Origin::Adopted(seed) => {
                 format!("scripts/crash --only adopted --seed {seed} --rounds 1")
             }
-            Origin::Sequence(n) => format!("scripts/crash --sequences {n}..{}", n + 1),
+            Origin::Mkfs(seed) => format!("scripts/crash --only mkfs --seed {seed} --rounds 1"),
+            Origin::Sequence(n, blocks) => {
+                let end = n + 1;
+                format!("scripts/crash --sequences {n}..{end} --block-size {blocks}")
+            }
             Origin::Written => "the same test".to_owned(),
         }
     }
 
     /// A test in Rust.
     pub fn test(&self) -> String {
-        let Setup {
-            size,
-            block_size,
-            segment_size,
-            segments,
-            atime,
-            seed,
-        } = &self.setup;
         let name = self.origin.to_string().replace(' ', "_");
-        let holds = match self.origin {
-            Origin::Adopted(_) => "holds_when_adopted",
-            _ => "holds",
-        };
         let cut = match &self.failure {
             Failure::Run(_) => "None".to_owned(),
             Failure::Law(violation) => format!("Some(\"{}\")", violation.cut),
         };
-        let steps: String = (self.workload.0.iter())
-            .map(|step| format!("        {step}\n"))
+        let setup = literal("setup", &self.setup);
+        let used = (self.used.iter()).map(|setup| literal("used", setup));
+        let steps = match (self.origin, &self.used) {
+            (Origin::Mkfs(_), None) => String::new(),
+            _ => steps(&self.workload),
+        };
+        let holds = match (self.origin, &self.used) {
+            (Origin::Adopted(_), _) => "holds_when_adopted(&setup, steps,",
+            (Origin::Mkfs(_), None) => "mkfs_holds(&setup, None,",
+            (Origin::Mkfs(_), Some(_)) => "mkfs_holds(&setup, Some((&used, steps)),",
+            _ => "holds(&setup, steps,",
+        };
+        let why = self.failure.to_string();
+        let mut lines = vec![format!("// {}", why.lines().last().unwrap_or_default())];
+        lines.push(setup);
+        lines.extend(used);
+        lines.push(steps);
+        lines.push(format!("{holds} {cut});"));
+        let body: String = (lines.iter().flat_map(|text| text.lines()))
+            .map(|line| format!("    {line}\n"))
             .collect();
-        format!(
-            "#[test]\n\
-             fn found_by_{name}() {{\n    \
-                 // {}\n    \
-                 let setup = Setup {{\n        \
-                     size: {size},\n        \
-                     block_size: {block_size},\n        \
-                     segment_size: {segment_size},\n        \
-                     segments: {segments},\n        \
-                     atime: Atime::{atime:?},\n        \
-                     seed: {seed},\n    \
-                 }};\n    \
-                 let steps = \"\n{steps}    \";\n    \
-                 {holds}(&setup, steps, {cut});\n\
-             }}\n",
-            self.failure.to_string().lines().last().unwrap_or_default(),
-        )
+        format!("#[test]\nfn found_by_{name}() {{\n{body}}}\n")
     }
+}
+
+/// A set-up in Rust.
+fn literal(name: &str, setup: &Setup) -> String {
+    let Setup {
+        size,
+        block_size,
+        segment_size,
+        segments,
+        atime,
+        seed,
+    } = setup;
+    format!(
+        "let {name} = Setup {{\n    \
+             size: {size},\n    \
+             block_size: {block_size},\n    \
+             segment_size: {segment_size},\n    \
+             segments: {segments},\n    \
+             atime: Atime::{atime:?},\n    \
+             seed: {seed},\n\
+         }};"
+    )
+}
+
+/// Steps in Rust.
+fn steps(workload: &Workload) -> String {
+    let lines: String = (workload.0.iter())
+        .map(|step| format!("    {step}\n"))
+        .collect();
+    format!("let steps = \"\n{lines}\";")
 }
 
 impl fmt::Display for Violation {

@@ -1,15 +1,15 @@
 //! A round: a set-up, a workload, its run, and every cut of it.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::clock::StillClock;
 use super::counts::Counts;
 use super::explore::{Cut, Effort, Task, Violation, count_points, explore, retry};
-use super::law::{Foreign, NoForeign, guarded};
+use super::law::{Foreign, Insistent, NoForeign, guarded};
 use super::random::Random;
 use super::report::Report;
+use super::seen::Seen;
 use super::sequence;
 use super::shrink::{shrink_cut, shrink_steps};
 use super::system::{self, Setup};
@@ -28,8 +28,10 @@ pub enum Origin {
     Soak(u64),
     /// A random workload on an image with an internal journal.
     Adopted(u64),
-    /// One of the bounded exhaustive ones.
-    Sequence(u64),
+    /// One of the bounded exhaustive ones, on an image with blocks of so many bytes.
+    Sequence(u64, u32),
+    /// An image that is being made.
+    Mkfs(u64),
     /// Somebody wrote it down.
     Written,
 }
@@ -105,20 +107,22 @@ impl Round {
         Round::of(Origin::Adopted(seed), setup, workload, image)
     }
 
-    /// The round of this sequence; `None` past the last.
-    pub fn sequence(number: u64) -> Option<Self> {
+    /// The round of this sequence on an image with blocks of so many bytes
+    /// (1024, 2048 or 4096); `None` past the last.
+    pub fn sequence(number: u64, block_size: u32) -> Option<Self> {
         let (workload, from) = sequence::sequence(number)?;
         // The same in all of them, so that equal states are met once.
         let setup = Setup {
             size: 1 << 20,
-            block_size: 1024,
-            segment_size: 64 << 10,
+            block_size,
+            segment_size: u64::from(block_size) * 64,
             segments: 6,
             atime: Atime::Noatime,
             seed: 1,
         };
         let image = formatted(&setup);
-        let round = Round::of(Origin::Sequence(number), setup, workload, image);
+        let origin = Origin::Sequence(number, block_size);
+        let round = Round::of(origin, setup, workload, image);
         Some(Round { from, ..round })
     }
 
@@ -130,7 +134,8 @@ impl Round {
 
     fn of(origin: Origin, setup: Setup, workload: Workload, image: Pages) -> Self {
         let seed = match origin {
-            Origin::Seed(n) | Origin::Soak(n) | Origin::Adopted(n) | Origin::Sequence(n) => n,
+            Origin::Seed(n) | Origin::Soak(n) | Origin::Adopted(n) | Origin::Mkfs(n) => n,
+            Origin::Sequence(n, _) => n,
             Origin::Written => setup.seed,
         };
         Round {
@@ -147,15 +152,11 @@ impl Round {
 
     /// Runs and explores.
     pub fn run(&self) -> Result<Counts, Failure> {
-        self.run_with(&mut HashSet::new(), &NoForeign)
+        self.run_with(&mut Seen::default(), &NoForeign)
     }
 
-    /// The same; passes over states that were seen before, and asks other judges.
-    pub fn run_with(
-        &self,
-        seen: &mut HashSet<u64>,
-        foreign: &dyn Foreign,
-    ) -> Result<Counts, Failure> {
+    /// The same; doesn't recover again what was seen before, and asks other judges.
+    pub fn run_with(&self, seen: &mut Seen, foreign: &dyn Foreign) -> Result<Counts, Failure> {
         self.attempt(&self.workload, self.from, seen, foreign)
     }
 
@@ -164,13 +165,10 @@ impl Round {
         self.eras_of(&self.workload)
     }
 
-    /// Tries one cut again.
-    pub fn retry(&self, cut: &Cut) -> Result<(), Failure> {
+    /// Tries one cut again, and has all judges look at it.
+    pub fn retry(&self, cut: &Cut, foreign: &dyn Foreign) -> Result<(), Failure> {
         let eras = self.record()?;
-        retry(&self.setup, &eras, cut).map_err(|what| {
-            let cut = cut.clone();
-            Failure::Law(Box::new(Violation { cut, what }))
-        })
+        retry(&self.setup, &eras, cut, foreign).map_err(|found| Failure::Law(Box::new(found)))
     }
 
     fn eras_of(&self, workload: &Workload) -> Result<Vec<Era>, Failure> {
@@ -184,7 +182,7 @@ impl Round {
         &self,
         workload: &Workload,
         from: usize,
-        seen: &mut HashSet<u64>,
+        seen: &mut Seen,
         foreign: &dyn Foreign,
     ) -> Result<Counts, Failure> {
         let eras = self.eras_of(workload)?;
@@ -206,25 +204,40 @@ impl Round {
     }
 
     /// A smaller way to the same failure, as a report to act upon.
-    pub fn report(&self, failure: Failure, patience: Duration) -> Report {
+    pub fn report(&self, failure: Failure, patience: Duration, foreign: &dyn Foreign) -> Report {
         let deadline = Instant::now() + patience;
+        let round = Round {
+            until: Some(deadline),
+            light: false,
+            ..self.clone()
+        };
+        // They are slow: only if nobody else sees it.
+        let foreign: &dyn Foreign = match round.needs_foreign(&failure) {
+            true => &Insistent(foreign),
+            false => &NoForeign,
+        };
         let fails = |steps: &Workload| {
-            let tried = self.attempt(steps, 0, &mut HashSet::new(), &NoForeign);
+            let tried = round.attempt(steps, 0, &mut Seen::default(), foreign);
             tried.err()
         };
         let (workload, failure) = shrink_steps(&self.workload, failure, deadline, &fails);
         let failure = match failure {
             Failure::Law(violation) => {
-                Failure::Law(self.shrink_cut(&workload, violation, deadline))
+                Failure::Law(self.shrink_cut(&workload, violation, deadline, foreign))
             }
             run => run,
         };
         Report {
             origin: self.origin,
             setup: self.setup.clone(),
+            used: None,
             workload,
             failure,
         }
+    }
+
+    fn needs_foreign(&self, failure: &Failure) -> bool {
+        matches!(failure, Failure::Law(found) if self.retry(&found.cut, &NoForeign).is_ok())
     }
 
     fn shrink_cut(
@@ -232,10 +245,11 @@ impl Round {
         workload: &Workload,
         violation: Box<Violation>,
         deadline: Instant,
+        foreign: &dyn Foreign,
     ) -> Box<Violation> {
         match self.eras_of(workload) {
             Ok(eras) => Box::new(shrink_cut(*violation, deadline, &|cut| {
-                retry(&self.setup, &eras, cut).err()
+                retry(&self.setup, &eras, cut, foreign).err()
             })),
             Err(_) => violation,
         }
@@ -261,7 +275,8 @@ impl fmt::Display for Origin {
             Origin::Seed(seed) => write!(f, "seed {seed}"),
             Origin::Soak(seed) => write!(f, "soak {seed}"),
             Origin::Adopted(seed) => write!(f, "adopted {seed}"),
-            Origin::Sequence(number) => write!(f, "sequence {number}"),
+            Origin::Sequence(number, blocks) => write!(f, "sequence {number} on {blocks}"),
+            Origin::Mkfs(seed) => write!(f, "mkfs {seed}"),
             Origin::Written => f.write_str("a written run"),
         }
     }

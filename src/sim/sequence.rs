@@ -7,6 +7,10 @@
 //! campaign can take a range and say which: first those of one operation,
 //! then those of two, then those of three.
 
+use std::fmt;
+use std::ops::Range;
+
+use super::random::Random;
 use super::workload::Workload;
 
 /// What stands there before: small and large files, one with two names and
@@ -98,7 +102,7 @@ const PERSISTENCE: &[&str] = &[
 ];
 
 /// The longest sequences.
-const LONGEST: u32 = 3;
+pub const LONGEST: u32 = 3;
 
 /// One operation with what follows on it.
 const CHOICES: u64 = (OPERATIONS.len() * PERSISTENCE.len()) as u64;
@@ -132,6 +136,71 @@ pub fn sequence(number: u64) -> Option<(Workload, usize)> {
     Some((Workload(steps.expect("the tables hold steps")), begins))
 }
 
+/// In which order a campaign takes the sequences of a range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    range: Range<u64>,
+    first: u64,
+    step: u64,
+}
+
+impl Order {
+    /// One after the other.
+    pub fn in_turn(range: Range<u64>) -> Self {
+        Order {
+            range,
+            first: 0,
+            step: 1,
+        }
+    }
+
+    /// So that the first few, however many, lie evenly over the whole range,
+    /// and none comes twice: each goes on from the one before by the golden
+    /// section of the range. The seed says where it begins.
+    pub fn scattered(range: Range<u64>, seed: u64) -> Self {
+        let len = range.end.saturating_sub(range.start).max(1);
+        let golden = (len as f64 * 0.618_033_988_749_895) as u64;
+        // Any step that shares no factor with the length meets all of them;
+        // no factor with the choices, and every place of a sequence goes
+        // through all of its own.
+        let fits = |step: &u64| gcd(*step, len) == 1 && gcd(*step, CHOICES) == 1;
+        Order {
+            first: Random::new(seed).below(len),
+            step: (golden.max(1)..).find(fits).unwrap_or(1) % len.max(2),
+            range,
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> u64 {
+        self.range.end.saturating_sub(self.range.start)
+    }
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+    /// The number of the `n`th of them; `None` past the last.
+    pub fn number(&self, n: u64) -> Option<u64> {
+        let len = u128::from(self.len());
+        let at = u128::from(n) * u128::from(self.step) + u128::from(self.first);
+        (n < self.len()).then(|| self.range.start + (at % len) as u64)
+    }
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let how = match self.step {
+            1 => "one after the other from",
+            _ => "evenly over",
+        };
+        write!(f, "{how} {}..{}", self.range.start, self.range.end)
+    }
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 fn lines(text: &str) -> Vec<&str> {
     text.split(['\n', ';'])
         .map(str::trim)
@@ -157,6 +226,35 @@ mod tests {
         texts.dedup();
         assert_eq!(texts.len() as u64, count(1) + 400);
         assert!(sequence(count(3) - 1).is_some() && sequence(count(3)).is_none());
+    }
+
+    #[test]
+    fn a_scattered_order_covers_its_range_evenly_at_any_time() {
+        let three = count(2)..count(3);
+        let order = Order::scattered(three.clone(), 7);
+        let taken = 10 * CHOICES;
+        let mut numbers: Vec<u64> = (0..taken).map(|n| order.number(n).unwrap()).collect();
+        numbers.sort_unstable();
+        let widest = numbers.windows(2).map(|pair| pair[1] - pair[0]).max();
+        assert!(widest.unwrap() < 3 * order.len() / taken, "{widest:?}");
+        for place in [1, CHOICES, CHOICES * CHOICES] {
+            let mut times = vec![0u64; CHOICES as usize];
+            for number in &numbers {
+                times[((number - three.start) / place % CHOICES) as usize] += 1;
+            }
+            assert!(times.iter().all(|&n| (5..=15).contains(&n)), "{times:?}");
+        }
+    }
+
+    #[test]
+    fn a_scattered_order_meets_all_and_none_twice() {
+        for len in [1, 2, 7, CHOICES, 1000] {
+            let order = Order::scattered(50..50 + len, len);
+            let mut numbers: Vec<u64> = (0..len).map(|n| order.number(n).unwrap()).collect();
+            numbers.sort_unstable();
+            assert!(numbers.into_iter().eq(50..50 + len));
+            assert_eq!(order.number(len), None);
+        }
     }
 
     #[test]

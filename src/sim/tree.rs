@@ -16,7 +16,7 @@ const CHUNK: u64 = 1024;
 
 /// A file's bytes; chunks of zeros are absent, so that equal files are equal
 /// values and a hole costs nothing.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Content {
     len: u64,
     chunks: BTreeMap<u64, Arc<[u8]>>,
@@ -142,7 +142,7 @@ impl fmt::Debug for Content {
 }
 
 /// What is compared of an inode.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub struct Node {
     pub kind: Kind,
@@ -159,7 +159,7 @@ pub struct Node {
 }
 
 /// A whole tree.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Tree {
     /// Path from the root (empty for the root itself) → number of the node.
     pub names: BTreeMap<Vec<u8>, usize>,

@@ -1,6 +1,5 @@
 //! The law itself, at every write and sync of seeded runs.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,13 +8,14 @@ use journalfs::device::volatile::{Host, Snapshot};
 use journalfs::fs::Caller;
 use journalfs::sim::Counts;
 use journalfs::sim::clock::StillClock;
+use journalfs::sim::law::NoForeign;
 use journalfs::sim::making::Making;
 use journalfs::sim::random::Random;
 use journalfs::sim::system::{self, Setup};
 use journalfs::sim::walk::walk;
 use journalfs::sim::window::Window;
 use journalfs::sim::world::{Looking, World};
-use journalfs::sim::{Round, Tree, sequence};
+use journalfs::sim::{Round, Seen, Tree, sequence};
 use journalfs::units::InodeNo;
 
 use super::foreign::Judges;
@@ -27,7 +27,7 @@ fn no_cut_anywhere_breaks_the_law() {
     let begun = Instant::now();
     let (mut counts, judges) = (Counts::default(), Judges::new(2000));
     let internal = foreign::with_internal_journal();
-    let mut seen = HashSet::new();
+    let mut seen = Seen::default();
     for seed in seeds(u64::MAX / 2) {
         // As long as it takes to cut into everything that a journal does.
         let mut windows = Window::ALL.into_iter();
@@ -41,17 +41,21 @@ fn no_cut_anywhere_breaks_the_law() {
             break;
         }
         println!("seed {seed}");
-        counts += Making::new(seed)
-            .and_then(|making| making.run(&mut seen, Some(&judges)))
-            .unwrap_or_else(|what| panic!("{what}"));
-        let sequence = Random::new(seed).below(sequence::count(2));
+        let patience = Duration::from_secs(60);
+        let making = Making::new(seed);
+        counts += (making.run(&judges))
+            .unwrap_or_else(|failure| panic!("{}", making.report(failure, patience, &judges)));
+        let mut random = Random::new(seed);
+        let sequence = random.below(sequence::count(3));
         let adopted = (internal.iter().cloned())
             .map(|image| Round::adopting(seed, image, foreign::BLOCK_SIZE));
-        let rounds = Round::sequence(sequence).into_iter().chain(adopted);
+        let rounds = Round::sequence(sequence, *random.pick(&[1024, 2048, 4096]))
+            .into_iter()
+            .chain(adopted);
         for round in rounds.chain([Round::new(seed)]) {
             match round.run_with(&mut seen, &judges) {
                 Ok(more) => counts += more,
-                Err(failure) => panic!("{}", round.report(failure, Duration::from_secs(60))),
+                Err(failure) => panic!("{}", round.report(failure, patience, &judges)),
             }
         }
     }
@@ -66,10 +70,9 @@ fn an_image_that_mkfs_has_not_finished_is_none() {
     // The superblock could be on the disk before what it speaks of.
     let mut counts = Counts::default();
     for seed in seeds(12) {
-        let making = Making::new(seed).unwrap();
-        match making.run(&mut HashSet::new(), None) {
+        match Making::new(seed).run(&NoForeign) {
             Ok(more) => counts += more,
-            Err(what) => panic!("{what}"),
+            Err(failure) => panic!("seed {seed}: {failure}"),
         }
     }
     assert!(

@@ -69,14 +69,25 @@ impl Foreign for Judges {
     }
 
     fn judge(&self, image: &Pages, tree: &sim::Tree) -> Result<(), String> {
+        let number = self.by_e2fsck.load(Ordering::Relaxed);
+        self.ask(image, tree, number.is_multiple_of(8))
+    }
+
+    fn judge_thoroughly(&self, image: &Pages, tree: &sim::Tree) -> Result<(), String> {
+        self.ask(image, tree, true)
+    }
+}
+
+impl Judges {
+    fn ask(&self, image: &Pages, tree: &sim::Tree, kernel: bool) -> Result<(), String> {
         let file = Image::blank(0);
         file.write_back(&MemoryDisk::from_pages(image.clone()));
         let judgement = e2fsck::judge(file.path());
         if !judgement.is_clean() {
             return Err(format!("e2fsck is not content: {judgement:?}"));
         }
-        let number = self.by_e2fsck.fetch_add(1, Ordering::Relaxed);
-        if self.kernel && number.is_multiple_of(8) {
+        self.by_e2fsck.fetch_add(1, Ordering::Relaxed);
+        if self.kernel && kernel {
             let mount = kernel::Mount::attempt(file.path(), "loop,ro")
                 .map_err(|words| format!("the kernel refuses it: {words}"))?;
             shown(tree).assert_same("model", &Tree::of(mount.path()), "kernel");
