@@ -80,7 +80,8 @@ impl Client {
 
 /// Listens until it is dropped.
 pub struct Control {
-    path: PathBuf,
+    /// The socket.
+    pub path: PathBuf,
 }
 
 impl Control {

@@ -184,9 +184,14 @@ fn runtime(place: &Place, point: &Path, options: &Options, opened: &Opened) -> R
 
 /// Without an ear the file system works all the same.
 fn listen(place: &Place, opened: &Opened, power: Option<Arc<Power>>) -> Option<Control> {
-    let serve = commands::serve(opened.fs().clone(), power);
+    let serve = commands::serve(opened.fs().clone(), power.clone());
     match Control::listen(&place.journal, serve) {
-        Ok(control) => Some(control),
+        Ok(control) => {
+            power
+                .iter()
+                .for_each(|power| power.is_heard_at(control.path.clone()));
+            Some(control)
+        }
         Err(error) => {
             log::warn!(
                 "{}: no control socket, so mark, cut, unsynced and inject won't work: {error}",

@@ -2,6 +2,7 @@
 //! cuts, tells, and ends the process, as a machine without power ends it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -32,6 +33,8 @@ pub struct Power {
     armed: Mutex<Vec<Arc<(When, Order)>>>,
     cut: Mutex<Cut>,
     changed: Condvar,
+    /// The control socket: nobody else removes it when the process ends here.
+    socket: Mutex<Option<PathBuf>>,
 }
 
 #[derive(Default)]
@@ -59,6 +62,7 @@ impl Power {
             armed: Mutex::default(),
             cut: Mutex::default(),
             changed: Condvar::new(),
+            socket: Mutex::default(),
         });
         let cutting = power.clone();
         thread::Builder::new()
@@ -139,6 +143,11 @@ impl Power {
         }
     }
 
+    /// Where it is listened to until a cut has happened.
+    pub fn is_heard_at(&self, socket: PathBuf) {
+        *self.socket.lock() = Some(socket);
+    }
+
     /// A mark of this name has been made.
     pub fn marked(&self, name: &str) {
         self.look(|when| matches!(when, When::AtMark(wanted) if wanted == name));
@@ -206,6 +215,10 @@ impl Power {
                 32
             }
         };
+        if let Some(socket) = self.socket.lock().take() {
+            // Whoever waits has been connected long since.
+            let _ = std::fs::remove_file(socket);
+        }
         *self.cut.lock() = Cut::Done(Arc::new(loss));
         self.changed.notify_all();
         thread::sleep(HEARD);

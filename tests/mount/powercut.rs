@@ -57,7 +57,10 @@ fn cut(world: &World, args: &[&str]) -> Loss {
     let mut all = vec!["cut", "--json"];
     all.extend(args);
     all.push(world.point_str());
-    serde_json::from_str(&world.succeeds(&all)).unwrap()
+    let loss = serde_json::from_str(&world.succeeds(&all)).unwrap();
+    let socket = world.journal().join("control");
+    assert!(!socket.exists(), "nobody listens after a cut");
+    loss
 }
 
 /// An application under test: saves a file's new contents.
