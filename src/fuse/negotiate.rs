@@ -26,10 +26,11 @@ impl Negotiate {
     /// Asks for it. An older kernel has less; all of it is for speed or ACLs.
     pub fn with(self, config: &mut KernelConfig) {
         // Not WRITEBACK_CACHE: it hides the order of writes from us. Not
+        // ATOMIC_O_TRUNC: OPEN comes before the kernel finds that it must fail
+        // (ETXTBSY); without it, a SETATTR follows when it has succeeded. Not
         // AUTO_INVAL_DATA: nobody else changes the image. Not SETXATTR_EXT:
         // fuser 0.18 panics on it.
-        let mut wanted = InitFlags::FUSE_ATOMIC_O_TRUNC
-            | InitFlags::FUSE_DONT_MASK // a default ACL takes the umask's place
+        let mut wanted = InitFlags::FUSE_DONT_MASK // a default ACL takes the umask's place
             | InitFlags::FUSE_HANDLE_KILLPRIV_V2
             | InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_DO_READDIRPLUS

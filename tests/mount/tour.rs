@@ -7,6 +7,7 @@ use std::os::unix::fs::{
     FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink,
 };
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use nix::fcntl::{FallocateFlags, RenameFlags, fallocate, renameat2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
@@ -43,6 +44,38 @@ fn files_are_written_read_and_removed() {
     drop(file);
     fs::remove_file(&path).unwrap();
     assert_eq!(fs::read(&path).unwrap_err().kind(), ErrorKind::NotFound);
+    world.umount_and_judge();
+}
+
+/// Found by pjdfstest (open::etxtbsy): the call failed, and had emptied the
+/// program all the same.
+#[test]
+fn a_running_program_can_not_be_truncated_by_opening_it() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    world.mount(&[]);
+    let path = world.at("cat");
+    fs::copy("/bin/cat", &path).unwrap();
+    let mut running = Command::new(&path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_TRUNC)
+        .open(&path);
+    assert_eq!(opened.map_err(code).err(), Some(libc::ETXTBSY));
+    drop(running.stdin.take());
+    assert!(running.wait().unwrap().success(), "it ran to its end");
+    assert!(fs::read(&path).unwrap() == fs::read("/bin/cat").unwrap());
+    // Nobody runs it now.
+    OpenOptions::new()
+        .write(true)
+        .truncate(true)
+        .open(&path)
+        .unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().len(), 0);
     world.umount_and_judge();
 }
 
