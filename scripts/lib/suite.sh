@@ -14,6 +14,14 @@ die() {
     exit 1
 }
 
+# arguments "$@": sets $quick to what `--quick` chooses (a short run of all
+# parts, for CI) or nothing.
+arguments() {
+    quick=
+    [ $# -eq 0 ] || { [ $# -eq 1 ] && [ "$1" = --quick ] && quick=quick; } ||
+        die "unknown argument $*: usage: scripts/$suite [--quick]"
+}
+
 # build: sets $journalfs.
 build() {
     journalfs=${JOURNALFS:-}
@@ -31,7 +39,8 @@ crate() {
         die "cargo can't install $1 $2: is crates.io or a mirror reachable?"
 }
 
-# workspace: makes $work, removed at the end with all that is mounted there.
+# workspace: makes $work, removed at the end with all that is mounted there;
+# the processes named in $children are ended before.
 workspace() {
     work=$(mktemp -d "${TMPDIR:-/tmp}/journalfs-$suite.XXXXXX")
     chmod 755 "$work" # suites run parts as other users
@@ -40,7 +49,9 @@ workspace() {
 }
 cleanup() {
     cd /
-    for side in ours ext4; do
+    # shellcheck disable=SC2086 # a list of numbers
+    [ -z "${children:-}" ] || kill -9 $children 2>/dev/null || true
+    for side in ours ext4 memory; do
         umount -l "$work/$side" 2>/dev/null || fusermount3 -uzq "$work/$side" 2>/dev/null || true
     done
     rm -rf "${work:?}"
@@ -53,13 +64,26 @@ mount_ours() {
     "$journalfs" mount --create "$1" "${@:2}" "$work/ours.img" "$work/ours"
 }
 
+# kill_ours: SIGKILL for the daemon of $work/ours; returns when it is dead.
+kill_ours() {
+    local pid
+    pid=$("$journalfs" status --json "$work/ours" | sed -n 's/.*"pid":\([0-9]*\).*/\1/p')
+    [ -n "$pid" ] || die "nothing is mounted on $work/ours"
+    kill -9 "$pid"
+    while kill -0 "$pid" 2>/dev/null; do sleep 0.02; done
+}
+
+# again_ours [OPTION…]: mounts the image again, after kill_ours.
+again_ours() { "$journalfs" mount "$@" "$work/ours.img" "$work/ours"; }
+
 # mount_ext4 SIZE: a new image, mounted by the kernel on $work/ext4.
 mount_ext4() {
-    rm -f "$work/ext4.img"
+    local image=${ext4_image:-$work/ext4.img}
+    rm -f "$image"
     mkdir -p "$work/ext4"
-    truncate -s "$1" "$work/ext4.img"
-    mke2fs -q -F -t ext4 "$work/ext4.img"
-    mount -o loop "$work/ext4.img" "$work/ext4"
+    truncate -s "$1" "$image"
+    mke2fs -q -F -t ext4 "$image"
+    mount -o loop "$image" "$work/ext4"
 }
 
 # end_ours, end_ext4: unmounts; ours must pass e2fsck.
