@@ -54,7 +54,8 @@ cleanup() {
     for side in ours ext4 memory; do
         umount -l "$work/$side" 2>/dev/null || fusermount3 -uzq "$work/$side" 2>/dev/null || true
     done
-    rm -rf "${work:?}"
+    # What could not be unmounted must not be emptied.
+    rm -rf --one-file-system "${work:?}"
 }
 
 # mount_ours SIZE [OPTION…]: a new image, mounted on $work/ours.
@@ -65,12 +66,13 @@ mount_ours() {
 }
 
 # kill_ours: SIGKILL for the daemon of $work/ours; returns when it is dead.
+# Background jobs may die of that: the shell's words on it are dropped.
 kill_ours() {
     local pid
     pid=$("$journalfs" status --json "$work/ours" | sed -n 's/.*"pid":\([0-9]*\).*/\1/p')
     [ -n "$pid" ] || die "nothing is mounted on $work/ours"
     kill -9 "$pid"
-    while kill -0 "$pid" 2>/dev/null; do sleep 0.02; done
+    while kill -0 "$pid"; do sleep 0.02; done 2>/dev/null
 }
 
 # again_ours [OPTION…]: mounts the image again, after kill_ours.
