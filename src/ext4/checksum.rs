@@ -1,6 +1,7 @@
-//! ext4's two checksums: crc32c (metadata_csum) and crc16 (uninit_bg).
+//! ext4's checksums: crc32c (metadata_csum), crc16 (uninit_bg), and the crc32
+//! of old journals.
 //!
-//! Both are taken as raw registers: no inversion at the start or the end, so
+//! All are taken as raw registers: no inversion at the start or the end, so
 //! that a result is the seed of the next piece.
 
 /// crc32c of `bytes`, continuing from `seed` (start with `!0`).
@@ -21,6 +22,35 @@ pub fn crc16(seed: u16, bytes: &[u8]) -> u16 {
     let step =
         |crc: u16, byte: &u8| (crc >> 8) ^ CRC16[usize::from((crc ^ u16::from(*byte)) as u8)];
     bytes.iter().fold(seed, step)
+}
+
+/// crc32 of `bytes` (polynomial 0x04C11DB7, high bit first), continuing from
+/// `seed` (start with `!0`).
+pub fn crc32_be(seed: u32, bytes: &[u8]) -> u32 {
+    let step = |crc: u32, byte: &u8| crc << 8 ^ CRC32[usize::from((crc >> 24) as u8 ^ byte)];
+    bytes.iter().fold(seed, step)
+}
+
+static CRC32: [u32; 256] = crc32_table();
+
+const fn crc32_table() -> [u32; 256] {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut crc = (byte as u32) << 24;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc >> 31 == 1 {
+                crc << 1 ^ 0x04C1_1DB7
+            } else {
+                crc << 1
+            };
+            bit += 1;
+        }
+        table[byte] = crc;
+        byte += 1;
+    }
+    table
 }
 
 static CRC16: [u16; 256] = crc16_table();
@@ -50,9 +80,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_check_values_of_both_polynomials_come_out() {
+    fn the_check_values_of_the_polynomials_come_out() {
         assert_eq!(!crc32c(!0, b"123456789"), 0xE306_9283);
         assert_eq!(crc16(0, b"123456789"), 0xBB3D);
+        assert_eq!(!crc32_be(!0, b"123456789"), 0xFC89_1918);
         assert_eq!(
             crc32c(crc32c(!0, b"1234"), b"56789"),
             crc32c(!0, b"123456789")

@@ -420,6 +420,18 @@ pub fn set_known(raw: &mut [u8], known: bool) {
     seal(raw);
 }
 
+/// The device with the journal, if that is not in the image (`s_journal_dev`).
+pub fn journal_device(raw: &[u8; SIZE]) -> u32 {
+    le32(raw, 0xE4)
+}
+
+/// `i_block` of the journal's inode as the superblock repeats it
+/// (`s_jnl_blocks`), if it does.
+pub fn journal_blocks(raw: &[u8; SIZE]) -> Option<[u8; 60]> {
+    let repeated = raw[0xFD] == 1; // s_jnl_backup_type
+    repeated.then(|| raw[0x10C..0x148].try_into().expect("60 bytes"))
+}
+
 /// Head of the orphan chain (`s_last_orphan`); 0: empty.
 pub fn last_orphan(raw: &[u8]) -> InodeNo {
     InodeNo(le32(raw, LAST_ORPHAN))
