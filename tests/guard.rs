@@ -379,9 +379,11 @@ fn unsuitable_images_are_refused_in_one_line() {
     let errors = DEBIAN.make(IMAGE);
     errors.debugfs("ssv state 3");
     assert!(refused(&errors).contains("e2fsck"));
-    let unreplayed = DEBIAN.make(IMAGE);
-    unreplayed.debugfs("feature needs_recovery");
-    assert!(refused(&unreplayed).contains("e2fsck -p"));
+    let unreplayable = DEBIAN.make(IMAGE);
+    unreplayable.debugfs("feature needs_recovery");
+    unreplayable.debugfs("ssv journal_inum 7");
+    unreplayable.debugfs("ssv jnl_backup_type 0");
+    assert!(refused(&unreplayable).contains("e2fsck -f"));
 
     let quota = Variant {
         name: "quota",

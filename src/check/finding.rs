@@ -284,7 +284,7 @@ impl fmt::Display for Finding {
             Finding::NeedsInternalRecovery => {
                 write!(
                     f,
-                    "the image's own journal needs recovery (mount it or run e2fsck first)"
+                    "the image's own journal needs recovery: run journalfs recover on it, or e2fsck"
                 )
             }
             Finding::Guarded { uuid } => write!(f, "guarded: lags behind journal {uuid}"),

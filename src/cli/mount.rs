@@ -68,7 +68,11 @@ fn in_background(args: &Args, options: &Options) -> u8 {
     let outcome = serve(args, options, || {
         ready = true;
         let place = Place::find(&args.image, args.journal.as_deref())?;
-        background::tell_ready(&place.journal.join("daemon.log")).map_err(Failure::system)
+        let log = match options.read_only {
+            true => PathBuf::from("/dev/null"), // beside the journal nothing is written either
+            false => place.journal.join("daemon.log"),
+        };
+        background::tell_ready(&log).map_err(Failure::system)
     });
     match outcome {
         Ok(code) => code,

@@ -7,6 +7,7 @@ use crate::device::host::{Access, HostDir, HostDisk};
 use crate::device::{Dir, Disk, powercut};
 use crate::ext4::superblock::{OFFSET, SIZE};
 use crate::fs::guard::{self, Standing};
+use crate::fs::jbd2::Pending;
 use crate::fs::mount::{self, Course, Held, Mounted};
 use crate::fs::{self, Fs};
 use crate::log::{Survey, Verdict};
@@ -145,7 +146,7 @@ fn sweep(place: &Place, wish: &Options) -> Result<(), Failure> {
 
 /// Replays what an image lacks; nothing is changed of one that lacks nothing.
 pub fn recover(place: &Place) -> Result<Recovery, Failure> {
-    if !place.journal.exists() && !is_guarded(place)? {
+    if !place.journal.exists() && stands_alone(place)? {
         return Ok(Recovery {
             verdict: "clean".to_owned(),
             ..Recovery::default()
@@ -197,6 +198,7 @@ fn recovery(opened: &mount::Opened) -> Recovery {
         } else {
             0
         },
+        transactions: opened.pending().map_or(0, Pending::transactions),
         dropped: String::new(),
     };
     match &report.verdict {
@@ -218,6 +220,13 @@ pub fn is_guarded(place: &Place) -> Result<bool, Failure> {
     let disk = HostDisk::open(&place.image, Access::Read)
         .map_err(|e| Failure::refused(at(&place.image, e)))?;
     Ok(matches!(standing(place, &disk)?, Standing::Guarded(_)))
+}
+
+/// Whether an image lacks nothing of any journal.
+fn stands_alone(place: &Place) -> Result<bool, Failure> {
+    let disk = HostDisk::open(&place.image, Access::Read)
+        .map_err(|e| Failure::refused(at(&place.image, e)))?;
+    Ok(standing(place, &disk)? == Standing::Plain)
 }
 
 /// What the image's superblock says of journals.

@@ -111,6 +111,10 @@ impl Place {
     pub fn refused(&self, error: &mount::Error) -> Failure {
         use std::io::ErrorKind;
         let image = self.image.display();
+        // Some errors name the file already.
+        let error_text = error.to_string();
+        let said = error_text.strip_prefix(&format!("{image}: "));
+        let said = said.unwrap_or(&error_text);
         let line = match (error, source(error).map(|source| source.kind())) {
             (mount::Error::InUse(why), _) => match point::of_image(&self.image).first() {
                 Some(mount) => format!(
@@ -125,17 +129,17 @@ impl Place {
                 self.journal.display()
             ),
             (_, Some(ErrorKind::PermissionDenied)) => {
-                format!("{image}: {error}: it must be readable and writable")
+                format!("{image}: {said}: it must be readable and writable")
             }
             (_, Some(ErrorKind::ReadOnlyFilesystem)) => {
-                format!("{image}: {error}: mount it with -o ro")
+                format!("{image}: {said}: only a mount with -o ro writes nothing")
             }
             (mount::Error::Unusable(Unusable::Corrupt(Corrupt::NotExt4 { .. })), _) => {
                 format!(
                     "{image}: {error}: make an image with journalfs mkfs (--force overwrites what is there)"
                 )
             }
-            _ => format!("{image}: {error}"),
+            _ => format!("{image}: {said}"),
         };
         Failure::refused(line)
     }

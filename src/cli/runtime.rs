@@ -40,6 +40,8 @@ pub struct Recovery {
     pub home: u64,
     /// Operations that were replayed.
     pub operations: u64,
+    /// Transactions of the image's own journal that were replayed before.
+    pub transactions: u32,
     /// What was dropped behind the last record, in words; empty if nothing.
     pub dropped: String,
 }

@@ -302,9 +302,10 @@ impl Status {
 impl Recovery {
     /// In a few words.
     pub fn text(&self) -> String {
-        let replayed = match self.operations {
-            0 => "nothing to replay".to_owned(),
-            n => format!("{n} operations replayed, up to record {}", self.last),
+        let replayed = match (self.operations, self.transactions) {
+            (0, 0) => "nothing to replay".to_owned(),
+            (0, n) => format!("{n} transactions of the image's own journal replayed"),
+            (n, _) => format!("{n} operations replayed, up to record {}", self.last),
         };
         let dropped = if self.dropped.is_empty() {
             String::new()

@@ -24,6 +24,7 @@ pub mod dir;
 pub mod file;
 pub mod guard;
 pub mod inode;
+pub mod jbd2;
 pub mod map;
 pub mod mkfs;
 pub mod mount;

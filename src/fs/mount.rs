@@ -4,12 +4,15 @@
 //! from what it finds (see [`Course`]).
 
 use std::any::Any;
+use std::cell::Cell;
 use std::sync::Arc;
 
 use super::guard::{self, Raw, Standing};
+use super::jbd2::{self, Pending};
 use super::{Fs, Options as FsOptions};
 use crate::device::{Dir, Disk};
 use crate::ext4::Superblock;
+use crate::ext4::superblock::SIZE;
 use crate::journal::{self, Background, Journal, Report, Unrecovered};
 use crate::units::{Clock, HostClock, Lsn, Time};
 
@@ -83,10 +86,13 @@ pub struct Opened {
     options: Options,
     /// The superblock's bytes on the image.
     found: Raw,
-    /// The same, or the journal's copy if they are torn.
+    /// The same, or the journal's copy if they are torn, or what the image's
+    /// own journal would make of them.
     good: Raw,
     sb: Superblock,
     course: Course,
+    /// What the image's own journal still has.
+    pending: Option<Pending>,
     held: Held,
 }
 
@@ -101,7 +107,7 @@ pub fn open(image: Arc<dyn Disk>, dir: Arc<dyn Dir>, options: Options) -> Result
     let good = course::repaired(&*image, &found, &unrecovered)?;
     let sb = Superblock::decode(&good).map_err(Error::Unusable)?;
     let course = Course::of(&good, &unrecovered)?;
-    let opened = Opened {
+    let mut opened = Opened {
         image,
         dir,
         unrecovered,
@@ -110,9 +116,14 @@ pub fn open(image: Arc<dyn Disk>, dir: Arc<dyn Dir>, options: Options) -> Result
         good,
         sb,
         course,
+        pending: None,
         held: Vec::new(),
     };
     opened.refuse_short_image()?;
+    if guard::standing(&opened.good) == Standing::Unreplayed {
+        opened.read_own_journal()?;
+        opened.refuse_short_image()?;
+    }
     if !opened.options.fs.read_only {
         opened.refuse_unwritable()?;
     }
@@ -147,6 +158,26 @@ impl Opened {
         matches!(guard::standing(&self.good), Standing::Guarded(_))
     }
 
+    /// The image's own journal, if it has to be replayed first.
+    pub fn pending(&self) -> Option<&Pending> {
+        self.pending.as_ref()
+    }
+
+    /// Finds out what the image's own journal would do, and sees the
+    /// superblock as it would leave it.
+    fn read_own_journal(&mut self) -> Result<()> {
+        let plain = jbd2::plain(self.image.clone(), self.sb.block_size)?;
+        let pending = Pending::read(self.image.clone(), &self.sb, &self.good, &plain.view());
+        let pending = pending.map_err(Error::Unreplayable)?;
+        let home = pending.home().map_err(io_error("read of the superblock"))?;
+        let (_, at) = self.sb.home();
+        self.good.copy_from_slice(&home[at..at + SIZE]);
+        guard::merge_errors(&mut self.good, &self.found);
+        self.sb = Superblock::decode(&self.good).map_err(Error::Unusable)?;
+        self.pending = Some(pending);
+        Ok(())
+    }
+
     fn refuse_short_image(&self) -> Result<()> {
         let (len, need) = (
             length(&*self.image)?,
@@ -169,6 +200,7 @@ impl Opened {
         match self.course {
             Course::Recover => Ok(()),
             _ if guard::has_errors(&self.good) => Err(Error::HasErrors("")),
+            _ if self.pending.as_ref().is_some_and(Pending::failed) => Err(Error::HasErrors("")),
             _ if !guard::is_sound(&self.good) => Err(Error::Unclean),
             _ => Ok(()),
         }
@@ -215,10 +247,12 @@ impl Opened {
             good,
             sb,
             course,
+            pending,
             held,
         } = self;
         let report = unrecovered.report().clone();
         let kept = options.journal(length(&*image)?, &sb);
+        let replayed = pending.map(replay).transpose()?;
         let journal = match course {
             Course::First | Course::Anew => unrecovered.begin_anew(image.clone(), kept)?,
             Course::GoOn => unrecovered.resume(image.clone(), kept)?,
@@ -228,9 +262,10 @@ impl Opened {
         if matches!(course, Course::GoOn | Course::Recover) {
             session::confirm_superblock(&*image, &good)?;
         }
-        let sb = session::begin(&*image, &journal, &sb, &found, &good, &options)?;
+        let sb = session::begin(&*image, &journal, &sb, &found, &good, replayed, &options)?;
         let fs = Arc::new(Fs::new(journal, sb, options.fs, options.clock.clone()));
         retry_when_full(&fs, || fs.collect_orphans().map(drop))?;
+        empty_own_journal(&fs)?;
         Ok(Mounted {
             image,
             fs,
@@ -247,7 +282,7 @@ impl Opened {
     /// Replays what the image lacks and leaves it an ordinary one. `None`:
     /// there was nothing to do, and nothing has been written.
     pub fn recover(self) -> Result<Option<Report>> {
-        if self.course != Course::Recover {
+        if self.course != Course::Recover && self.pending.is_none() {
             return Ok(None);
         }
         let mounted = self.mount_despite_errors()?;
@@ -269,9 +304,14 @@ impl Opened {
             options,
             sb,
             course,
+            pending,
             held,
             ..
         } = self;
+        let image = match pending {
+            Some(pending) => Arc::new(pending.overlay()),
+            None => image,
+        };
         let report = unrecovered.report().clone();
         let kept = options.journal(length(&*image)?, &sb);
         let journal = match course {
@@ -360,6 +400,29 @@ impl Mounted {
         drop(held);
         Ok(())
     }
+}
+
+/// Brings home what the image's own journal has; answers the superblock's
+/// block, which our journal must know before it is written.
+fn replay(pending: Pending) -> Result<Vec<u8>> {
+    let failed = || io_error("replay of the image's own journal");
+    pending.install().map_err(failed())?;
+    pending.home().map_err(failed())
+}
+
+/// Under our guard the image's own journal means nothing, and without it, it
+/// must be empty. At once, so that one who gives our journal up finds no old
+/// one that waits to be replayed.
+fn empty_own_journal(fs: &Fs) -> Result<()> {
+    let emptied = Cell::new(false);
+    retry_when_full(fs, || {
+        emptied.set(jbd2::empty(fs)?);
+        Ok(())
+    })?;
+    if emptied.get() {
+        fs.journal().checkpoint()?;
+    }
+    Ok(())
 }
 
 /// Without threads nobody else makes room. On a full host a checkpoint may

@@ -7,6 +7,8 @@
 //!     unguarded         another file system still       refuse, naming that
 //!                       lacks what it holds
 //!     unguarded         anything else                   another timeline: begin anew
+//!     its own journal   as if unguarded, but that       the same, on what that
+//!     needs recovery    history can't go on             journal leaves
 //!     guarded by U      last session is U               recover
 //!     guarded by U      last session is unused, was     recover (its guard never
 //!                       begun over U                    reached the image)
@@ -42,7 +44,6 @@ impl Course {
     pub(super) fn of(good: &Raw, journal: &Unrecovered) -> Result<Course> {
         let session = journal.base().map(|base| &base.session);
         match (guard::standing(good), session) {
-            (Standing::Unreplayed, _) => Err(Error::Unreplayed),
             (Standing::External(uuid), _) => Err(Error::External(Uuid(uuid))),
             (Standing::Guarded(uuid), None) if journal.report().last == Lsn(0) => {
                 Err(Error::NoJournal(Uuid(uuid)))
@@ -61,14 +62,19 @@ impl Course {
                     None => Err(Error::NoJournal(Uuid(uuid))),
                 }
             }
-            (Standing::Plain, None) if journal.report().last == Lsn(0) => Ok(Course::First),
-            (Standing::Plain, None) => Ok(Course::Anew),
-            (Standing::Plain, Some(session)) => {
+            (Standing::Plain | Standing::Unreplayed, None) if journal.report().last == Lsn(0) => {
+                Ok(Course::First)
+            }
+            (Standing::Plain | Standing::Unreplayed, None) => Ok(Course::Anew),
+            (standing @ (Standing::Plain | Standing::Unreplayed), Some(session)) => {
                 let ended_here = journal
                     .clean()
                     .is_some_and(|clean| clean.fingerprint == guard::fingerprint(good));
                 let never_began = journal.is_unused() && session.prior == *good;
-                if (ended_here || never_began) && journal.refuse_damage().is_ok() {
+                if standing == Standing::Plain
+                    && (ended_here || never_began)
+                    && journal.refuse_damage().is_ok()
+                {
                     return Ok(Course::GoOn);
                 }
                 match lacking(session, journal) {

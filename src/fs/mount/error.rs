@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::ext4::Unusable;
+use crate::fs::jbd2;
 use crate::{fs, journal};
 
 /// Why an image is not opened. Each is one line: what, and what to do.
@@ -29,9 +30,9 @@ pub enum Error {
     /// Somebody noted errors in it.
     #[error("errors are noted in the image: {0}run e2fsck -f on it first")]
     HasErrors(&'static str),
-    /// Its internal journal has to be replayed.
-    #[error("the image's own journal needs recovery: run e2fsck -p on it first")]
-    Unreplayed,
+    /// Its internal journal has to be replayed, and can't be.
+    #[error("the image's own journal needs recovery, and {0}: run e2fsck -f on it first")]
+    Unreplayable(jbd2::Error),
     /// It has a journal on another device.
     #[error("the image has a journal on another device (UUID {0}): that is not supported")]
     External(Uuid),

@@ -21,19 +21,23 @@ pub(super) fn confirm_superblock(image: &dyn Disk, good: &Raw) -> Result<()> {
     write_sectors(image, good, |_| true)
 }
 
-/// Session record durable, then the guard, then everything else.
+/// Session record durable, then the guard, then everything else. `replayed` is
+/// the superblock's block as the image's own journal leaves it, if that has
+/// just been replayed.
 pub(super) fn begin(
     image: &dyn Disk,
     journal: &Journal,
     sb: &Superblock,
     found: &Raw,
     good: &Raw,
+    replayed: Option<Vec<u8>>,
     options: &Options,
 ) -> Result<Superblock> {
     let (home, at) = sb.home();
-    let mut pinned = match journal.pinned() {
-        Some(pinned) => pinned.to_vec(),
-        None => journal.view().block(home)?.to_vec(),
+    let mut pinned = match (replayed, journal.pinned()) {
+        (Some(replayed), _) => replayed,
+        (None, Some(pinned)) => pinned.to_vec(),
+        (None, None) => journal.view().block(home)?.to_vec(),
     };
     let mut current: Raw = pinned[at..at + SIZE]
         .try_into()
