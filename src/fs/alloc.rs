@@ -4,6 +4,8 @@
 //! written when the image is closed). Searches begin at a goal, so that what
 //! belongs together lies together and a full group costs one descriptor.
 
+use parking_lot::Mutex;
+
 use super::inode::{group, store_group, superblock_mut};
 use super::{Error, Result};
 use crate::ext4::bitmap::{self, Which};
@@ -71,11 +73,57 @@ pub fn free_blocks(txn: &mut Txn<'_>, sb: &Superblock, first: BlockNo, count: u6
     Ok(())
 }
 
+/// Groups that were seen without a free inode, a bit each, and got none since:
+/// a directory that outgrows its group must not read their descriptors for
+/// each new file. (Only committed groups are marked, and who frees an inode
+/// has the guard, as who takes one.)
+#[derive(Default)]
+pub struct Full(Mutex<Vec<u8>>);
+
+impl Full {
+    /// Visits the groups that may have free inodes, from `first` around, until one did.
+    fn visit(&self, sb: &Superblock, first: GroupNo, each: GroupVisit<'_>) -> Result<()> {
+        let count = sb.group_count();
+        let first = if first.0 < count { first.0 } else { 0 };
+        let mut bits = self.0.lock();
+        bits.resize(count.div_ceil(8) as usize, 0);
+        for (mut at, end) in [(first, count), (0, first)] {
+            while let Some(number) = bitmap::next(&bits, at, end, false) {
+                match each(GroupNo(number))? {
+                    Visit::Done => return Ok(()),
+                    Visit::Full => bitmap::fill(&mut bits, number, number + 1, true),
+                    Visit::GoOn => {}
+                }
+                at = number + 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// A group has a free inode, or may have one soon.
+    fn forget(&self, number: GroupNo) {
+        let mut bits = self.0.lock();
+        if (number.0 as usize) < bits.len() * 8 {
+            bitmap::fill(&mut bits, number.0, number.0 + 1, false);
+        }
+    }
+}
+
+/// What a look at a group came to.
+enum Visit {
+    Done,
+    Full,
+    GoOn,
+}
+
+type GroupVisit<'a> = &'a mut dyn FnMut(GroupNo) -> Result<Visit>;
+
 /// Takes an inode near `parent`; `busy` numbers are passed over. The caller
 /// writes it whole (`fs::inode::create`).
 pub fn new_inode(
     txn: &mut Txn<'_>,
     sb: &Superblock,
+    full: &Full,
     parent: InodeNo,
     directory: bool,
     busy: &dyn Fn(InodeNo) -> bool,
@@ -86,26 +134,31 @@ pub fn new_inode(
     } else {
         near
     };
-    for number in around(sb, first) {
+    let mut taken = None;
+    full.visit(sb, first, &mut |number| {
         if group(txn, sb, number)?.free_inodes == 0 {
-            continue;
+            return Ok(Visit::Full);
         }
-        if let Some(index) = free_index(txn, sb, number, busy)? {
-            take_inode(txn, sb, number, index, directory)?;
-            return Ok(sb.inode_at(number, index));
-        }
-    }
-    Err(Error::NoSpace)
+        let Some(index) = free_index(txn, sb, number, busy)? else {
+            return Ok(Visit::GoOn);
+        };
+        take_inode(txn, sb, number, index, directory)?;
+        taken = Some(sb.inode_at(number, index));
+        Ok(Visit::Done)
+    })?;
+    taken.ok_or(Error::NoSpace)
 }
 
 /// Gives an inode number back (its blocks must be free, its bytes written).
 pub fn free_inode(
     txn: &mut Txn<'_>,
     sb: &Superblock,
+    full: &Full,
     inode: InodeNo,
     was_directory: bool,
 ) -> Result<()> {
     let (number, index) = sb.group_of_inode(inode)?;
+    full.forget(number);
     let mut group = group(txn, sb, number)?;
     let bits = inode_bitmap(txn, sb, number, &group)?;
     if inode.0 < sb.first_inode || !bitmap::get(&bits, index) || group.has(INODE_UNINIT) {

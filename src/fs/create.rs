@@ -195,9 +195,8 @@ impl Fs {
         if directory {
             grow_links(&self.sb, dir)?;
         }
-        let number = alloc::new_inode(txn, &self.sb, dir.number, directory, &|number| {
-            self.busy(number)
-        })?;
+        let busy = |number| self.busy(number);
+        let number = alloc::new_inode(txn, &self.sb, &self.full, dir.number, directory, &busy)?;
         let generation = self.generation(number, time);
         let mut inode = Inode::new(number, new.mode, generation, time, &self.sb);
         let inherits = dir.mode & SGID != 0;

@@ -330,7 +330,9 @@ fn make_root(txn: &mut Txn<'_>, sb: &Superblock, options: &MkfsOptions) -> Resul
 fn make_lost_found(txn: &mut Txn<'_>, sb: &Superblock, time: Time) -> Result<(), Error> {
     // Near inode 1, not as a child of the root, whose directories are spread:
     // everyone expects the first free number.
-    let number = alloc::new_inode(txn, sb, InodeNo(1), true, &|_| false)?;
+    let number = alloc::new_inode(txn, sb, &alloc::Full::default(), InodeNo(1), true, &|_| {
+        false
+    })?;
     let mut found = Inode::new(number, mode::DIRECTORY | 0o700, 0, time, sb);
     found.links = 2;
     create(txn, sb, &found)?;

@@ -52,6 +52,8 @@ pub struct Fs {
     clock: Arc<dyn Clock>,
     tables: Mutex<Tables>,
     hints: Arc<path::Hints>,
+    /// Groups without free inodes.
+    full: alloc::Full,
 }
 
 /// How a file system is to behave.
@@ -148,6 +150,7 @@ impl Fs {
             clock,
             tables: Mutex::default(),
             hints,
+            full: alloc::Full::default(),
         }
     }
 

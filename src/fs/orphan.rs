@@ -256,7 +256,8 @@ impl Fs {
     /// Frees an inode that has no blocks any more.
     fn delete(&self, txn: &mut Txn<'_>, inode: &mut Inode, time: Time) -> Result<()> {
         xattr::free_all(txn, &self.sb, inode)?;
-        alloc::free_inode(txn, &self.sb, inode.number, inode.kind() == mode::DIRECTORY)?;
+        let directory = inode.kind() == mode::DIRECTORY;
+        alloc::free_inode(txn, &self.sb, &self.full, inode.number, directory)?;
         inode.size = 0;
         inode.mode = 0; // an old handle must not take it for a file
         inode.dtime = time.secs.clamp(1, i64::from(u32::MAX)) as u32;

@@ -95,7 +95,8 @@ impl World {
         let fs = &self.fs;
         let mut txn = fs.begin().unwrap();
         let mut root = inode::load(&txn, &fs.sb, InodeNo::ROOT).unwrap();
-        let number = alloc::new_inode(&mut txn, &fs.sb, InodeNo::ROOT, false, &|_| false).unwrap();
+        let number =
+            alloc::new_inode(&mut txn, &fs.sb, &fs.full, InodeNo::ROOT, false, &|_| false).unwrap();
         let mut new = Inode::new(number, mode::REGULAR | 0o644, 7, fs.clock.wall(), &fs.sb);
         new.links = 1;
         inode::create(&mut txn, &fs.sb, &new).unwrap();
