@@ -54,6 +54,7 @@ pub struct Fs {
     hints: Arc<path::Hints>,
     /// Groups without free inodes.
     full: alloc::Full,
+    before: orphan::Before,
 }
 
 /// How a file system is to behave.
@@ -151,6 +152,7 @@ impl Fs {
             tables: Mutex::default(),
             hints,
             full: alloc::Full::default(),
+            before: orphan::Before::default(),
         }
     }
 

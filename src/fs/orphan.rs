@@ -5,7 +5,9 @@
 //! (The orphan file of newer formats is read and emptied at mount; new
 //! orphans go on the chain, as the kernel's do when its file is full.)
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+
+use parking_lot::Mutex;
 
 use super::inode::{load, store, superblock, superblock_mut};
 use super::map::{self, Mapping};
@@ -28,28 +30,66 @@ const ORPHAN_FILE_MOST: u64 = 8 << 20;
 #[derive(Debug, Default)]
 pub struct Later(Option<InodeNo>);
 
-/// Puts an inode at the head of the chain. (The caller stores it.)
-pub fn add(txn: &mut Txn<'_>, sb: &Superblock, inode: &mut Inode) -> Result<()> {
-    inode.dtime = raw::last_orphan(&superblock(txn, sb)?).0;
-    raw::set_last_orphan(superblock_mut(txn, sb)?, inode.number);
-    Ok(())
+/// Who comes before whom on the chain, which itself leads one way only: else
+/// thousands of files without a name would be walked through for each that is
+/// closed. Entries are hints, since a transaction may have been given up.
+#[derive(Default)]
+pub(super) struct Before(Mutex<HashMap<InodeNo, InodeNo>>);
+
+/// Where an inode is on the chain.
+enum Place {
+    Nowhere,
+    First,
+    After(Inode),
 }
 
-/// Takes an inode off the chain, if it is on it. (The caller stores it.)
-pub fn remove(txn: &mut Txn<'_>, sb: &Superblock, inode: &mut Inode) -> Result<()> {
-    let head = raw::last_orphan(&superblock(txn, sb)?);
-    let next = InodeNo(inode.dtime);
-    if head == inode.number {
-        raw::set_last_orphan(superblock_mut(txn, sb)?, next);
-    } else if let Some(mut before) = chain(txn, sb)?
-        .into_iter()
-        .find(|o| o.dtime == inode.number.0)
-    {
-        before.dtime = next.0;
-        store(txn, sb, &before)?;
+impl Before {
+    /// Puts an inode at the head of the chain. (The caller stores it.)
+    fn add(&self, txn: &mut Txn<'_>, sb: &Superblock, inode: &mut Inode) -> Result<()> {
+        let head = raw::last_orphan(&superblock(txn, sb)?);
+        inode.dtime = head.0;
+        raw::set_last_orphan(superblock_mut(txn, sb)?, inode.number);
+        self.note(head, inode.number);
+        Ok(())
     }
-    inode.dtime = 0;
-    Ok(())
+
+    /// Takes an inode off the chain, if it is on it. (The caller stores it.)
+    fn remove(&self, txn: &mut Txn<'_>, sb: &Superblock, inode: &mut Inode) -> Result<()> {
+        let next = InodeNo(inode.dtime);
+        match self.place(txn, sb, inode.number)? {
+            Place::Nowhere => {}
+            Place::First => raw::set_last_orphan(superblock_mut(txn, sb)?, next),
+            Place::After(mut before) => {
+                before.dtime = next.0;
+                store(txn, sb, &before)?;
+                self.note(next, before.number);
+            }
+        }
+        self.0.lock().remove(&inode.number);
+        inode.dtime = 0;
+        Ok(())
+    }
+
+    fn place(&self, blocks: &dyn Blocks, sb: &Superblock, number: InodeNo) -> Result<Place> {
+        if raw::last_orphan(&superblock(blocks, sb)?) == number {
+            return Ok(Place::First);
+        }
+        let leads_here = |inode: &Inode| inode.dtime == number.0;
+        let hint = self.0.lock().get(&number).copied();
+        // What was on the chain once and leads to a live inode still is.
+        let before = hint.and_then(|hint| load(blocks, sb, hint).ok().filter(leads_here));
+        let before = match before {
+            Some(before) => Some(before),
+            None => chain(blocks, sb)?.into_iter().find(leads_here),
+        };
+        Ok(before.map_or(Place::Nowhere, Place::After))
+    }
+
+    fn note(&self, inode: InodeNo, before: InodeNo) {
+        if inode.0 != 0 {
+            self.0.lock().insert(inode, before);
+        }
+    }
 }
 
 /// The inodes on the chain, first one first.
@@ -104,7 +144,7 @@ impl Fs {
             return Ok(Later(None));
         }
         if !pending {
-            add(txn, &self.sb, inode)?;
+            self.before.add(txn, &self.sb, inode)?;
         }
         store(txn, &self.sb, inode)?;
         let mut tables = self.tables.lock();
@@ -121,7 +161,7 @@ impl Fs {
     pub(super) fn shortened(&self, txn: &mut Txn<'_>, inode: &mut Inode) -> Result<Later> {
         let held = self.tables.lock().held.contains(&inode.number);
         if !(held && self.is_chained(txn, inode.number)?) {
-            add(txn, &self.sb, inode)?;
+            self.before.add(txn, &self.sb, inode)?;
         }
         self.tables.lock().pending.insert(inode.number);
         Ok(Later(Some(inode.number)))
@@ -131,7 +171,8 @@ impl Fs {
     /// journal full, and is now done again, has left its number there without
     /// having put it on the chain; believed, a crash would leak the inode.
     fn is_chained(&self, txn: &Txn<'_>, number: InodeNo) -> Result<bool> {
-        Ok(list(txn, &self.sb)?.contains(&number))
+        let place = self.before.place(txn, &self.sb, number)?;
+        Ok(!matches!(place, Place::Nowhere))
     }
 
     /// Does what a committed transaction left to do. If the journal has no
@@ -208,11 +249,11 @@ impl Fs {
                 (false, _) => store(&mut txn, &self.sb, &inode)?,
                 (true, 0) if open => store(&mut txn, &self.sb, &inode)?,
                 (true, 0) => {
-                    remove(&mut txn, &self.sb, &mut inode)?;
+                    self.before.remove(&mut txn, &self.sb, &mut inode)?;
                     self.delete(&mut txn, &mut inode, self.now())?;
                 }
                 (true, _) => {
-                    remove(&mut txn, &self.sb, &mut inode)?;
+                    self.before.remove(&mut txn, &self.sb, &mut inode)?;
                     store(&mut txn, &self.sb, &inode)?;
                 }
             }

@@ -83,6 +83,53 @@ fn an_orphan_leaves_the_chain_from_any_place() {
     world.judge("all closed");
 }
 
+/// Closed in the order of the opening, each is the last of the chain: walked
+/// through from its head, it would take hours.
+#[test]
+fn tens_of_thousands_of_files_without_a_name_go_one_by_one() {
+    const MANY: usize = 50_000;
+    let world = World::new(&["-b1024", "-I128", "-N60000"], 32 << 20);
+    let (free, inodes) = alloc::totals(&world.fs.view(), &world.fs.sb).unwrap();
+    let mut files = Vec::new();
+    for _ in 0..MANY {
+        let file = world.file("file");
+        world.fs.opened(file);
+        world.unlink("file");
+        files.push(file);
+    }
+    assert_eq!(
+        list(&world.fs.view(), &world.fs.sb).unwrap().len(),
+        files.len()
+    );
+    for file in &files {
+        world.fs.release(*file).unwrap();
+    }
+    assert_eq!(
+        alloc::totals(&world.fs.view(), &world.fs.sb).unwrap(),
+        (free, inodes)
+    );
+    let tables = world.fs.tables.lock();
+    assert!(tables.opens.is_empty() && tables.held.is_empty() && tables.pending.is_empty());
+    assert!(world.fs.before.0.lock().is_empty());
+}
+
+/// A hint that a given-up transaction left behind is not believed.
+#[test]
+fn a_wrong_hint_of_the_chain_is_seen() {
+    let world = World::new(FORMATS[3].1, 8 << 20);
+    let files: Vec<InodeNo> = (0..4).map(|n| world.file(&format!("{n}"))).collect();
+    for (n, file) in files.iter().enumerate() {
+        world.fs.opened(*file);
+        world.unlink(&format!("{n}"));
+    }
+    world.fs.before.note(files[0], files[3]);
+    world.fs.before.note(files[1], InodeNo(5000));
+    for n in [0, 1, 2, 3] {
+        world.fs.release(files[n]).unwrap();
+    }
+    assert!(list(&world.fs.view(), &world.fs.sb).unwrap().is_empty());
+}
+
 #[test]
 fn a_chain_in_a_circle_is_an_error() {
     let mut world = World::new(FORMATS[3].1, 8 << 20);
