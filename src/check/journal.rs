@@ -58,10 +58,9 @@ fn both(mut journal: Report, image: Report) -> Report {
 fn frames(survey: &Survey, report: &mut Report) -> u64 {
     judge(survey, report);
     let mut whole = 0;
-    let mut piece = vec![0; 64 << 10];
     for lsn in survey.numbers(Lsn(1)) {
-        match read_whole(survey, lsn, &mut piece) {
-            Ok(()) => whole += 1,
+        match survey.read_whole(lsn) {
+            Ok(_) => whole += 1,
             Err(Error::Recycled(_)) => {}
             Err(e) if lsn <= survey.installed() => {
                 report.add(Finding::JournalFrame {
@@ -76,18 +75,6 @@ fn frames(survey: &Survey, report: &mut Report) -> u64 {
         }
     }
     whole
-}
-
-fn read_whole(survey: &Survey, lsn: Lsn, piece: &mut [u8]) -> Result<(), Error> {
-    let frame = survey.frame(lsn)?;
-    let Some(data) = frame.data else {
-        return Ok(());
-    };
-    for from in (0..data.len()).step_by(piece.len()) {
-        let n = piece.len().min(data.len() - from);
-        data.read(from, &mut piece[..n])?;
-    }
-    Ok(())
 }
 
 fn judge(survey: &Survey, report: &mut Report) {

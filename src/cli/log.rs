@@ -14,7 +14,7 @@ use super::paper::{self, Paper};
 use super::source::Source;
 use super::{Failure, Outcome};
 
-mod line;
+pub mod line;
 mod sums;
 
 /// How often a live journal is looked at.

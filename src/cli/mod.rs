@@ -29,12 +29,14 @@ mod place;
 mod power;
 mod recover;
 mod runtime;
+mod segments;
 mod size;
 mod source;
 mod status;
 mod umount;
 mod unsynced;
 mod usage;
+mod verify;
 
 /// Mounts ext4 images with every change journaled before it reaches the image.
 #[derive(Parser)]
@@ -53,6 +55,8 @@ enum Command {
     Check(check::Args),
     Status(status::Args),
     Log(log::Args),
+    Segments(segments::Args),
+    Verify(verify::Args),
     Mark(mark::Args),
     Cut(cut::Args),
     Unsynced(unsynced::Args),
@@ -141,6 +145,8 @@ fn run(command: Command) -> Outcome {
         Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Log(args) => log::run(&args),
+        Command::Segments(args) => segments::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Mark(args) => mark::run(&args),
         Command::Cut(args) => cut::run(&args),
         Command::Unsynced(args) => unsynced::run(&args),

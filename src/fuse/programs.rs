@@ -16,7 +16,10 @@ const MOST: usize = 1024;
 
 /// The host's process table, remembered for a while.
 #[derive(Default)]
-pub struct Programs(Mutex<HashMap<u32, (Instant, Option<Vec<u8>>)>>);
+pub struct Programs(Mutex<HashMap<u32, Asked>>);
+
+/// When a name was asked for, and the answer.
+type Asked = (Instant, Option<Vec<u8>>);
 
 impl Programs {
     /// What a process runs; `None` if it has gone or isn't in our namespace.

@@ -4,6 +4,7 @@
 //! Nothing but the records is needed for that, neither the image nor a mount:
 //! each segment tells the paths and programs that its records name by number.
 
+pub mod audit;
 mod event;
 mod names;
 mod point;

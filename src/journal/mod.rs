@@ -37,6 +37,7 @@ pub mod record;
 mod recover;
 pub mod redo;
 mod room;
+mod scrub;
 mod txn;
 mod view;
 
@@ -44,6 +45,7 @@ pub use background::Background;
 pub use commit::OnDurable;
 pub use record::{Op, Record};
 pub use recover::{Heading, Replay, Report, Unrecovered, replay};
+pub use scrub::{Mismatch, Scrub};
 pub use txn::Txn;
 pub use view::View;
 

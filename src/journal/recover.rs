@@ -358,9 +358,9 @@ impl Unrecovered {
 }
 
 /// Applies redo to the state in memory.
-struct Redoing<'j> {
-    inner: &'j Inner,
-    through: Lsn,
+pub(super) struct Redoing<'j> {
+    pub inner: &'j Inner,
+    pub through: Lsn,
 }
 
 impl Replay for Redoing<'_> {
@@ -380,9 +380,9 @@ impl Replay for Redoing<'_> {
 }
 
 /// Looks whether redo can be applied.
-struct Checking<'j> {
-    inner: &'j Inner,
-    through: Lsn,
+pub(super) struct Checking<'j> {
+    pub inner: &'j Inner,
+    pub through: Lsn,
 }
 
 impl Replay for Checking<'_> {

@@ -145,6 +145,16 @@ impl Survey {
     pub fn segments(&self) -> &[SegmentInfo] {
         &self.infos
     }
+    /// Files that wait for their next use, or hold what no longer belongs to
+    /// the log: names and bytes.
+    pub fn spares(&self) -> Vec<(String, u64)> {
+        let used: BTreeSet<usize> = self.pieces.iter().map(|piece| piece.file).collect();
+        let spare = self.files.iter().enumerate();
+        spare
+            .filter(|(at, _)| !used.contains(at))
+            .map(|(_, file)| (file.name.clone(), file.disk.len().unwrap_or(0)))
+            .collect()
+    }
     /// The newest epoch seen (0: the folder is empty).
     pub fn epoch(&self) -> Epoch {
         self.epoch
@@ -205,6 +215,19 @@ impl Survey {
     /// One record.
     pub fn frame(&self, lsn: Lsn) -> Result<Frame> {
         self.pieces[self.piece_of(lsn)?].segment.read(lsn)
+    }
+
+    /// The same, with its data verified too.
+    pub fn read_whole(&self, lsn: Lsn) -> Result<Frame> {
+        let frame = self.frame(lsn)?;
+        if let Some(data) = &frame.data {
+            let mut piece = vec![0; data.len().min(64 << 10)];
+            for from in (0..data.len()).step_by(piece.len()) {
+                let n = piece.len().min(data.len() - from);
+                data.read(from, &mut piece[..n])?;
+            }
+        }
+        Ok(frame)
     }
 
     /// The piece that holds a record.

@@ -1,0 +1,319 @@
+//! `journalfs verify`: reads every byte of a journal, and judges.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::device::host::{Access, HostDir, HostDisk};
+use crate::device::{Dir, Disk};
+use crate::ext4::superblock::{OFFSET, SIZE, Superblock};
+use crate::fs::guard::{self, Standing};
+use crate::history::audit::{self, Audit, Damage};
+use crate::journal::{Journal, Options, Scrub, Unrecovered};
+use crate::log::{Bad, Survey, Verdict};
+use crate::units::{Lsn, Time};
+
+use super::log::line;
+use super::source::Source;
+use super::{Failure, Outcome, at};
+
+/// Reads every record of a journal and says whether all that was durable is
+/// there: clean, torn (cut by the power, nothing that was synced is lost), or
+/// corrupt. Changes nothing. Exit codes: 0 clean or torn, 4 something is
+/// damaged, 8 could not look.
+#[derive(clap::Args)]
+pub struct Args {
+    /// One JSON object with stable keys
+    #[arg(long)]
+    json: bool,
+    /// Also compares the image with what the journal says was brought there
+    #[arg(long)]
+    image: bool,
+    /// The journal's folder, instead of IMAGE.journal
+    #[arg(long, value_name = "DIR")]
+    journal: Option<PathBuf>,
+    /// An image, the directory on which it is mounted, or a journal's folder
+    #[arg(value_name = "IMAGE|DIR")]
+    target: PathBuf,
+}
+
+/// Stable keys.
+#[derive(Serialize)]
+struct Object {
+    journal: PathBuf,
+    /// `clean`, `torn` or `corrupt`.
+    verdict: &'static str,
+    /// Records that are whole, and the bytes that they hold.
+    records: u64,
+    bytes: u64,
+    first_time: Option<String>,
+    last_time: Option<String>,
+    durable: u64,
+    installed: u64,
+    last: u64,
+    /// The first record that is bad, if the log isn't whole.
+    bad: Option<BadObject>,
+    /// Whole records behind a torn one, none of them synced.
+    dropped: u64,
+    damaged: Vec<DamagedObject>,
+    /// With --image: blocks compared, and those that differ.
+    image: Option<ImageObject>,
+}
+
+#[derive(Serialize)]
+struct BadObject {
+    lsn: u64,
+    /// The time of the record before it.
+    after: Option<String>,
+    segment: String,
+    offset: u64,
+    why: &'static str,
+}
+
+#[derive(Serialize)]
+struct DamagedObject {
+    lsn: u64,
+    why: String,
+    /// It is in the image: only history is lost.
+    installed: bool,
+}
+
+#[derive(Serialize)]
+struct ImageObject {
+    blocks: u64,
+    differ: Vec<MismatchObject>,
+}
+
+#[derive(Serialize)]
+struct MismatchObject {
+    block: u64,
+    lsn: u64,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Outcome {
+    let source = Source::find(&args.target, args.journal.as_deref()).map_err(unchecked)?;
+    let survey = source.read().map_err(unchecked)?;
+    let audit = audit::audit(&survey, &mut |_| {});
+    let scrub = match args.image {
+        true => Some(scrub(&source)?),
+        false => None,
+    };
+    let object = object(&source.journal, &survey, &audit, scrub.as_ref());
+    match args.json {
+        true => println!(
+            "{}",
+            serde_json::to_string(&object).map_err(Failure::system)?
+        ),
+        false => print!("{}", text(&source, &survey, &audit, scrub.as_ref())),
+    }
+    let sound = audit.damaged.is_empty()
+        && !matches!(survey.verdict(), Verdict::Corrupt(_))
+        && scrub.is_none_or(|scrub| scrub.mismatches.is_empty());
+    Ok(if sound { 0 } else { 4 })
+}
+
+fn unchecked(failure: Failure) -> Failure {
+    Failure::unchecked(failure.line)
+}
+
+/// Compares the image with the records that are in it.
+fn scrub(source: &Source) -> Result<Scrub, Failure> {
+    let image = source.image.as_deref().ok_or_else(|| {
+        Failure::usage(at(
+            &source.journal,
+            "--image: give the image, and its journal with --journal DIR",
+        ))
+    })?;
+    if let Some(point) = &source.point {
+        return Err(Failure::usage(at(
+            point,
+            "--image: the image changes under a mount: unmount it first",
+        )));
+    }
+    let cant = |e: &dyn std::fmt::Display| Failure::unchecked(at(image, e));
+    let disk: Arc<dyn Disk> = Arc::new(HostDisk::open(image, Access::Read).map_err(|e| cant(&e))?);
+    let dir: Arc<dyn Dir> = Arc::new(HostDir::open(&source.journal).map_err(|e| cant(&e))?);
+    let state = Journal::open(dir).map_err(|e| cant(&e))?;
+    let mut raw = [0; SIZE];
+    disk.read_at(&mut raw, OFFSET).map_err(|e| cant(&e))?;
+    must_belong(image, &raw, &state)?;
+    let sb = Superblock::decode(&raw).map_err(|e| cant(&e))?;
+    let len = disk.len().map_err(|e| cant(&e))?;
+    let mut options = Options::for_image(len, sb.block_size as usize);
+    options.pinned = Some(sb.home().0);
+    state.scrub(disk, options).map_err(|e| cant(&e))
+}
+
+/// Comparing with another image, or with one that others changed since, would
+/// mean nothing.
+fn must_belong(image: &Path, raw: &[u8; SIZE], state: &Unrecovered) -> Result<(), Failure> {
+    let ours = match guard::standing(raw) {
+        Standing::Guarded(uuid) => state.base().is_some_and(|base| base.session.guard == uuid),
+        _ => state
+            .clean()
+            .is_some_and(|clean| clean.fingerprint == guard::fingerprint(raw)),
+    };
+    match ours {
+        true => Ok(()),
+        false => Err(Failure::unchecked(at(
+            image,
+            "--image: it is not the image that this journal left, or others have changed it since: there is nothing to compare",
+        ))),
+    }
+}
+
+fn object(journal: &Path, survey: &Survey, audit: &Audit, scrub: Option<&Scrub>) -> Object {
+    let (bad, dropped) = match survey.verdict() {
+        Verdict::Clean => (None, 0),
+        Verdict::Torn { first, dropped } => (Some(first), *dropped),
+        Verdict::Corrupt(bad) => (Some(bad), 0),
+    };
+    let utc = |time: Option<Time>| time.map(line::utc);
+    Object {
+        journal: journal.to_owned(),
+        verdict: match survey.verdict() {
+            Verdict::Clean => "clean",
+            Verdict::Torn { .. } => "torn",
+            Verdict::Corrupt(_) => "corrupt",
+        },
+        records: audit.whole,
+        bytes: audit.bytes,
+        first_time: utc(audit.span.map(|(first, _)| first)),
+        last_time: utc(audit.span.map(|(_, last)| last)),
+        durable: survey.durable().0,
+        installed: survey.installed().0,
+        last: survey.last().0,
+        bad: bad.map(|bad| BadObject {
+            lsn: bad.lsn.0,
+            after: utc(bad.after),
+            segment: bad.segment.clone(),
+            offset: bad.offset,
+            why: bad.why,
+        }),
+        dropped,
+        damaged: (audit.damaged.iter())
+            .map(|damage| DamagedObject {
+                lsn: damage.lsn.0,
+                why: damage.why.clone(),
+                installed: damage.installed,
+            })
+            .collect(),
+        image: scrub.map(|scrub| ImageObject {
+            blocks: scrub.blocks,
+            differ: (scrub.mismatches.iter())
+                .map(|mismatch| MismatchObject {
+                    block: mismatch.block.0,
+                    lsn: mismatch.lsn.0,
+                })
+                .collect(),
+        }),
+    }
+}
+
+/// Lines of one kind that are printed; programs get all.
+const MOST: usize = 20;
+
+fn text(source: &Source, survey: &Survey, audit: &Audit, scrub: Option<&Scrub>) -> String {
+    let journal = source.journal.display();
+    let span = match audit.span {
+        Some((first, last)) => format!(", from {} to {}", line::utc(first), line::utc(last)),
+        None => String::new(),
+    };
+    let mut lines = vec![format!(
+        "{journal}: {} records are whole, {} bytes{span}",
+        audit.whole, audit.bytes
+    )];
+    lines.extend(judgement(source, survey));
+    let (old, new): (Vec<&Damage>, Vec<&Damage>) =
+        audit.damaged.iter().partition(|damage| damage.installed);
+    let damages = |damages: &[&Damage], what: &str, lines: &mut Vec<String>| {
+        for damage in damages.iter().take(MOST) {
+            lines.push(format!("damaged: {}: {what}", damage.why));
+        }
+        if let Some(more @ 1..) = damages.len().checked_sub(MOST) {
+            lines.push(format!("damaged: and {more} more (--json has all)"));
+        }
+    };
+    damages(&old, "it is in the image, only history is lost", &mut lines);
+    damages(&new, "it is not in the image yet", &mut lines);
+    if let Some(scrub) = scrub {
+        lines.extend(scrubbed(source, scrub));
+    }
+    lines.join("\n") + "\n"
+}
+
+/// The verdict: what, where, when, what is lost, and how to go on.
+fn judgement(source: &Source, survey: &Survey) -> Vec<String> {
+    let image = source.image.as_deref().unwrap_or(Path::new("IMAGE"));
+    let image = image.display();
+    let place = |bad: &Bad| {
+        let after = bad
+            .after
+            .map(|time| format!(", after {}", line::utc(time)))
+            .unwrap_or_default();
+        format!("{} ({} at {}{after})", bad.why, bad.segment, bad.offset)
+    };
+    let (durable, last) = (survey.durable(), survey.last());
+    match survey.verdict() {
+        Verdict::Clean => vec![format!(
+            "clean: records to {last}, durable to {durable}, in the image to {}",
+            survey.installed()
+        )],
+        // What a daemon is just writing looks the same.
+        Verdict::Torn { .. } if source.point.is_some() => vec![format!(
+            "clean: records to {last}, durable to {durable}; the daemon is writing more"
+        )],
+        Verdict::Torn { first, dropped } => vec![
+            format!("torn: record {}: {}", first.lsn, place(first)),
+            format!(
+                "  the power went before it was synced; {dropped} later records are whole, none of them was synced either"
+            ),
+            format!(
+                "  nothing durable is lost: recovery keeps all up to {last}, durable was {durable}"
+            ),
+            format!("  to go on: journalfs recover {image}, or mount it"),
+        ],
+        Verdict::Corrupt(bad) => vec![
+            format!("corrupt: record {}: {}", bad.lsn, place(bad)),
+            format!(
+                "  it had been durable; what is lost begins with it and reaches to {} at least",
+                durable.max(bad.lsn)
+            ),
+            format!(
+                "  to see what it followed: journalfs log --until {} {image}",
+                Lsn(bad.lsn.0.saturating_sub(1))
+            ),
+            "  to go on: restore image and journal from one backup of both".to_owned(),
+        ],
+    }
+}
+
+fn scrubbed(source: &Source, scrub: &Scrub) -> Vec<String> {
+    let image = source.image.as_deref().unwrap_or(Path::new("IMAGE"));
+    let image = image.display();
+    if scrub.mismatches.is_empty() {
+        return vec![format!(
+            "{image}: all {} blocks that the journal knows are as it left them",
+            scrub.blocks
+        )];
+    }
+    let mut lines: Vec<String> = (scrub.mismatches.iter().take(MOST))
+        .map(|mismatch| {
+            format!(
+                "{image}: block {} is not as record {} left it: journalfs show {image} {}",
+                mismatch.block, mismatch.lsn, mismatch.lsn
+            )
+        })
+        .collect();
+    if let Some(more @ 1..) = scrub.mismatches.len().checked_sub(MOST) {
+        lines.push(format!("{image}: and {more} more blocks (--json has all)"));
+    }
+    lines.push(format!(
+        "{image}: {} of {} blocks that the journal knows differ",
+        scrub.mismatches.len(),
+        scrub.blocks
+    ));
+    lines
+}
