@@ -30,6 +30,7 @@ mod power;
 mod recover;
 mod runtime;
 mod segments;
+mod show;
 mod size;
 mod source;
 mod status;
@@ -55,6 +56,7 @@ enum Command {
     Check(check::Args),
     Status(status::Args),
     Log(log::Args),
+    Show(show::Args),
     Segments(segments::Args),
     Verify(verify::Args),
     Mark(mark::Args),
@@ -145,6 +147,7 @@ fn run(command: Command) -> Outcome {
         Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Log(args) => log::run(&args),
+        Command::Show(args) => show::run(&args),
         Command::Segments(args) => segments::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Mark(args) => mark::run(&args),

@@ -5,9 +5,11 @@
 //! each segment tells the paths and programs that its records name by number.
 
 pub mod audit;
+pub mod chart;
 mod event;
 mod names;
 mod point;
+pub mod shown;
 mod teller;
 pub mod totals;
 

@@ -75,8 +75,9 @@ impl Redo {
     }
 }
 
-/// The ranges in which `after` differs from `before`, near ones joined.
-pub(super) fn differences(before: &[u8], after: &[u8]) -> Vec<(u16, Vec<u8>)> {
+/// The ranges in which `after` differs from `before`, which is as long, near
+/// ones joined.
+pub fn differences(before: &[u8], after: &[u8]) -> Vec<(u16, Vec<u8>)> {
     debug_assert_eq!(before.len(), after.len());
     let mut ranges: Vec<(usize, usize)> = Vec::new();
     let mut at = 0;

@@ -1,0 +1,237 @@
+//! `journalfs show`: one record, whole.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::device::Disk;
+use crate::device::host::{Access, HostDisk};
+use crate::ext4::superblock::{OFFSET, SIZE, Superblock};
+use crate::history::chart::Chart;
+use crate::history::shown::{self, Bytes, Change};
+use crate::history::{Point, Teller};
+use crate::journal::Record;
+use crate::log::{Kind, Survey};
+use crate::units::{Clock as _, HostClock, Lsn};
+
+use super::log::line::{self, Clock};
+use super::paper::{self, Paper};
+use super::source::Source;
+use super::{Failure, Outcome, at};
+
+/// Shows a record whole: what was asked for, and each change of a block in
+/// ext4's terms, with what stood there before where an earlier record tells.
+#[derive(clap::Args)]
+pub struct Args {
+    /// One JSON object with stable keys
+    #[arg(long)]
+    json: bool,
+    /// Also the bytes
+    #[arg(long)]
+    hex: bool,
+    /// The journal's folder, instead of IMAGE.journal
+    #[arg(long, value_name = "DIR")]
+    journal: Option<PathBuf>,
+    /// An image, the directory on which it is mounted, or a journal's folder
+    #[arg(value_name = "IMAGE|DIR")]
+    target: PathBuf,
+    /// The record's number, or a mark's name
+    #[arg(value_name = "LSN")]
+    lsn: Point,
+}
+
+/// A change's stable keys.
+#[derive(Serialize)]
+struct Object<'c> {
+    block: u64,
+    count: u64,
+    how: &'c [&'static str],
+    what: &'c str,
+    details: &'c [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<Vec<Range>>,
+}
+
+/// A range's stable keys; bytes in hexadecimal.
+#[derive(Serialize)]
+struct Range {
+    offset: usize,
+    before: Option<String>,
+    after: String,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Outcome {
+    let source = Source::find(&args.target, args.journal.as_deref())?;
+    let survey = source.glance()?;
+    let lsn = (args.lsn.first(&survey, HostClock.wall())).map_err(Failure::usage)?;
+    let frame = survey.frame(lsn).map_err(|error| {
+        let first = survey.first().unwrap_or_default();
+        Failure::refused(at(
+            &source.journal,
+            format!("{error}: it has records {first} to {}", survey.last()),
+        ))
+    })?;
+    if frame.kind == Kind::Mark {
+        return mark(args, &frame);
+    }
+    let cant = |why: &str| {
+        Failure::refused(at(
+            &source.journal,
+            format!("record {lsn} can't be understood: {why}"),
+        ))
+    };
+    let record = Record::decode(&frame.meta).map_err(|why| cant(why))?;
+    let chart = chart(&source, &survey).ok_or_else(|| {
+        cant("neither the image nor the journal has a superblock that can be read")
+    })?;
+    let changes = shown::changes(&survey, &chart, lsn, &record, frame.data.as_ref());
+    let mut paper = Paper::new(!args.json);
+    let mut written = Ok(());
+    Teller::default().tell(&survey, survey.durable(), (lsn, lsn), &mut |told| {
+        written = match told {
+            Ok(event) if args.json => object(&event, &changes, args.hex, &mut paper),
+            Ok(event) => text(&event, &changes, args.hex, &mut paper),
+            Err(error) => writeln!(paper, "{error}"),
+        };
+        written.is_ok()
+    });
+    paper::quietly(written.and_then(|()| paper.close())).map_err(Failure::system)?;
+    Ok(0)
+}
+
+/// A mark of the log's own says nothing but how far things were.
+fn mark(args: &Args, frame: &crate::log::Frame) -> Outcome {
+    let (lsn, durable, installed) = (frame.lsn, frame.durable, frame.installed);
+    let time = line::utc(frame.time);
+    match args.json {
+        true => println!(
+            "{}",
+            serde_json::json!({
+                "lsn": lsn.0, "epoch": frame.epoch.0, "time": time, "op": "durable",
+                "durable_through": durable.0, "installed_through": installed.0,
+            })
+        ),
+        false => println!(
+            "{lsn:>8}  {time}  says that all up to {durable} was durable then, and up to {installed} in the image"
+        ),
+    }
+    Ok(0)
+}
+
+/// The image's parts, by the image, or by the superblock that the journal has.
+fn chart(source: &Source, survey: &Survey) -> Option<Chart> {
+    let image = source.image.as_deref();
+    let disk = image.and_then(|image| HostDisk::open(image, Access::Read).ok());
+    if let Some(disk) = disk {
+        let mut raw = [0; SIZE];
+        if disk.read_at(&mut raw, OFFSET).is_ok()
+            && let Ok(sb) = Superblock::decode(&raw)
+        {
+            return Some(Chart::read(&disk, sb));
+        }
+    }
+    let anchors = survey
+        .frames(Lsn(1))
+        .flatten()
+        .filter_map(|frame| match Record::decode_meaning(&frame.meta).ok()? {
+            Record::Session(base) | Record::Checkpoint(base) => Some(base.session.prior),
+            _ => None,
+        });
+    let mut superblocks = anchors.filter_map(|raw| Superblock::decode(raw.first_chunk()?).ok());
+    superblocks.next().map(Chart::without_image)
+}
+
+fn object(
+    event: &crate::history::Event<'_>,
+    changes: &[Change],
+    hex: bool,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let mut head = Vec::new();
+    line::object(event, &mut head)?;
+    let mut whole: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&head)?;
+    let changes: Vec<Object<'_>> = (changes.iter())
+        .map(|change| Object {
+            block: change.block.0,
+            count: change.count,
+            how: &change.how,
+            what: &change.what,
+            details: &change.details,
+            bytes: hex.then(|| change.bytes.iter().map(range).collect()),
+        })
+        .collect();
+    whole.insert("changes".to_owned(), serde_json::to_value(changes)?);
+    serde_json::to_writer(&mut *out, &whole)?;
+    out.write_all(b"\n")
+}
+
+fn range(bytes: &Bytes) -> Range {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Range {
+        offset: bytes.at,
+        before: bytes.before.as_deref().map(hex),
+        after: hex(&bytes.after),
+    }
+}
+
+fn text(
+    event: &crate::history::Event<'_>,
+    changes: &[Change],
+    hex: bool,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    line::columns(event, &mut Clock::new(), out)?;
+    let durable = if event.durable { "" } else { "not " };
+    writeln!(
+        out,
+        "\n{:>8}  {durable}known to be durable; epoch {}",
+        "", event.frame.epoch
+    )?;
+    for change in changes {
+        let last = change.block.0 + change.count.saturating_sub(1);
+        let blocks = match change.count {
+            1 => format!("block {}", change.block),
+            _ => format!("blocks {} to {last}", change.block),
+        };
+        writeln!(
+            out,
+            "  {blocks}: {} ({})",
+            change.what,
+            change.how.join(", ")
+        )?;
+        for detail in &change.details {
+            writeln!(out, "    {detail}")?;
+        }
+        if hex {
+            for bytes in &change.bytes {
+                dump(bytes, out)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Lines of 16 bytes: `-` before, `+` after.
+fn dump(bytes: &Bytes, out: &mut dyn Write) -> io::Result<()> {
+    let versions = [
+        ('-', bytes.before.as_deref()),
+        ('+', Some(bytes.after.as_slice())),
+    ];
+    for (sign, version) in versions {
+        let Some(version) = version else { continue };
+        for (n, row) in version.chunks(16).enumerate() {
+            let hex: Vec<String> = row.iter().map(|byte| format!("{byte:02x}")).collect();
+            let plain: String = (row.iter())
+                .map(|byte| match byte {
+                    0x20..=0x7E => char::from(*byte),
+                    _ => '.',
+                })
+                .collect();
+            let at = bytes.at + n * 16;
+            writeln!(out, "    {sign} {at:04x}  {:<47}  {plain}", hex.join(" "))?;
+        }
+    }
+    Ok(())
+}
