@@ -11,6 +11,7 @@ use journalfs::sim::clock::StillClock;
 use journalfs::sim::law::NoForeign;
 use journalfs::sim::making::Making;
 use journalfs::sim::random::Random;
+use journalfs::sim::strategy::Strategy;
 use journalfs::sim::system::{self, Setup};
 use journalfs::sim::walk::walk;
 use journalfs::sim::window::Window;
@@ -60,6 +61,9 @@ fn no_cut_anywhere_breaks_the_law() {
         }
     }
     println!("{counts}");
+    for (strategy, tally) in Strategy::ALL.iter().zip(counts.strategies) {
+        assert!(tally.unique > 0, "nothing was lost in this way: {strategy}");
+    }
     for (cuts, tally) in (1..).zip(counts.nested) {
         assert!(tally.unique > 0, "no recovery was cut {cuts} times");
     }
