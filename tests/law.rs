@@ -9,6 +9,8 @@ mod failing;
 mod foreign;
 #[path = "law/found.rs"]
 mod found;
+#[path = "law/jbd2.rs"]
+mod jbd2;
 #[path = "law/judges.rs"]
 mod judges;
 #[path = "law/lockstep.rs"]

@@ -58,6 +58,12 @@ impl Bench {
         self
     }
 
+    /// One that is only looked at: nothing is left to be judged at the end.
+    pub fn looked_at(self) -> Self {
+        self.judged.set(Some(self.last()));
+        self
+    }
+
     /// The same image, opened again as after an unmount.
     pub fn reopen(mut self) -> Self {
         self.open_again();

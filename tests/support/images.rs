@@ -198,6 +198,24 @@ impl Image {
         copy
     }
 
+    /// What debugfs says of its own journal (without a look at bitmaps, which
+    /// may be wrong before a replay).
+    pub fn logdump(&self) -> String {
+        run(Command::new("debugfs")
+            .args(["-c", "-R", "logdump -a"])
+            .arg(&self.path))
+    }
+
+    /// Runs debugfs commands, one a line, that change the image.
+    pub fn debugfs_script(&self, requests: &str) -> String {
+        let script = self.folder().join("requests");
+        std::fs::write(&script, requests).expect("a file in the temporary folder");
+        run(Command::new("debugfs")
+            .args(["-w", "-f"])
+            .arg(script)
+            .arg(&self.path))
+    }
+
     /// Runs one debugfs command that changes the image.
     pub fn debugfs(&self, request: &str) -> String {
         run(Command::new("debugfs")

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::images::path_with_sbin;
+use super::images::{path_with_sbin, run};
 
 /// A loop mount of an image; dropped, it is gone, loop device included
 /// (mount(8) marks it to clear itself).
@@ -67,6 +67,28 @@ impl Mount {
     /// A path inside.
     pub fn at(&self, name: &str) -> PathBuf {
         self.point.path().join(name)
+    }
+
+    /// The power fails, as far as this mount goes: what has not reached the
+    /// image never will. With `flush`, its journal gets there first. `held` is
+    /// open until then.
+    #[track_caller]
+    pub fn cut(self, flush: bool, held: impl Sized) {
+        let shutdown = if flush { "shutdown -f" } else { "shutdown" };
+        run(Command::new("xfs_io")
+            .args(["-x", "-c", shutdown])
+            .arg(self.path()));
+        drop(held);
+        self.unmount();
+    }
+
+    /// The loop device.
+    pub fn device(&self) -> String {
+        run(Command::new("findmnt")
+            .args(["-n", "-o", "SOURCE"])
+            .arg(self.path()))
+        .trim()
+        .to_owned()
     }
 
     /// Unmounts and says so if that fails (dropping keeps silent).
