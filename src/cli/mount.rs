@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::fs::Damage;
 use crate::fuse::session::{self, MountFlag};
 use crate::fuse::tap::Tap;
 use crate::fuse::{Core, MountOptions, Session, point};
@@ -138,6 +139,7 @@ fn serve(args: &Args, options: &Options, ready: impl FnOnce() -> Result<(), Fail
     let served = session.run();
     drop(control);
     // A cut that has been armed may come while everything is brought home.
+    let fs = opened.fs().clone();
     let closed = opened.close(|| power.iter().for_each(|power| power.end()));
     let say = |error| Runtime {
         error,
@@ -145,13 +147,21 @@ fn serve(args: &Args, options: &Options, ready: impl FnOnce() -> Result<(), Fail
     };
     match &closed {
         Err(failure) => drop(say(Some(failure.line.clone())).write(&place.journal)),
-        Ok(()) if power.is_some() => say(None).replace(&place.journal),
-        Ok(()) => {}
+        Ok(()) => match fs.damage().filter(|_| !options.read_only) {
+            Some(damage) => say(Some(damaged(&place, &damage))).replace(&place.journal),
+            None if power.is_some() => say(None).replace(&place.journal),
+            None => {}
+        },
     }
     closed?;
     served
         .map(|()| 0)
         .map_err(|e| Failure::refused(at(&point, e)))
+}
+
+fn damaged(place: &Place, damage: &Damage) -> String {
+    let (image, what) = (place.image.display(), &damage.what);
+    format!("{image}: the image is corrupt: {what}: run e2fsck -f on it")
 }
 
 fn unusable(error: &point::Error) -> String {
@@ -215,8 +225,8 @@ fn core(
 ) -> Arc<Core> {
     let fs = opened.fs().clone();
     let (place, point, asked) = (place.clone(), point.to_owned(), options.clone());
-    let (journal, recovery) = (fs.journal().clone(), opened.recovery().clone());
-    let status = move || Live::of(&journal, &place, &point, &asked, &recovery).to_json();
+    let (told, recovery) = (fs.clone(), opened.recovery().clone());
+    let status = move || Live::of(&told, &place, &point, &asked, &recovery).to_json();
     let tap = power.map(|power| power as Arc<dyn Tap>);
     Core::new(fs, options.sync, Box::new(status), tap)
 }

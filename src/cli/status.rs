@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::fs::Fs;
 use crate::fuse::core::STATUS_XATTR;
 use crate::fuse::point;
-use crate::journal::Journal;
 use crate::log::{Survey, Verdict};
 
 use super::options::Options;
@@ -55,6 +55,8 @@ pub struct Live {
     pub segments: u64,
     pub journal_bytes: u64,
     pub recovery: Option<Recovery>,
+    /// Damage that was met, in words.
+    pub damage: Option<String>,
 }
 
 /// Everything that the command says.
@@ -81,18 +83,21 @@ struct Status {
     segments: Option<u64>,
     journal_bytes: Option<u64>,
     recovery: Option<Recovery>,
+    /// Damage that a mount has met, in words.
+    damage: Option<String>,
 }
 
 impl Live {
     /// What a mount has to say.
     pub fn of(
-        journal: &Journal,
+        fs: &Fs,
         place: &Place,
         point: &Path,
         options: &Options,
         recovery: &Recovery,
     ) -> Live {
-        let read_only = options.read_only;
+        let (journal, read_only) = (fs.journal(), options.read_only);
+        let damage = fs.damage().map(|damage| damage.what.to_string());
         let marks = journal.watermarks();
         let segments = journal.segments();
         Live {
@@ -100,7 +105,10 @@ impl Live {
             image: place.image.clone(),
             journal: place.journal.clone(),
             mountpoint: point.to_owned(),
-            read_only: read_only || journal.log().is_none() || journal.stopped().is_some(),
+            read_only: read_only
+                || journal.log().is_none()
+                || journal.stopped().is_some()
+                || damage.is_some(),
             guarded: open::is_guarded(place).unwrap_or(!read_only),
             powercut: options.powercut,
             appended: marks.appended.0,
@@ -110,6 +118,7 @@ impl Live {
             segments: segments.len() as u64,
             journal_bytes: segments.iter().map(|segment| segment.bytes).sum(),
             recovery: Some(recovery.clone()),
+            damage,
         }
     }
 
@@ -232,6 +241,7 @@ impl From<Live> for Status {
             segments: Some(live.segments),
             journal_bytes: Some(live.journal_bytes),
             recovery: live.recovery,
+            damage: live.damage,
             epoch: None,
             verdict: None,
         }
@@ -278,6 +288,12 @@ impl Status {
         }
         if let Some(recovery) = &self.recovery {
             line("recovery", recovery.text());
+        }
+        if let Some(damage) = &self.damage {
+            line(
+                "damage",
+                format!("{damage}: nothing is changed any more; unmount, then e2fsck -f"),
+            );
         }
         text
     }

@@ -46,6 +46,64 @@ pub enum Corrupt {
         /// Its value.
         value: u64,
     },
+    /// One of the others, with its place.
+    #[error("{what}{}", place(*inode, *block))]
+    At {
+        /// What is wrong.
+        what: Box<Corrupt>,
+        /// Whose bytes; 0: no inode's.
+        inode: InodeNo,
+        /// Where they lie; 0: in the inode itself.
+        block: BlockNo,
+    },
+}
+
+fn place(inode: InodeNo, block: BlockNo) -> String {
+    match (inode.0, block.0) {
+        (0, 0) => String::new(),
+        (0, _) => format!(" (block {block})"),
+        (_, 0) => format!(" (inode {inode})"),
+        _ => format!(" (inode {inode}, block {block})"),
+    }
+}
+
+impl Corrupt {
+    /// The same with its place, unless that is told already.
+    #[must_use]
+    pub fn at(self, inode: InodeNo, block: BlockNo) -> Corrupt {
+        match self {
+            placed @ Corrupt::At { .. } => placed,
+            what => Corrupt::At {
+                what: Box::new(what),
+                inode,
+                block,
+            },
+        }
+    }
+
+    /// The inode concerned; 0: none.
+    pub fn inode(&self) -> InodeNo {
+        match self {
+            Corrupt::InodeOutside { inode } | Corrupt::At { inode, .. } => *inode,
+            _ => InodeNo(0),
+        }
+    }
+
+    /// The block concerned; 0: none.
+    pub fn block(&self) -> BlockNo {
+        match self {
+            Corrupt::BlockOutside { block, .. } | Corrupt::At { block, .. } => *block,
+            _ => BlockNo(0),
+        }
+    }
+
+    /// Whether it is a checksum that is wrong.
+    pub fn is_checksum(&self) -> bool {
+        match self {
+            Corrupt::At { what, .. } => what.is_checksum(),
+            other => matches!(other, Corrupt::Checksum { .. }),
+        }
+    }
 }
 
 /// Why an image can't be used.

@@ -12,6 +12,7 @@ pub mod checksum;
 mod corrupt;
 pub mod dirent;
 pub mod extent;
+pub mod fault;
 pub mod features;
 pub mod format;
 pub mod group;

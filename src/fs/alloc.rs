@@ -6,6 +6,7 @@
 
 use parking_lot::Mutex;
 
+use super::damage::at as placed;
 use super::inode::{group, store_group, superblock_mut};
 use super::{Error, Result};
 use crate::ext4::bitmap::{self, Which};
@@ -366,7 +367,8 @@ fn block_bitmap(
         return Ok(initial_block_bitmap(blocks, sb, number, group)?.into());
     }
     let bits = blocks.block(group.block_bitmap)?;
-    bitmap::verify(sb, number, group, Which::Blocks, &bits)?;
+    let verified = bitmap::verify(sb, number, group, Which::Blocks, &bits);
+    placed(InodeNo(0), group.block_bitmap, verified)?;
     Ok(bits)
 }
 
@@ -433,7 +435,8 @@ fn inode_bitmap(
         return Ok(initial_inode_bitmap(sb).into());
     }
     let bits = blocks.block(group.inode_bitmap)?;
-    bitmap::verify(sb, number, group, Which::Inodes, &bits)?;
+    let verified = bitmap::verify(sb, number, group, Which::Inodes, &bits);
+    placed(InodeNo(0), group.inode_bitmap, verified)?;
     Ok(bits)
 }
 

@@ -10,7 +10,7 @@ use crate::ext4::Corrupt;
 use crate::ext4::inode::{Inode, mode};
 use crate::ext4::xattr::ACL_ACCESS;
 use crate::journal::{Blocks, Op, Txn};
-use crate::units::InodeNo;
+use crate::units::{BlockNo, InodeNo};
 
 const SGID: u16 = 0o2000;
 
@@ -213,6 +213,7 @@ pub(super) fn kind(inode: &Inode) -> Result<Kind> {
             field: "i_mode",
             value,
         }
+        .at(inode.number, BlockNo(0))
         .into()
     })
 }

@@ -80,6 +80,7 @@ fn checked(sb: &Superblock, inode: &Inode, block: BlockNo) -> Result<BlockNo> {
             what: format!("block map of inode {}", inode.number),
             block,
         }
+        .at(inode.number, block)
         .into()),
     }
 }

@@ -8,6 +8,7 @@
 //! All functions take the directory's inode; those that may change it leave
 //! storing it to the caller, who has its times to set too.
 
+use super::damage::at as placed;
 use super::map::{self, Mapping};
 use super::{Error, Result};
 use crate::ext4::dirent;
@@ -99,7 +100,8 @@ pub fn insert(
 /// Removes a name.
 pub fn remove(txn: &mut Txn<'_>, sb: &Superblock, dir: &mut Inode, name: &[u8]) -> Result<Entry> {
     let place = locate(txn, sb, dir, name)?.ok_or(Error::NotFound)?;
-    dirent::remove(txn.block_mut(place.block)?, place.at, seed(sb, dir))?;
+    let removed = dirent::remove(txn.block_mut(place.block)?, place.at, seed(sb, dir));
+    placed(dir.number, place.block, removed)?;
     Ok(place.entry)
 }
 
@@ -131,9 +133,9 @@ pub fn replace(
 /// Whether only `.` and `..` are left.
 pub fn is_empty(blocks: &dyn Blocks, sb: &Superblock, dir: &Inode) -> Result<bool> {
     for at in leaves(blocks, sb, dir)? {
-        let (_, block) = leaf(blocks, sb, dir, at)?;
+        let (number, block) = leaf(blocks, sb, dir, at)?;
         for entry in dirent::entries(&block) {
-            if !matches!(entry?.name, b"." | b"..") {
+            if !matches!(placed(dir.number, number, entry)?.name, b"." | b"..") {
                 return Ok(false);
             }
         }
@@ -150,9 +152,9 @@ pub fn name_of(
     inode: InodeNo,
 ) -> Result<Option<Vec<u8>>> {
     for at in leaves(blocks, sb, dir)? {
-        let (_, block) = leaf(blocks, sb, dir, at)?;
+        let (number, block) = leaf(blocks, sb, dir, at)?;
         for entry in dirent::entries(&block) {
-            let entry = entry?;
+            let entry = placed(dir.number, number, entry)?;
             if entry.inode == inode && !matches!(entry.name, b"." | b"..") {
                 return Ok(Some(entry.name.to_vec()));
             }
@@ -178,7 +180,8 @@ pub fn init(txn: &mut Txn<'_>, sb: &Superblock, dir: &mut Inode, parent: InodeNo
 pub fn set_parent(txn: &mut Txn<'_>, sb: &Superblock, dir: &Inode, parent: InodeNo) -> Result<()> {
     dots(txn, sb, dir)?;
     let (block, bytes) = raw(txn, sb, dir, FileBlock(0))?;
-    let second = dirent::find(&bytes, b"..")?.ok_or(Error::NotFound)?;
+    let second = placed(dir.number, block, dirent::find(&bytes, b".."))?;
+    let second = second.ok_or_else(|| lost(dir, "missing .. in block", FileBlock(0)))?;
     let kind = second.entry.map_or(0, |entry| entry.kind);
     let changed = txn.block_mut(block)?;
     match dir.has(flag::INDEX) {
@@ -190,15 +193,15 @@ pub fn set_parent(txn: &mut Txn<'_>, sb: &Superblock, dir: &Inode, parent: Inode
 
 /// What `.` and `..` refer to.
 pub fn dots(blocks: &dyn Blocks, sb: &Superblock, dir: &Inode) -> Result<(InodeNo, InodeNo)> {
-    let (_, block) = raw(blocks, sb, dir, FileBlock(0))?;
-    match dir.has(flag::INDEX) {
-        true => {
-            htree::root(&block)?;
-            htree::Map::decode(&block, Layout::Root, seed(sb, dir))?;
-        }
-        false => dirent::verify(&block, seed(sb, dir))?,
-    }
-    Ok(htree::dots(&block)?)
+    let (number, block) = raw(blocks, sb, dir, FileBlock(0))?;
+    let seed = seed(sb, dir);
+    let verified = match dir.has(flag::INDEX) {
+        true => htree::root(&block)
+            .and_then(|_| htree::Map::decode(&block, Layout::Root, seed).map(drop)),
+        false => dirent::verify(&block, seed),
+    };
+    let dots = verified.and_then(|()| htree::dots(&block));
+    placed(dir.number, number, dots)
 }
 
 /// The checksum seed of the directory's blocks, if they have checksums.
@@ -249,7 +252,7 @@ fn leaf(
     at: FileBlock,
 ) -> Result<(BlockNo, Block)> {
     let (number, block) = raw(blocks, sb, dir, at)?;
-    dirent::verify(&block, seed(sb, dir))?;
+    placed(dir.number, number, dirent::verify(&block, seed(sb, dir)))?;
     Ok((number, block))
 }
 
@@ -283,7 +286,8 @@ fn locate_in(
     name: &[u8],
 ) -> Result<Option<Place>> {
     let (number, block) = leaf(blocks, sb, dir, at)?;
-    Ok(dirent::find(&block, name)?.and_then(|record| {
+    let found = placed(dir.number, number, dirent::find(&block, name))?;
+    Ok(found.and_then(|record| {
         let dirent::Entry { inode, kind, .. } = record.entry?;
         Some(Place {
             block: number,
@@ -302,12 +306,19 @@ fn insert_where_there_is_room(
     let seed = seed(sb, dir);
     for at in (0..block_count(sb, dir)).map(FileBlock) {
         let (number, block) = leaf(txn, sb, dir, at)?;
-        if dirent::has_room(&block, entry.name, seed)? {
-            return Ok(dirent::insert(txn.block_mut(number)?, entry, seed)?);
+        if placed(
+            dir.number,
+            number,
+            dirent::has_room(&block, entry.name, seed),
+        )? {
+            let inserted = dirent::insert(txn.block_mut(number)?, entry, seed);
+            return placed(dir.number, number, inserted);
         }
         // Entries of a directory with one block are listed by hash, so they
         // may move to close gaps. (Listed by place, they must stay.)
-        if future_hasher(sb, dir).is_some() && close_gaps(txn, number, &block, entry, seed)? {
+        if future_hasher(sb, dir).is_some()
+            && close_gaps(txn, dir.number, number, &block, entry, seed)?
+        {
             return Ok(true);
         }
     }
@@ -317,12 +328,14 @@ fn insert_where_there_is_room(
 /// Rebuilds a block with one entry more, if they fit without gaps.
 fn close_gaps(
     txn: &mut Txn<'_>,
+    dir: InodeNo,
     number: BlockNo,
     block: &Block,
     entry: dirent::Entry<'_>,
     seed: Option<u32>,
 ) -> Result<bool> {
-    let mut entries = dirent::entries(block).collect::<std::result::Result<Vec<_>, _>>()?;
+    let entries = dirent::entries(block).collect::<std::result::Result<Vec<_>, _>>();
+    let mut entries = placed(dir, number, entries)?;
     entries.push(entry);
     let whole: usize = entries.iter().map(|entry| dirent::needed(entry.name)).sum();
     let fits = whole <= dirent::capacity(block.len(), seed);
@@ -338,5 +351,6 @@ fn lost(dir: &Inode, field: &'static str, at: FileBlock) -> Error {
         field,
         value: at.0.into(),
     }
+    .at(dir.number, BlockNo(0))
     .into()
 }

@@ -80,9 +80,7 @@ impl Fs {
         if inode.kind() == mode::DIRECTORY {
             return Err(Error::IsDirectory);
         }
-        if self.options.read_only {
-            return Err(Error::ReadOnly("mounted for reading only".into()));
-        }
+        self.writable()?;
         match inode.has(flag::APPEND) && (flags & libc::O_APPEND == 0 || flags & libc::O_TRUNC != 0)
         {
             true => Err(Error::NotPermitted),
@@ -433,7 +431,7 @@ impl Fs {
         if !wanted || self.options.read_only || inode.has(flag::NOATIME) || inode.atime == now {
             return;
         }
-        if let Err(error) = self.store_atime(inode.number, now) {
+        if let Err(error) = self.noting(self.store_atime(inode.number, now)) {
             log::debug!("access time of inode {}: {error}", inode.number);
         }
     }

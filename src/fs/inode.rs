@@ -1,5 +1,6 @@
 //! Inodes in their tables.
 
+use super::damage::at as placed;
 use super::{Error, Result};
 use crate::ext4::extent::MAX_BLOCKS;
 use crate::ext4::group::Group;
@@ -12,7 +13,7 @@ use crate::units::{BlockNo, GroupNo, InodeNo};
 pub fn group(blocks: &dyn Blocks, sb: &Superblock, number: GroupNo) -> Result<Group> {
     let (block, at) = sb.descriptor_place(number);
     let bytes = blocks.block(block)?;
-    Ok(Group::decode(&bytes[at..], sb, number)?)
+    placed(InodeNo(0), block, Group::decode(&bytes[at..], sb, number))
 }
 
 /// Writes a group's descriptor.
@@ -42,7 +43,7 @@ pub fn load(blocks: &dyn Blocks, sb: &Superblock, number: InodeNo) -> Result<Ino
     if raw[..2] == [0, 0] {
         return Err(Error::Stale);
     }
-    let inode = Inode::decode(raw, number, sb)?;
+    let inode = placed(number, block, Inode::decode(raw, number, sb))?;
     // Without links it is on the orphan chain (`dtime`: the next one) or
     // deleted (`dtime`: when; mkfs numbers inodes far below any date).
     if inode.links == 0 && inode.dtime > sb.inodes_count {
@@ -55,17 +56,36 @@ pub fn load(blocks: &dyn Blocks, sb: &Superblock, number: InodeNo) -> Result<Ino
             field: "i_size",
             value: inode.size,
         }
+        .at(number, block)
         .into()),
         false => Ok(inode),
     }
 }
 
 /// An inode that a name or a caller refers to: never one of the reserved
-/// ones except the root.
+/// ones except the root. (A caller may make up any number, so that one outside
+/// the tables is no damage; see [`named`] for names.)
 pub fn load_file(blocks: &dyn Blocks, sb: &Superblock, number: InodeNo) -> Result<Inode> {
     match number == InodeNo::ROOT || number.0 >= sb.first_inode {
-        true => load(blocks, sb, number),
-        false => Err(Corrupt::InodeOutside { inode: number }.into()),
+        true if number.0 <= sb.inodes_count => load(blocks, sb, number),
+        _ => Err(Error::Stale),
+    }
+}
+
+/// The inode that a directory's entry refers to: it must be in use.
+pub fn named(blocks: &dyn Blocks, sb: &Superblock, dir: InodeNo, number: InodeNo) -> Result<Inode> {
+    let dangling = |field| {
+        Corrupt::Field {
+            what: format!("entry of directory {dir}"),
+            field,
+            value: number.0.into(),
+        }
+        .at(dir, BlockNo(0))
+    };
+    match load_file(blocks, sb, number) {
+        Err(Error::Stale) => Err(dangling("inode").into()),
+        Ok(inode) if inode.links == 0 => Err(dangling("inode without links").into()),
+        other => other,
     }
 }
 

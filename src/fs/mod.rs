@@ -20,6 +20,7 @@ mod attr;
 mod blockmap;
 mod caller;
 mod create;
+mod damage;
 pub mod dir;
 pub mod file;
 pub mod guard;
@@ -40,6 +41,7 @@ mod world;
 pub mod xattr;
 
 pub use caller::{AskGroups, Caller, Groups};
+pub use damage::Damage;
 pub use file::{Statfs, Whence};
 
 /// The file system of one image. It keeps nothing of the image in memory:
@@ -55,6 +57,7 @@ pub struct Fs {
     /// Groups without free inodes.
     full: alloc::Full,
     before: orphan::Before,
+    noted: damage::Noted,
 }
 
 /// How a file system is to behave.
@@ -153,6 +156,7 @@ impl Fs {
             hints,
             full: alloc::Full::default(),
             before: orphan::Before::default(),
+            noted: damage::Noted::default(),
         }
     }
 
@@ -171,10 +175,8 @@ impl Fs {
 
     /// Begins a change.
     fn begin(&self) -> Result<Txn<'_>> {
-        match self.options.read_only {
-            true => Err(Error::ReadOnly("mounted for reading only".into())),
-            false => Ok(self.journal.begin()?),
-        }
+        self.writable()?;
+        Ok(self.journal.begin()?)
     }
     /// The state to read.
     fn view(&self) -> View<'_> {
@@ -373,7 +375,7 @@ impl From<crate::journal::Error> for Error {
             crate::journal::Error::Full => Error::Full,
             crate::journal::Error::HostFull => Error::NoSpace,
             crate::journal::Error::ReadOnly(why) => Error::ReadOnly(why),
-            other => Error::Journal(other),
+            other => damage::of_journal(other),
         }
     }
 }

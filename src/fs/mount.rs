@@ -11,8 +11,8 @@ use super::guard::{self, Raw, Standing};
 use super::jbd2::{self, Pending};
 use super::{Fs, Options as FsOptions};
 use crate::device::{Dir, Disk};
-use crate::ext4::Superblock;
 use crate::ext4::superblock::SIZE;
+use crate::ext4::{Superblock, fault};
 use crate::journal::{self, Background, Journal, Report, Unrecovered};
 use crate::units::{Clock, HostClock, Lsn, Time};
 
@@ -217,7 +217,7 @@ impl Opened {
             return Err(Error::HasErrors("run journalfs recover, then "));
         }
         if self.course != Course::Recover {
-            return self.mount_despite_errors();
+            return self.mount_despite_errors()?.unless_damaged();
         }
         let (image, dir, mut options) =
             (self.image.clone(), self.dir.clone(), self.options.clone());
@@ -234,7 +234,7 @@ impl Opened {
             other => other?,
         };
         mounted.held = held;
-        Ok(mounted)
+        mounted.unless_damaged()
     }
 
     fn mount_despite_errors(self) -> Result<Mounted> {
@@ -264,7 +264,10 @@ impl Opened {
         }
         let sb = session::begin(&*image, &journal, &sb, &found, &good, replayed, &options)?;
         let fs = Arc::new(Fs::new(journal, sb, options.fs, options.clock.clone()));
-        retry_when_full(&fs, || fs.collect_orphans().map(drop))?;
+        match retry_when_full(&fs, || fs.noting(fs.collect_orphans()).map(drop)) {
+            Err(Error::Fs(super::Error::Corrupt(_))) => {} // noted
+            other => other?,
+        }
         empty_own_journal(&fs)?;
         Ok(Mounted {
             image,
@@ -369,6 +372,26 @@ impl Mounted {
     /// Why it is mounted for reading only although it should not be.
     pub fn degraded(&self) -> Option<&Error> {
         self.degraded.as_ref()
+    }
+
+    /// Leaves an image alone in which errors are noted (in a record that was
+    /// just replayed), or whose orphans show some.
+    fn unless_damaged(self) -> Result<Self> {
+        let error = match (self.fs.damage(), self.fs.journal().pinned()) {
+            (Some(damage), _) => Error::Damaged(damage.what.clone()),
+            (None, Some(block)) if self.options.fs.read_only || !self.notes_errors(&block) => {
+                return Ok(self);
+            }
+            (None, None) => return Ok(self),
+            (None, Some(_)) => Error::HasErrors(""),
+        };
+        self.close()?;
+        Err(error)
+    }
+
+    fn notes_errors(&self, block: &[u8]) -> bool {
+        let (_, at) = self.fs.superblock().home();
+        fault::is_noted(&block[at..])
     }
 
     /// Starts the threads that a mount needs.

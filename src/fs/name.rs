@@ -2,7 +2,7 @@
 
 use super::attr::{attr, kind};
 use super::file::read_at;
-use super::inode::{load_file, store};
+use super::inode::{load_file, named, store};
 use super::orphan::Later;
 use super::perm::{EXEC, READ};
 use super::{Attr, Caller, Done, Error, Fs, Kind, Result, dir, map};
@@ -12,7 +12,7 @@ use crate::ext4::inode::{Inode, flag, mode};
 use crate::ext4::{Corrupt, Superblock};
 use crate::journal::record::Name;
 use crate::journal::{Blocks, Op, Txn};
-use crate::units::{InodeNo, Time};
+use crate::units::{BlockNo, InodeNo, Time};
 
 /// Gets an entry of a directory: the cookie behind it, name, inode, type; and
 /// answers whether to go on.
@@ -33,7 +33,7 @@ impl Fs {
         let view = self.view();
         let dir = self.directory(&view, by, parent)?;
         let entry = dir::lookup(&view, &self.sb, &dir, name)?.ok_or(Error::NotFound)?;
-        let inode = self.named(&view, &dir, entry.inode)?;
+        let inode = named(&view, &self.sb, dir.number, entry.inode)?;
         if !matches!(name, b"." | b"..") {
             self.hints.note(inode.number, parent, name);
         }
@@ -100,7 +100,7 @@ impl Fs {
         let mut txn = self.begin()?;
         let mut dir = self.directory(&txn, by, parent)?;
         let entry = dir::lookup(&txn, &self.sb, &dir, name)?.ok_or(Error::NotFound)?;
-        let mut inode = self.named(&txn, &dir, entry.inode)?;
+        let mut inode = named(&txn, &self.sb, dir.number, entry.inode)?;
         self.may_take(&txn, by, &dir, &inode)?;
         if inode.kind() == mode::DIRECTORY {
             return Err(Error::IsDirectory);
@@ -138,7 +138,7 @@ impl Fs {
         let mut txn = self.begin()?;
         let mut dir = self.directory(&txn, by, parent)?;
         let entry = dir::lookup(&txn, &self.sb, &dir, name)?.ok_or(Error::NotFound)?;
-        let mut inode = self.named(&txn, &dir, entry.inode)?;
+        let mut inode = named(&txn, &self.sb, dir.number, entry.inode)?;
         self.may_take(&txn, by, &dir, &inode)?;
         if inode.kind() != mode::DIRECTORY {
             return Err(Error::NotDirectory);
@@ -183,6 +183,7 @@ impl Fs {
                 field: "i_size",
                 value: inode.size,
             }
+            .at(inode.number, BlockNo(0))
             .into());
         }
         let mut target = vec![0; inode.size as usize];
@@ -208,12 +209,12 @@ impl Fs {
             by,
             inode,
             from,
-            &mut |view, cookie, inode, file_type, name| {
+            &mut |view, cookie, entry, file_type, name| {
                 let kind = match Kind::of_entry(file_type) {
                     Some(kind) => kind,
-                    None => kind(&load_file(view, &self.sb, inode)?)?,
+                    None => kind(&named(view, &self.sb, inode, entry)?)?,
                 };
-                Ok(each(cookie, name, inode, kind))
+                Ok(each(cookie, name, entry, kind))
             },
         )
     }
@@ -227,7 +228,7 @@ impl Fs {
         each: &mut dyn FnMut(u64, &[u8], &Attr) -> bool,
     ) -> Result<()> {
         self.list(by, inode, from, &mut |view, cookie, entry, _, name| {
-            let attr = attr(&load_file(view, &self.sb, entry)?)?;
+            let attr = attr(&named(view, &self.sb, inode, entry)?)?;
             if !matches!(name, b"." | b"..") {
                 self.hints.note(entry, inode, name);
             }
@@ -307,22 +308,6 @@ impl Fs {
         }
         self.may(blocks, by, &inode, READ)?;
         Ok(inode)
-    }
-
-    /// The inode that a directory's entry refers to: it must be in use.
-    pub(super) fn named(&self, blocks: &dyn Blocks, dir: &Inode, number: InodeNo) -> Result<Inode> {
-        let dangling = |field, value| Corrupt::Field {
-            what: format!("entry of directory {}", dir.number),
-            field,
-            value,
-        };
-        match load_file(blocks, &self.sb, number) {
-            Err(Error::Stale) => Err(dangling("inode", number.0.into()).into()),
-            Ok(inode) if inode.links == 0 => {
-                Err(dangling("inode without links", number.0.into()).into())
-            }
-            other => other,
-        }
     }
 }
 

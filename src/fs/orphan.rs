@@ -113,6 +113,7 @@ fn chain(blocks: &dyn Blocks, sb: &Superblock) -> Result<Vec<Inode>> {
                 field: "i_dtime",
                 value: u64::from(at.0),
             }
+            .at(at, BlockNo(0))
             .into());
         }
         at = InodeNo(inode.dtime);
@@ -179,8 +180,10 @@ impl Fs {
     /// room for it now, it is done before the file's next change, or by
     /// [`Fs::tidy`], or at the next mount.
     pub(super) fn finish(&self, later: Later) -> Result<()> {
-        match later.0.map(|number| self.reap(number)) {
-            None | Some(Ok(()) | Err(super::Error::Full)) => Ok(()),
+        use super::Error::{Corrupt, Full, ReadOnly};
+        match later.0.map(|number| self.noting(self.reap(number))) {
+            // Damage is noted, and e2fsck will find the inode on the chain.
+            None | Some(Ok(()) | Err(Full | Corrupt(_) | ReadOnly(_))) => Ok(()),
             Some(Err(error)) => Err(error),
         }
     }
@@ -193,6 +196,10 @@ impl Fs {
 
     /// Goes on with freeing that waits for room in the journal.
     pub fn tidy(&self) -> Result<()> {
+        self.record_damage();
+        if self.writable().is_err() {
+            return Ok(());
+        }
         let pending: Vec<InodeNo> = self.tables.lock().pending.iter().copied().collect();
         pending.into_iter().try_for_each(|number| self.reap(number))
     }
@@ -319,7 +326,8 @@ impl Fs {
         let file = load(&self.view(), &self.sb, number)?;
         if file.size > ORPHAN_FILE_MOST {
             let (what, field, value) = ("orphan file".into(), "i_size", file.size);
-            return Err(Corrupt::Field { what, field, value }.into());
+            let wrong = Corrupt::Field { what, field, value };
+            return Err(wrong.at(number, BlockNo(0)).into());
         }
         let mut count = 0;
         for at in 0..file.size / u64::from(self.sb.block_size) {
@@ -384,6 +392,7 @@ fn check_orphan_block(sb: &Superblock, file: &Inode, block: BlockNo, raw: &[u8])
             field: "ob_magic",
             value: u64::from(magic),
         }
+        .at(file.number, block)
         .into());
     }
     let (stored, computed) = (le32(raw, tail + 4), orphan_checksum(sb, file, block, raw));
@@ -394,6 +403,7 @@ fn check_orphan_block(sb: &Superblock, file: &Inode, block: BlockNo, raw: &[u8])
             stored,
             computed,
         }
+        .at(file.number, block)
         .into()),
     }
 }

@@ -32,10 +32,10 @@ impl Fs {
             mode::REGULAR | mode::DIRECTORY | mode::SYMLINK
         );
         match mask & WRITE != 0 && special {
-            true if self.options.read_only => {
-                Err(Error::ReadOnly("mounted for reading only".into()))
+            true => {
+                self.writable()?;
+                self.mutable(&inode)
             }
-            true => self.mutable(&inode),
             false => Ok(()),
         }
     }

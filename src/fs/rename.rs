@@ -5,7 +5,7 @@
 //! the link counts of parents with a directory that moves.
 
 use super::attr::kind;
-use super::inode::{load_file, store};
+use super::inode::{named, store};
 use super::name::{check_name, grow_links, shrink_links};
 use super::orphan::Later;
 use super::perm::WRITE;
@@ -14,7 +14,7 @@ use crate::ext4::Corrupt;
 use crate::ext4::inode::{Inode, mode};
 use crate::journal::record::Name;
 use crate::journal::{Blocks, Op, Txn};
-use crate::units::{InodeNo, Time};
+use crate::units::{BlockNo, InodeNo, Time};
 
 /// Fail if the new name exists.
 pub const NOREPLACE: u32 = 1;
@@ -149,7 +149,7 @@ impl Fs {
     fn entry(&self, blocks: &dyn Blocks, dir: &Inode, name: &[u8]) -> Result<Option<Inode>> {
         let entry = dir::lookup(blocks, &self.sb, dir, name)?;
         entry
-            .map(|entry| self.named(blocks, dir, entry.inode))
+            .map(|entry| named(blocks, &self.sb, dir.number, entry.inode))
             .transpose()
     }
 
@@ -188,7 +188,7 @@ impl Fs {
                 return Ok(false);
             }
             let (_, parent) = dir::dots(blocks, &self.sb, &at)?;
-            at = load_file(blocks, &self.sb, parent)?;
+            at = named(blocks, &self.sb, at.number, parent)?;
         }
         let what = format!("directory {}", inner.number);
         Err(Corrupt::Field {
@@ -196,6 +196,7 @@ impl Fs {
             field: "..",
             value: at.number.0.into(),
         }
+        .at(inner.number, BlockNo(0))
         .into())
     }
 

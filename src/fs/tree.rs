@@ -9,6 +9,7 @@
 //! give it up.
 
 use super::alloc::{free_blocks, new_blocks};
+use super::damage::at as placed;
 use super::{Error, Result};
 use crate::ext4::extent::{Extent, Index, Items, MAX_BLOCKS, MAX_DEPTH, Node, NodeRef, room};
 use crate::ext4::inode::Inode;
@@ -35,7 +36,8 @@ pub fn around(
     inode: &Inode,
     at: FileBlock,
 ) -> Result<Around> {
-    let root = NodeRef::open(&inode.block, inode.number, None)?;
+    let root = NodeRef::open(&inode.block, inode.number, None);
+    let root = placed(inode.number, BlockNo(0), root)?;
     descend(blocks, sb, inode, root, at, MAX_BLOCKS)
 }
 
@@ -57,13 +59,15 @@ fn descend(
     match slot {
         None => Ok(Around { left: None, next }),
         Some(slot) if node.depth == 0 => Ok(Around {
-            left: Some(node.extent(slot, sb)?),
+            left: Some(placed(inode.number, BlockNo(0), node.extent(slot, sb))?),
             next,
         }),
         Some(slot) => {
-            let child = blocks.block(node.child(slot, sb)?.child)?;
-            let below = NodeRef::open(&child, inode.number, Some(node.depth - 1))?;
-            below.verify(sb, inode.seed(sb))?;
+            let number = placed(inode.number, BlockNo(0), node.child(slot, sb))?.child;
+            let child = blocks.block(number)?;
+            let below = NodeRef::open(&child, inode.number, Some(node.depth - 1));
+            let below = below.and_then(|below| below.verify(sb, inode.seed(sb)).map(|()| below));
+            let below = placed(inode.number, number, below)?;
             descend(blocks, sb, inode, below, at, next)
         }
     }
@@ -84,7 +88,8 @@ pub fn edit(
     privileged: bool,
     change: Change<'_>,
 ) -> Result<()> {
-    let mut root = NodeRef::open(&inode.block, inode.number, None)?.decode(sb)?;
+    let root = NodeRef::open(&inode.block, inode.number, None).and_then(|root| root.decode(sb));
+    let mut root = placed(inode.number, BlockNo(0), root)?;
     let mut tree = Tree {
         txn,
         sb,
@@ -239,9 +244,10 @@ impl Tree<'_, '_> {
 
     fn load(&self, block: BlockNo, depth: u16) -> Result<Node> {
         let raw = self.txn.block(block)?;
-        let node = NodeRef::open(&raw, self.inode.number, Some(depth))?;
-        node.verify(self.sb, self.seed)?;
-        Ok(node.decode(self.sb)?)
+        let node = NodeRef::open(&raw, self.inode.number, Some(depth))
+            .and_then(|node| node.verify(self.sb, self.seed).map(|()| node))
+            .and_then(|node| node.decode(self.sb));
+        placed(self.inode.number, block, node)
     }
 
     fn store(&mut self, block: BlockNo, node: &Node) -> Result<()> {
@@ -274,5 +280,6 @@ pub fn tangled(inode: &Inode, at: FileBlock) -> Error {
         field: "ei_block",
         value: u64::from(at.0),
     }
+    .at(inode.number, BlockNo(0))
     .into()
 }

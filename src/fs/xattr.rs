@@ -5,6 +5,7 @@
 //! setting one changes the mode bits with it.
 
 use super::alloc::{free_blocks, new_blocks};
+use super::damage::at as placed;
 use super::inode::{load_file, store, want_compat};
 use super::perm::{READ, WRITE};
 use super::{Caller, Done, Error, Fs, Result};
@@ -256,7 +257,8 @@ fn acl(blocks: &dyn Blocks, sb: &Superblock, inode: &Inode, index: u8) -> Result
             rest: Vec::new(),
         },
     )?;
-    Ok(value.map(|value| Acl::from_disk(&value)).transpose()?)
+    let acl = value.map(|value| Acl::from_disk(&value)).transpose();
+    placed(inode.number, BlockNo(0), acl)
 }
 
 /// Stores or removes a list under [`ACL_ACCESS`] or [`ACL_DEFAULT`].
@@ -289,7 +291,7 @@ pub fn get(
     name: &Name,
 ) -> Result<Option<Vec<u8>>> {
     let find = |all: Vec<Attribute>| all.into_iter().find(|a| a.name == *name).map(|a| a.value);
-    if let Some(value) = find(decode_inode(&inode.tail)?) {
+    if let Some(value) = find(inside(inode)?) {
         return Ok(Some(value));
     }
     Ok(outside(blocks, sb, inode)?.and_then(|block| find(block.attributes)))
@@ -297,7 +299,7 @@ pub fn get(
 
 /// The names of all attributes.
 pub fn list(blocks: &dyn Blocks, sb: &Superblock, inode: &Inode) -> Result<Vec<Name>> {
-    let mut all = decode_inode(&inode.tail)?;
+    let mut all = inside(inode)?;
     all.extend(outside(blocks, sb, inode)?.map_or_else(Vec::new, |block| block.attributes));
     Ok(all.into_iter().map(|attribute| attribute.name).collect())
 }
@@ -311,7 +313,7 @@ pub fn set(
     value: Option<&[u8]>,
     privileged: bool,
 ) -> Result<()> {
-    let old_inside = decode_inode(&inode.tail)?;
+    let old_inside = self::inside(inode)?;
     let old_outside = outside(txn, sb, inode)?.map_or_else(Vec::new, |block| block.attributes);
     let without = |all: &[Attribute]| {
         all.iter()
@@ -366,13 +368,19 @@ fn seed(sb: &Superblock) -> Option<u32> {
     sb.has_metadata_csum().then_some(sb.csum_seed)
 }
 
+/// The attributes that the inode has room for.
+fn inside(inode: &Inode) -> Result<Vec<Attribute>> {
+    placed(inode.number, BlockNo(0), decode_inode(&inode.tail))
+}
+
 fn outside(blocks: &dyn Blocks, sb: &Superblock, inode: &Inode) -> Result<Option<AttributeBlock>> {
     if inode.file_acl == 0 {
         return Ok(None);
     }
     let number = BlockNo(inode.file_acl);
     let block = blocks.block(number)?;
-    Ok(Some(AttributeBlock::decode(&block, number, seed(sb))?))
+    let decoded = AttributeBlock::decode(&block, number, seed(sb));
+    placed(inode.number, number, decoded).map(Some)
 }
 
 /// Lets the inode's block hold exactly these attributes: in place if nobody

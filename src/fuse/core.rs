@@ -98,7 +98,7 @@ impl Core {
     where
         A: FnOnce(Answer) + Send + 'static,
     {
-        match self.perform(&by, &request) {
+        match self.fs.noting(self.perform(&by, &request)) {
             Ok(Performed { reply, after: None }) => answer(Ok(reply)),
             Ok(Performed {
                 reply,
@@ -288,36 +288,36 @@ impl Core {
         plus: bool,
         add: &mut dyn FnMut(Entry<'_>) -> bool,
     ) -> Result<()> {
+        let fs = &self.fs;
         if !plus {
-            return self
-                .fs
-                .readdir(by, inode, from, &mut |cookie, name, inode, kind| {
-                    add(Entry {
-                        cookie,
-                        name,
-                        inode,
-                        kind,
-                        attr: None,
-                    })
-                });
-        }
-        self.fs
-            .readdirplus(by, inode, from, &mut |cookie, name, attr: &Attr| {
-                let named = name != b"." && name != b"..";
-                let entry = Entry {
+            let listed = fs.readdir(by, inode, from, &mut |cookie, name, inode, kind| {
+                add(Entry {
                     cookie,
                     name,
-                    inode: attr.inode,
-                    kind: attr.kind,
-                    attr: Some(*attr),
-                };
-                let taken = add(entry);
-                if taken && named {
-                    self.named(inode, name, attr.inode);
-                    self.fs.remember(attr.inode);
-                }
-                taken
-            })
+                    inode,
+                    kind,
+                    attr: None,
+                })
+            });
+            return fs.noting(listed);
+        }
+        let listed = fs.readdirplus(by, inode, from, &mut |cookie, name, attr: &Attr| {
+            let named = name != b"." && name != b"..";
+            let entry = Entry {
+                cookie,
+                name,
+                inode: attr.inode,
+                kind: attr.kind,
+                attr: Some(*attr),
+            };
+            let taken = add(entry);
+            if taken && named {
+                self.named(inode, name, attr.inode);
+                self.fs.remember(attr.inode);
+            }
+            taken
+        });
+        fs.noting(listed)
     }
 
     fn getxattr(&self, by: &Caller, inode: InodeNo, name: &[u8]) -> Result<Vec<u8>> {

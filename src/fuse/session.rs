@@ -183,7 +183,7 @@ fn serve(inner: fuser::Session<Adapter>) -> io::Result<()> {
 /// the mount ends.
 fn tidy(fs: &Fs, end: &mpsc::Receiver<()>) {
     while end.recv_timeout(TIDY) == Err(mpsc::RecvTimeoutError::Timeout) {
-        match fs.tidy() {
+        match fs.noting(fs.tidy()) {
             Ok(()) | Err(fs::Error::Full) => {}
             Err(error) => log::debug!("freeing what was removed: {error}"),
         }

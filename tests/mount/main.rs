@@ -10,6 +10,7 @@ mod support;
 mod crew;
 mod cut;
 mod daemon;
+mod damage;
 mod history;
 mod host;
 mod image;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use journalfs::device::Disk;
 use journalfs::device::memory::MemoryDisk;
-use journalfs::fs::{Access, SetAttr};
+use journalfs::fs::{Access, Error, Result, SetAttr};
 use journalfs::units::InodeNo;
 
 use crate::support::e2fsck;
@@ -123,4 +123,134 @@ fn no_damage_to_blocks_in_use_makes_a_request_panic() {
             exercise(&world);
         }
     }
+}
+
+/// The number that follows a word in debugfs' text.
+fn number_after(text: &str, word: &str) -> u64 {
+    let (_, rest) = text
+        .split_once(word)
+        .unwrap_or_else(|| panic!("{word}: {text}"));
+    let digits = rest
+        .trim_start()
+        .split(|c: char| !c.is_ascii_digit())
+        .next();
+    digits.unwrap().parse().unwrap()
+}
+
+/// A request, and where it meets the damage.
+type Meeting<'a> = (&'a str, u64, InodeNo, Box<dyn Fn(&World) -> Result<()>>);
+
+#[test]
+fn every_structure_that_is_damaged_is_named_with_its_place_and_ends_all_changes() {
+    let world = World::new("debian", 16 << 20);
+    let (fs, by) = (&world.fs, world.by.clone());
+    let small = world.dir(ROOT, "small");
+    world.file(small, "file");
+    let large = world.dir(ROOT, "large");
+    for n in 0..300 {
+        world.file(large, &format!("{n:040}"));
+    }
+    let file = world.file(ROOT, "pieces");
+    for n in 0..10 {
+        fs.write(&by, file, n * 8192, &[7; 4096], false).unwrap();
+    }
+    let marked = world.file(ROOT, "marked");
+    fs.setxattr(&by, marked, b"user.large", &[3; 500], 0)
+        .unwrap();
+    world.judge();
+    let stat = |name: &str| world.image.debugfs(&format!("stat {name}"));
+    let first = |name: &str| {
+        let said = world.image.debugfs(&format!("bmap {name} 0"));
+        said.split_whitespace()
+            .find_map(|word| word.parse().ok())
+            .unwrap()
+    };
+    let group = world.image.debugfs("show_super_stats");
+    let none = InodeNo(0);
+    let damaged: Vec<Meeting<'_>> = vec![
+        ("checksum of directory block", first("/small"), small, {
+            Box::new(move |w| w.look(small, "file").map(drop))
+        }),
+        (
+            "checksum of directory index block",
+            first("/large"),
+            large,
+            { Box::new(move |w| w.look(large, "1").map(drop)) },
+        ),
+        (
+            "checksum of an extent block",
+            number_after(&stat("/pieces"), "(ETB0):"),
+            file,
+            { Box::new(move |w| w.fs.read(file, 0, 10).map(drop)) },
+        ),
+        (
+            "checksum of attribute block",
+            number_after(&stat("/marked"), "File ACL:"),
+            marked,
+            { Box::new(move |w| w.fs.listxattr(&w.by, marked).map(drop)) },
+        ),
+        (
+            "block bitmap",
+            number_after(&group, "block bitmap at"),
+            none,
+            { Box::new(move |w| w.fs.write(&w.by, marked, 0, b"new", false).map(drop)) },
+        ),
+        (
+            "inode bitmap",
+            number_after(&group, "inode bitmap at"),
+            none,
+            { Box::new(move |w| w.fs.create(&w.by, ROOT, b"new", 0o644, 0).map(drop)) },
+        ),
+        (
+            "checksum of inode",
+            number_after(&group, "inode table at"),
+            ROOT,
+            { Box::new(move |w| w.look(ROOT, "small").map(drop)) },
+        ),
+        ("checksum of group 0", 1, none, {
+            Box::new(move |w| w.look(ROOT, "small").map(drop))
+        }),
+    ];
+    for (what, block, inode, request) in damaged {
+        let disk = Arc::new(MemoryDisk::from_pages(pages_of(world.image.path())));
+        // Times of the root's inode, and whatever stands there elsewhere.
+        let at = block * 4096 + if inode == ROOT { 256 + 12 } else { 44 };
+        let mut byte = [0];
+        disk.read_at(&mut byte, at).unwrap();
+        disk.write_at(&[byte[0] ^ 1], at).unwrap();
+        let mut hurt = World::over(Image::blank(0), disk, Access::Kernel);
+        hurt.damaged = true;
+        let met = hurt.fs.noting(request(&hurt)).unwrap_err();
+        let said = met.to_string();
+        assert!(
+            matches!(met, Error::Corrupt(_)) && said.contains(what),
+            "{what}: {said}"
+        );
+        let damage = hurt.fs.damage().expect("noted");
+        assert_eq!(
+            (damage.what.inode(), damage.what.block().0),
+            (inode, block),
+            "{said}"
+        );
+        let refused = hurt.fs.mkdir(&hurt.by, ROOT, b"later", 0o755, 0);
+        assert!(matches!(refused, Err(Error::ReadOnly(_))), "{refused:?}");
+        hurt.fs.statfs().ok();
+    }
+}
+
+#[test]
+fn a_number_that_a_caller_made_up_is_no_damage() {
+    let world = World::new("debian", 4 << 20);
+    for made_up in [0, 1, 3, 11, 4000, 1 << 20, u32::MAX].map(InodeNo) {
+        let met = world.fs.noting(world.fs.getattr(made_up));
+        assert!(
+            matches!(met, Ok(_) | Err(Error::Stale)),
+            "{made_up}: {met:?}"
+        );
+        let met = world
+            .fs
+            .noting(world.fs.lookup(&world.by, made_up, b"name"));
+        assert!(met.is_err());
+    }
+    assert!(world.fs.damage().is_none());
 }

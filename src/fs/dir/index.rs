@@ -11,6 +11,7 @@ use crate::ext4::dirent::{self, Entry};
 use crate::ext4::hash::Hasher;
 use crate::ext4::htree::{self, Layout, Map, Slot};
 use crate::ext4::inode::{Inode, flag};
+use crate::fs::damage::at as placed;
 use crate::fs::{Error, Result};
 use crate::journal::{Block, Blocks, Txn};
 use crate::units::{BlockNo, FileBlock};
@@ -48,7 +49,8 @@ impl Node {
     }
 
     fn map(&self, sb: &Superblock, dir: &Inode) -> Result<Map<'_>> {
-        Ok(Map::decode(&self.block, self.layout, seed(sb, dir))?)
+        let map = Map::decode(&self.block, self.layout, seed(sb, dir));
+        placed(dir.number, self.number, map)
     }
 
     fn slot(&self, sb: &Superblock, dir: &Inode) -> Result<Slot> {
@@ -71,7 +73,8 @@ impl Path {
         hash: u32,
     ) -> Result<Self> {
         let mut node = Node::load(blocks, sb, dir, FileBlock(0))?;
-        let levels = htree::root(&node.block)?.indirect_levels;
+        let root = placed(dir.number, node.number, htree::root(&node.block))?;
+        let levels = root.indirect_levels;
         let mut nodes = Vec::new();
         for _ in 0..levels {
             node.at = node.map(sb, dir)?.position(hash);
@@ -141,8 +144,8 @@ fn inner(dir: &Inode, child: FileBlock) -> Result<FileBlock> {
 
 /// The directory's hash function; `None` if we don't know it.
 pub(super) fn hasher(blocks: &dyn Blocks, sb: &Superblock, dir: &Inode) -> Result<Option<Hasher>> {
-    let (_, block) = raw(blocks, sb, dir, FileBlock(0))?;
-    let info = htree::root(&block)?;
+    let (number, block) = raw(blocks, sb, dir, FileBlock(0))?;
+    let info = placed(dir.number, number, htree::root(&block))?;
     Ok(Hasher::new(
         info.hash_version,
         sb.unsigned_hash,
@@ -192,10 +195,11 @@ pub(super) fn begin(
 ) -> Result<()> {
     let seed = seed(sb, dir);
     let (root, old) = leaf(txn, sb, dir, FileBlock(0))?;
-    let dots = htree::dots(&old)?;
+    let dots = placed(dir.number, root, htree::dots(&old))?;
     let entries = dirent::entries(&old)
         .skip(2)
-        .collect::<std::result::Result<Vec<_>, _>>()?;
+        .collect::<std::result::Result<Vec<_>, _>>();
+    let entries = placed(dir.number, root, entries)?;
     let (first, number) = map::append_directory_block(txn, sb, dir)?;
     dirent::rebuild(txn.block_mut(number)?, entries, seed);
     htree::init_root(txn.block_mut(root)?, dots, hasher.version(), first, seed);
@@ -214,11 +218,15 @@ pub(super) fn insert(
     let seed = seed(sb, dir);
     let mut path = Path::probe(txn, sb, dir, hasher.hash(entry.name).major)?;
     let (number, block) = leaf(txn, sb, dir, path.leaf)?;
-    if dirent::has_room(&block, entry.name, seed)? {
-        dirent::insert(txn.block_mut(number)?, entry, seed)?;
-        return Ok(());
+    if placed(
+        dir.number,
+        number,
+        dirent::has_room(&block, entry.name, seed),
+    )? {
+        let inserted = dirent::insert(txn.block_mut(number)?, entry, seed);
+        return placed(dir.number, number, inserted).map(drop);
     }
-    if close_gaps(txn, number, &block, entry, seed)? {
+    if close_gaps(txn, dir.number, number, &block, entry, seed)? {
         return Ok(());
     }
     make_room(txn, sb, dir, &mut path)?;
@@ -245,7 +253,8 @@ fn split_leaf(
     (number, block): (BlockNo, &Block),
     entry: Entry<'_>,
 ) -> Result<Slot> {
-    let mut entries = dirent::entries(block).collect::<std::result::Result<Vec<_>, _>>()?;
+    let entries = dirent::entries(block).collect::<std::result::Result<Vec<_>, _>>();
+    let mut entries = placed(dir.number, number, entries)?;
     entries.push(entry);
     let mut sorted: Vec<_> = entries
         .into_iter()

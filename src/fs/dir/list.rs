@@ -19,8 +19,9 @@ use crate::ext4::dirent;
 use crate::ext4::hash::Hasher;
 use crate::ext4::inode::{Inode, flag};
 use crate::fs::Result;
+use crate::fs::damage::at as placed;
 use crate::journal::{Block, Blocks};
-use crate::units::{FileBlock, InodeNo};
+use crate::units::{BlockNo, FileBlock, InodeNo};
 
 /// Gets an entry: the cookie behind it, inode, type, name. `false`: enough.
 pub type Each<'a> = dyn FnMut(u64, InodeNo, u8, &[u8]) -> bool + 'a;
@@ -52,8 +53,8 @@ pub fn list(
     }
     match future_hasher(sb, dir) {
         Some(hasher) => {
-            let (_, block) = leaf(blocks, sb, dir, FileBlock(0))?;
-            batch(&[block], hasher, FIRST, from, each)?;
+            let block = leaf(blocks, sb, dir, FileBlock(0))?;
+            batch(dir, &[block], hasher, FIRST, from, each)?;
             Ok(())
         }
         None => by_place(blocks, sb, dir, from, each),
@@ -85,13 +86,13 @@ fn by_hash(
     };
     loop {
         let lowest = key(path.start(sb, dir)?, 0).max(FIRST);
-        let mut chain = vec![leaf(blocks, sb, dir, path.leaf)?.1];
+        let mut chain = vec![leaf(blocks, sb, dir, path.leaf)?];
         // Names of one hash, parted between leaves, are put in order together.
         while path.peek(sb, dir)?.is_some_and(|start| start & 1 == 1) {
             advance(&mut path)?;
-            chain.push(leaf(blocks, sb, dir, path.leaf)?.1);
+            chain.push(leaf(blocks, sb, dir, path.leaf)?);
         }
-        if !batch(&chain, hasher, lowest, from, each)? || !advance(&mut path)? {
+        if !batch(dir, &chain, hasher, lowest, from, each)? || !advance(&mut path)? {
             return Ok(());
         }
     }
@@ -100,16 +101,17 @@ fn by_hash(
 /// Lists some leaves' entries in the order of their hashes. `lowest` is where
 /// their hashes begin: one below it would send the caller back for ever.
 fn batch(
-    leaves: &[Block],
+    dir: &Inode,
+    leaves: &[(BlockNo, Block)],
     hasher: Hasher,
     lowest: u64,
     from: u64,
     each: &mut Each<'_>,
 ) -> Result<bool> {
     let mut entries = Vec::new();
-    for block in leaves {
+    for (number, block) in leaves {
         for entry in dirent::entries(block) {
-            let entry = entry?;
+            let entry = placed(dir.number, *number, entry)?;
             if !matches!(entry.name, b"." | b"..") {
                 entries.push((key_of(hasher, entry.name), entry));
             }
@@ -152,10 +154,10 @@ fn by_place(
         if start + size <= from {
             continue;
         }
-        let (_, block) = leaf(blocks, sb, dir, at)?;
+        let (number, block) = leaf(blocks, sb, dir, at)?;
         for record in dirent::records(&block) {
-            let record = record?;
-            let Some(entry) = record.checked_entry()? else {
+            let record = placed(dir.number, number, record)?;
+            let Some(entry) = placed(dir.number, number, record.checked_entry())? else {
                 continue;
             };
             let place = start + record.at as u64;

@@ -30,6 +30,9 @@ pub enum Error {
     /// Somebody noted errors in it.
     #[error("errors are noted in the image: {0}run e2fsck -f on it first")]
     HasErrors(&'static str),
+    /// It is damaged, which is noted in it now.
+    #[error("the image is corrupt: {0}: run e2fsck -f on it first")]
+    Damaged(crate::ext4::Corrupt),
     /// Its internal journal has to be replayed, and can't be.
     #[error("the image's own journal needs recovery, and {0}: run e2fsck -f on it first")]
     Unreplayable(jbd2::Error),

@@ -3,12 +3,13 @@
 
 use std::ops::Range;
 
+use super::super::alloc;
 use super::super::guard::{self, Raw};
 use super::{Error, Fs, Options, Result, io_error, length};
 use crate::device::Disk;
-use crate::ext4::Superblock;
 use crate::ext4::group::Group;
 use crate::ext4::superblock::{OFFSET, SIZE};
+use crate::ext4::{Superblock, fault, superblock};
 use crate::journal::record::{Clean, Session};
 use crate::journal::{Blocks, Journal};
 use crate::units::{BlockNo, GroupNo, Lsn, Time};
@@ -67,8 +68,10 @@ pub(super) fn begin(
 /// the first descriptors, and the inode table with the root directory.
 fn witnesses(journal: &Journal, sb: &Superblock) -> Result<Vec<BlockNo>> {
     let (block, at) = sb.descriptor_place(GroupNo(0));
-    let group = Group::decode(&journal.view().block(block)?[at..], sb, GroupNo(0))?;
-    Ok(vec![block, group.inode_table])
+    let group = Group::decode(&journal.view().block(block)?[at..], sb, GroupNo(0));
+    // A damaged one must not keep an image guarded for ever.
+    let table = group.ok().map(|group| group.inode_table);
+    Ok(std::iter::once(block).chain(table).collect())
 }
 
 /// Log home, record durable, then the guard off.
@@ -84,7 +87,12 @@ pub(super) fn end(image: &dyn Disk, fs: &Fs, began: Time, options: &Options) -> 
     if !guard::is_torn(&found, &current) {
         guard::merge_errors(&mut current, &found);
     }
-    let (free_blocks, free_inodes) = free_counts(fs)?;
+    let (free_blocks, free_inodes) = free_counts(fs, &current)?;
+    if let Some(damage) = fs.damage()
+        && !fault::is_noted(&current)
+    {
+        fault::note(&mut current, &damage.fault());
+    }
     let restored = guard::restore(
         &current,
         &guard::Visit {
@@ -103,17 +111,14 @@ pub(super) fn end(image: &dyn Disk, fs: &Fs, began: Time, options: &Options) -> 
     write_superblock(image, &found, &restored)
 }
 
-/// The superblock's counts are sums: no operation keeps them.
-fn free_counts(fs: &Fs) -> Result<(u64, u32)> {
-    let (view, sb) = (fs.journal().view(), fs.superblock());
-    let (mut blocks, mut inodes) = (0, 0);
-    for number in (0..sb.group_count()).map(GroupNo) {
-        let (block, at) = sb.descriptor_place(number);
-        let group = Group::decode(&view.block(block)?[at..], sb, number)?;
-        blocks += u64::from(group.free_blocks);
-        inodes += group.free_inodes;
+/// The superblock's counts are sums: no operation keeps them. Where damage
+/// lets nobody count, they stay as they are.
+fn free_counts(fs: &Fs, current: &Raw) -> Result<(u64, u32)> {
+    let counted = alloc::totals(&fs.journal().view(), fs.superblock());
+    match fs.noting(counted) {
+        Err(super::super::Error::Corrupt(_)) => Ok(superblock::free_counts(current)),
+        counted => Ok(counted?),
     }
-    Ok((blocks, inodes))
 }
 
 /// The superblock's bytes, whatever they say.
