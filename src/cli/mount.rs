@@ -25,7 +25,7 @@ use super::{Failure, Outcome, at, background, commands, mkfs, size};
 pub struct Args {
     /// Options, separated by commas: ro, rw, relatime, noatime, strictatime,
     /// commit=SECONDS, sync, dirsync, errors=remount-ro, allow_other,
-    /// default_permissions, fakeroot, powercut, threads=N, cache_size=SIZE,
+    /// default_permissions, fakeroot, discard, powercut, threads=N, cache_size=SIZE,
     /// journal_size=SIZE, dev, nodev, suid,
     /// nosuid, exec, noexec
     #[arg(short = 'o', value_name = "OPT,…", verbatim_doc_comment)]

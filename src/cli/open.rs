@@ -181,6 +181,7 @@ fn options(wish: &Options, point: &[u8]) -> mount::Options {
         cache_size: wish
             .cache_size
             .map_or(usual.cache_size, |size| size as usize),
+        discard: wish.discard,
         commit_seconds: wish.commit.unwrap_or(usual.commit_seconds),
         ..usual
     }

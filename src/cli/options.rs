@@ -17,6 +17,8 @@ pub struct Options {
     pub allow_other: bool,
     pub default_permissions: bool,
     pub fakeroot: bool,
+    /// The host gets back the space of freed blocks.
+    pub discard: bool,
     /// A power switch under the mount.
     pub powercut: bool,
     pub threads: usize,
@@ -79,12 +81,8 @@ impl Options {
                     "-o {option}: not supported: after an error the mount always turns read-only (errors=remount-ro)"
                 )));
             }
-            ("discard", None) => {
-                return Err(Failure::usage(
-                    "-o discard: not supported yet: leave it out",
-                ));
-            }
-            ("nodiscard", None) => {}
+            ("discard", None) => self.discard = true,
+            ("nodiscard", None) => self.discard = false,
             _ => {
                 return Err(Failure::usage(format!(
                     "-o {option}: unknown option: see journalfs mount --help for those that there are"
@@ -156,7 +154,7 @@ mod tests {
             "commit",
             "threads=x",
             "errors=panic",
-            "discard",
+            "discard=1",
             "cache_size=1",
         ] {
             let failure = Options::parse([wrong]).unwrap_err();

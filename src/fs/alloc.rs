@@ -357,7 +357,7 @@ fn give(txn: &mut Txn<'_>, sb: &Superblock, number: GroupNo, from: u32, to: u32)
 }
 
 /// A group's block bitmap, checked; computed where it was never written.
-fn block_bitmap(
+pub(super) fn block_bitmap(
     blocks: &dyn Blocks,
     sb: &Superblock,
     number: GroupNo,
@@ -372,13 +372,32 @@ fn block_bitmap(
     Ok(bits)
 }
 
-/// What an uninitialised block bitmap stands for: the group's own metadata,
-/// the tables of other groups that flex_bg put here, and padding.
+/// What an uninitialised block bitmap stands for.
 fn initial_block_bitmap(
     blocks: &dyn Blocks,
     sb: &Superblock,
     number: GroupNo,
     own: &Group,
+) -> Result<Vec<u8>> {
+    let bits = metadata_bitmap(blocks, sb, number)?;
+    let size = sb.group_blocks(number);
+    match size - bitmap::ones(&bits, size) {
+        free if free == own.free_blocks => Ok(bits),
+        free => Err(inconsistent(
+            number,
+            "bg_free_blocks_count of an uninitialised group",
+            free.into(),
+        )),
+    }
+}
+
+/// The blocks of a group that are the format's own: superblock and
+/// descriptors, bitmaps and tables, also those of other groups that flex_bg
+/// put here, and padding.
+pub(super) fn metadata_bitmap(
+    blocks: &dyn Blocks,
+    sb: &Superblock,
+    number: GroupNo,
 ) -> Result<Vec<u8>> {
     let mut bits = vec![0; sb.block_size as usize];
     let size = sb.group_blocks(number);
@@ -398,14 +417,7 @@ fn initial_block_bitmap(
         mark(group.inode_table, sb.inode_table_blocks());
     }
     bitmap::fill(&mut bits, size, sb.block_size * 8, true);
-    match size - bitmap::ones(&bits, size) {
-        free if free == own.free_blocks => Ok(bits),
-        free => Err(inconsistent(
-            number,
-            "bg_free_blocks_count of an uninitialised group",
-            free.into(),
-        )),
-    }
+    Ok(bits)
 }
 
 /// Writes the bitmap that was only implied so far.

@@ -23,6 +23,7 @@ mod create;
 mod damage;
 pub mod dir;
 pub mod file;
+mod free;
 pub mod guard;
 pub mod inode;
 pub mod jbd2;
@@ -146,6 +147,10 @@ impl Fs {
         let (known, geometry) = (hints.clone(), sb.clone());
         journal.set_namer(Box::new(move |blocks, inode| {
             known.path(blocks, &geometry, inode)
+        }));
+        let geometry = sb.clone();
+        journal.set_free_runs(Box::new(move |blocks, first, count| {
+            free::runs(blocks, &geometry, first, count)
         }));
         Fs {
             journal,

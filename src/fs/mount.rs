@@ -40,6 +40,8 @@ pub struct Options {
     pub cache_size: usize,
     /// Seconds until unsynced records are synced unasked.
     pub commit_seconds: u32,
+    /// Whether the host gets back the space of freed blocks.
+    pub discard: bool,
     /// Source of all times.
     pub clock: Arc<dyn Clock>,
     /// 0: salts and UUIDs from the host's randomness; a simulation gives
@@ -56,6 +58,7 @@ impl Default for Options {
             segments: None,
             cache_size: 128 << 20,
             commit_seconds: 5,
+            discard: false,
             clock: Arc::new(HostClock),
             seed: 0,
         }
@@ -71,6 +74,7 @@ impl Options {
             segments: self.segments.unwrap_or(sized.segments),
             cache_size: self.cache_size,
             commit_seconds: self.commit_seconds,
+            discard: self.discard,
             clock: self.clock.clone(),
             seed: self.seed,
             ..sized

@@ -503,17 +503,23 @@ impl fuser::Filesystem for Adapter {
         _: FileHandle,
         _: IoctlFlags,
         command: u32,
-        _: &[u8],
+        data: &[u8],
         _: u32,
         reply: ReplyIoctl,
     ) {
-        // FS_IOC_GETFLAGS, for 32-bit and 64-bit callers: what lsattr shows.
-        if command != 0x8008_6601 && command != 0x8004_6601 {
-            return reply.error(Errno::ENOTTY);
+        match (command, data.as_chunks().0) {
+            // FS_IOC_GETFLAGS, for 64-bit and 32-bit callers: what lsattr shows.
+            (0x8008_6601 | 0x8004_6601, _) => {
+                let inode = inode_of(node);
+                self.flags(by, Request::GetAttr { inode }, reply);
+            }
+            // FITRIM, by fstrim(8), with a struct fstrim_range.
+            (0xC018_5879, &[start, len, least]) => {
+                let [start, len, least] = [start, len, least].map(u64::from_ne_bytes);
+                self.trimmed(by, Request::Trim { start, len, least }, reply);
+            }
+            _ => reply.error(Errno::ENOTTY),
         }
-        let inode = inode_of(node);
-        let request = Request::GetAttr { inode };
-        self.flags(by, request, reply);
     }
 
     fn fallocate(

@@ -132,6 +132,22 @@ impl Adapter {
         });
     }
 
+    /// What FITRIM answers: its argument with the bytes given back as `len`.
+    pub(super) fn trimmed(&self, by: &fuser::Request, request: Request<'_>, reply: ReplyIoctl) {
+        let (start, least) = match request {
+            Request::Trim { start, least, .. } => (start, least),
+            _ => (0, 0),
+        };
+        self.serve(by, request, move |answer| match answer {
+            Ok(Reply::Trimmed(len)) => {
+                let range = [start, len, least].map(u64::to_ne_bytes);
+                reply.ioctl(0, range.as_flattened());
+            }
+            Ok(_) => reply.error(Errno::EIO),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
     pub(super) fn figures(&self, by: &fuser::Request, request: Request<'_>, reply: ReplyStatfs) {
         self.serve(by, request, |answer| match answer {
             Ok(Reply::Statfs(s)) => reply.statfs(

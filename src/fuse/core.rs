@@ -8,6 +8,7 @@
 //! ```text
 //!   serve ──► perform ──┬─► answered at once
 //!                       ├─► to be durable first: the committer answers
+//!         (a trim) ─────┼─► a checkpoint answers
 //!                       └─► no room in the journal: parked, done again after a checkpoint
 //! ```
 
@@ -98,6 +99,10 @@ impl Core {
     where
         A: FnOnce(Answer) + Send + 'static,
     {
+        if let Request::Trim { start, len, least } = request {
+            let tell = move |trimmed: Result<u64>| answer(trimmed.map(Reply::Trimmed));
+            return self.fs.trim(&by, (start, len), least, Box::new(tell));
+        }
         match self.fs.noting(self.perform(&by, &request)) {
             Ok(Performed { reply, after: None }) => answer(Ok(reply)),
             Ok(Performed {
@@ -249,6 +254,7 @@ impl Core {
                 whence,
             } => Reply::Offset(fs.seek(*inode, *offset, *whence)?),
             R::Statfs => Reply::Statfs(fs.statfs()?),
+            R::Trim { .. } => return Err(Error::Unsupported), // its answer comes from a checkpoint
             R::GetXattr { inode, name } => Reply::Bytes(self.getxattr(by, *inode, name)?),
             R::ListXattr { inode } => Reply::Bytes(fs.listxattr(by, *inode)?),
             R::SetXattr { name, .. } | R::RemoveXattr { name, .. } if is_virtual(name) => {

@@ -119,6 +119,12 @@ pub enum Request<'a> {
         whence: Whence,
     },
     Statfs,
+    /// FITRIM: gives the host back what is free among these bytes.
+    Trim {
+        start: u64,
+        len: u64,
+        least: u64,
+    },
     GetXattr {
         inode: InodeNo,
         name: Bytes<'a>,
@@ -163,6 +169,8 @@ pub enum Reply {
     Written(u32),
     Offset(u64),
     Statfs(Statfs),
+    /// Bytes given back.
+    Trimmed(u64),
     Done,
 }
 
@@ -309,6 +317,7 @@ impl Request<'_> {
                 whence,
             },
             Statfs => Statfs,
+            Trim { start, len, least } => Trim { start, len, least },
             GetXattr { inode, name } => GetXattr {
                 inode,
                 name: own(name),

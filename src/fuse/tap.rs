@@ -96,6 +96,7 @@ impl Served {
             R::Fallocate { inode, .. } => on("fallocate", inode),
             R::Seek { inode, .. } => on("lseek", inode),
             R::Statfs => on("statfs", &InodeNo::ROOT),
+            R::Trim { .. } => on("trim", &InodeNo::ROOT),
             R::GetXattr { inode, .. } => on("getxattr", inode),
             R::ListXattr { inode } => on("listxattr", inode),
             R::SetXattr { inode, .. } => on("setxattr", inode),

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::Block;
+use super::discard::Freed;
 use super::paths::Named;
 use crate::log::Place;
 use crate::sync::Mutex;
@@ -104,6 +105,8 @@ pub(super) struct State {
     pub frozen: Arc<Changed>,
     pub pinned: Option<(BlockNo, Block)>,
     pub named: Named,
+    /// For the next checkpoint to discard.
+    pub freed: Freed,
 }
 
 impl State {

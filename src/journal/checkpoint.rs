@@ -7,6 +7,7 @@
 //!     install    newest frozen version of each block, verified, sorted, home
 //!     sync       the image
 //!     record     "all up to C is home", synced: now the log may forget
+//!     discard    what was free at C, and still is, if that is wanted
 //! ```
 //! Why a frame that says so: were C durable but nothing durable that proves
 //! it, damage to the records below could be taken for a torn tail and cut,
@@ -15,6 +16,7 @@
 use std::sync::Arc;
 
 use super::cache::{Changed, Home};
+use super::discard::Freed;
 use super::record::{Base, Clean, Record, Session};
 use super::{Block, Inner, Journal, Result, image_error};
 use crate::log::{Durable, Log};
@@ -38,6 +40,7 @@ struct Frozen {
     through: Lsn,
     changed: Arc<Changed>,
     pinned: Option<Block>,
+    freed: Freed,
 }
 
 impl Journal {
@@ -49,6 +52,7 @@ impl Journal {
         let _one = inner.checkpointing.lock();
         inner.alive()?;
         if inner.last.load(Ordering::SeqCst) <= log.watermarks().installed.0 {
+            inner.discard(&Freed::default());
             inner.uncrowd();
             return Ok(());
         }
@@ -58,7 +62,8 @@ impl Journal {
         let done = inner.record(log, &frozen, samples)?;
         log.set_installed(frozen.through, done);
         inner.thaw(&frozen);
-        drop(frozen);
+        let freed = frozen.freed;
+        inner.discard(&freed);
         inner.tidy(log)
     }
 
@@ -156,6 +161,7 @@ impl Inner {
             through: log.watermarks().appended,
             changed,
             pinned,
+            freed: std::mem::take(&mut state.freed),
         }
     }
 

@@ -7,6 +7,7 @@
 use std::mem;
 use std::time::Duration;
 
+use super::discard::Trim;
 use super::{Error, Inner, Journal, Keep, Result};
 use crate::log::{Durable, Log};
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +28,7 @@ const SYNC: u64 = 32 << 20;
 pub(super) struct Waiting {
     durable: Mutex<Vec<(Lsn, OnDurable)>>,
     room: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
+    trims: Mutex<Vec<Trim>>,
     wants_room: AtomicBool,
     pace: Mutex<Pace>,
     committer: Bell,
@@ -96,6 +98,17 @@ impl Waiting {
         mem::take(&mut room)
     }
 
+    pub fn queue_trim(&self, trim: Trim) {
+        self.trims.lock().push(trim);
+        self.keeper.ring();
+    }
+    pub fn take_trims(&self) -> Vec<Trim> {
+        mem::take(&mut self.trims.lock())
+    }
+    fn anyone_trims(&self) -> bool {
+        !self.trims.lock().is_empty()
+    }
+
     /// Those who wait for nothing beyond `through`.
     fn served_by(&self, through: Lsn) -> Vec<OnDurable> {
         let mut durable = self.durable.lock();
@@ -113,6 +126,8 @@ impl Waiting {
             .into_iter()
             .for_each(|(_, tell)| tell(Err(error.clone())));
         self.take_room().into_iter().for_each(|retry| retry());
+        let trims = self.take_trims().into_iter();
+        trims.for_each(|trim| trim.fail(error));
     }
 }
 
@@ -254,6 +269,10 @@ impl Inner {
     fn checkpoint_is_due(&self, log: &Log, now: Time) -> bool {
         let dirty = self.last.load(Ordering::SeqCst) > log.watermarks().installed.0;
         let mut pace = self.waiting.pace.lock();
+        if self.waiting.anyone_trims() {
+            pace.dirty_since = None;
+            return true;
+        }
         if !dirty && !self.is_filling(log) {
             pace.dirty_since = None;
             return false;

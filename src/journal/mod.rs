@@ -32,6 +32,7 @@ mod cache;
 mod checkpoint;
 mod codec;
 mod commit;
+mod discard;
 mod paths;
 pub mod record;
 mod recover;
@@ -43,6 +44,7 @@ mod view;
 
 pub use background::Background;
 pub use commit::OnDurable;
+pub use discard::{FreeRuns, OnTrimmed};
 pub use record::{Op, Record};
 pub use recover::{Heading, Replay, Report, Unrecovered, replay};
 pub use scrub::{Mismatch, Scrub};
@@ -167,6 +169,8 @@ pub struct Options {
     pub commit_seconds: u32,
     /// Seconds until changed blocks are written home without need.
     pub checkpoint_seconds: u32,
+    /// Whether the host gets back the space of freed blocks.
+    pub discard: bool,
     /// Times of records.
     pub clock: Arc<dyn Clock>,
     /// Seed of salts (0: the host's randomness).
@@ -187,6 +191,7 @@ impl Options {
             cache_size: 128 << 20,
             commit_seconds: 5,
             checkpoint_seconds: 30,
+            discard: false,
             clock: Arc::new(HostClock),
             seed: 0,
         }
@@ -251,6 +256,8 @@ struct Inner {
     programs: OnceLock<Programs>,
     /// Who is told of each operation.
     observer: OnceLock<Observer>,
+    /// Who knows which blocks are free.
+    free_runs: OnceLock<FreeRuns>,
 }
 
 /// Gives an inode's full path.
@@ -302,6 +309,7 @@ impl Journal {
             namer: OnceLock::new(),
             programs: OnceLock::new(),
             observer: OnceLock::new(),
+            free_runs: OnceLock::new(),
         })))
     }
 

@@ -334,6 +334,9 @@ impl<'j> Txn<'j> {
     fn forget_freed(&mut self) {
         for (first, count) in std::mem::take(&mut self.freed) {
             self.state.dirty.remove_range(first, count);
+            if self.inner.options.discard {
+                self.state.freed.add(first, count);
+            }
         }
     }
 

@@ -96,6 +96,7 @@ fn literal(name: &str, setup: &Setup) -> String {
         segment_size,
         segments,
         atime,
+        discard,
         seed,
     } = setup;
     format!(
@@ -105,6 +106,7 @@ fn literal(name: &str, setup: &Setup) -> String {
              segment_size: {segment_size},\n    \
              segments: {segments},\n    \
              atime: Atime::{atime:?},\n    \
+             discard: {discard},\n    \
              seed: {seed},\n\
          }};"
     )

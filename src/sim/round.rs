@@ -118,6 +118,7 @@ impl Round {
             segment_size: u64::from(block_size) * 64,
             segments: 6,
             atime: Atime::Noatime,
+            discard: false,
             seed: 1,
         };
         let image = formatted(&setup);

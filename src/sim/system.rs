@@ -27,6 +27,8 @@ pub struct Setup {
     pub segments: u32,
     /// When reads note their time.
     pub atime: Atime,
+    /// Whether freed blocks are discarded.
+    pub discard: bool,
     /// Decides UUIDs and salts.
     pub seed: u64,
 }
@@ -62,8 +64,16 @@ impl Setup {
             segment_size: u64::from(block_size) * 64,
             segments: 6 + random.below(3) as u32,
             atime: *random.pick(&[Atime::Noatime, Atime::Noatime, Atime::Relatime]),
+            discard: false,
             seed: random.bits() | 1,
         }
+        .with_discard()
+    }
+
+    /// A third of them with discard, without another draw: seeds keep their runs.
+    fn with_discard(self) -> Self {
+        let discard = (self.seed >> 8).is_multiple_of(3);
+        Setup { discard, ..self }
     }
 
     fn options(&self, clock: &Arc<StillClock>, nonce: u64) -> Options {
@@ -77,6 +87,7 @@ impl Setup {
             segment_size: Some(self.segment_size),
             segments: Some(self.segments),
             cache_size: 4 << 20,
+            discard: self.discard,
             clock: clock.clone(),
             seed: Random::new(self.seed ^ nonce).bits() | 1,
             ..Options::default()

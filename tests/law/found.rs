@@ -70,6 +70,7 @@ const SMALL: Setup = Setup {
     segment_size: 64 << 10,
     segments: 6,
     atime: Atime::Noatime,
+    discard: false,
     seed: 1,
 };
 
@@ -82,6 +83,7 @@ fn mkfs_brings_the_superblock_after_all_it_speaks_of() {
         segment_size: 65536,
         segments: 7,
         atime: Atime::Relatime,
+        discard: false,
         seed: 2319023061153569779,
     };
     mkfs_holds(&setup, None, Some("power 0 5: +5"));
@@ -103,6 +105,7 @@ fn mkfs_first_takes_away_what_stood_there() {
         segment_size: 65536,
         segments: 8,
         atime: Atime::Noatime,
+        discard: false,
         seed: 11143102979976685735,
     };
     let used = Setup {
@@ -111,6 +114,7 @@ fn mkfs_first_takes_away_what_stood_there() {
         segment_size: 65536,
         segments: 8,
         atime: Atime::Relatime,
+        discard: false,
         seed: 6102181557109400987,
     };
     let steps = "
@@ -127,6 +131,7 @@ fn kept_frames_are_durable_before_the_header_that_counts_on_them() {
         segment_size: 65536,
         segments: 6,
         atime: Atime::Noatime,
+        discard: false,
         seed: 5747796768693156649,
     };
     let steps = "
@@ -144,6 +149,7 @@ fn kept_frames_are_durable_in_every_recovery_of_a_recovery() {
         segment_size: 65536,
         segments: 6,
         atime: Atime::Noatime,
+        discard: false,
         seed: 5747796768693156649,
     };
     let steps = "

@@ -11,6 +11,7 @@ mod crew;
 mod cut;
 mod daemon;
 mod damage;
+mod discard;
 mod history;
 mod host;
 mod image;

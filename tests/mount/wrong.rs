@@ -261,7 +261,6 @@ fn options_must_make_sense() {
         ("nosuch", "unknown option"),
         ("commit=never", "number"),
         ("errors=panic", "remount-ro"),
-        ("discard", "not supported"),
         ("journal_size=1", "at least"),
     ] {
         let line = world.fails(

@@ -35,6 +35,7 @@ fn records_done_again_make_the_same_tree() {
             segment_size: 8 << 20,
             segments: 8,
             atime: journalfs::fs::Atime::Noatime,
+            discard: false,
             seed,
         };
         let fresh = format(&setup, &StillClock::new()).unwrap();

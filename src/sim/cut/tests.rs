@@ -37,6 +37,7 @@ fn setup(seed: u64) -> Setup {
         segment_size: 4 << 20,
         segments: 6,
         atime: fs::Atime::Noatime,
+        discard: false,
         seed,
     }
 }

@@ -1,0 +1,112 @@
+//! Freed space goes back to the host: holes in the image's file.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+
+use crate::daemon::World;
+use crate::needs_fuse;
+
+const MIB: u64 = 1 << 20;
+
+/// Bytes that the image takes on the host.
+fn taken(world: &World) -> u64 {
+    fs::metadata(world.image()).unwrap().blocks() * 512
+}
+
+/// Neighbours of which every second one goes, and what the others hold.
+fn fill_and_thin(world: &World) {
+    for n in 0..32u8 {
+        fs::write(world.at(&format!("{n}")), vec![n | 0x80; MIB as usize]).unwrap();
+    }
+    fs::File::open(world.at("0")).unwrap().sync_all().unwrap();
+    for n in (1..32).step_by(2) {
+        fs::remove_file(world.at(&format!("{n}"))).unwrap();
+    }
+}
+
+fn assert_the_rest_is_intact(world: &World) {
+    for n in (0..32u8).step_by(2) {
+        let bytes = fs::read(world.at(&format!("{n}"))).unwrap();
+        assert!(bytes.len() as u64 == MIB && bytes.iter().all(|&b| b == n | 0x80));
+    }
+}
+
+#[test]
+fn discard_gives_back_what_removed_files_took() {
+    needs_fuse!();
+    let left: Vec<u64> = ["nodiscard", "discard"]
+        .into_iter()
+        .map(|option| {
+            let mut world = World::new("128M");
+            world.mount(&[]);
+            fill_and_thin(&world);
+            for n in (1..32).step_by(2) {
+                fs::write(world.at(&format!("{n}")), vec![1; MIB as usize]).unwrap();
+            }
+            world.umount();
+            // All 32 are home; half of them go.
+            world.mount(&["-o", option]);
+            for n in (1..32).step_by(2) {
+                fs::remove_file(world.at(&format!("{n}"))).unwrap();
+            }
+            assert_the_rest_is_intact(&world);
+            world.umount_and_judge();
+            let left = taken(&world);
+            world.mount(&[]);
+            assert_the_rest_is_intact(&world);
+            world.umount();
+            left
+        })
+        .collect();
+    assert!(left[1] + 15 * MIB <= left[0], "{left:?}");
+}
+
+#[test]
+fn fstrim_gives_back_what_is_free() {
+    needs_fuse!();
+    let mut world = World::new("128M");
+    world.mount(&[]);
+    fill_and_thin(&world);
+    // Nothing of it may have come home yet; now it does.
+    world.umount();
+    world.mount(&[]);
+    for n in (0..32).step_by(4) {
+        fs::copy(world.at("2"), world.at(&format!("copy {n}"))).unwrap();
+    }
+    world.umount();
+    world.mount(&[]);
+    for n in (0..32).step_by(4) {
+        fs::remove_file(world.at(&format!("copy {n}"))).unwrap();
+    }
+    let before = taken(&world);
+    let output = Command::new("fstrim")
+        .env("PATH", crate::support::images::path_with_sbin())
+        .args(["-v", world.point_str()])
+        .output()
+        .unwrap();
+    let said = crate::daemon::said(&output);
+    assert!(output.status.success(), "{said}");
+    let trimmed: u64 = said
+        .split('(')
+        .nth(1)
+        .and_then(|rest| rest.split_whitespace().next())
+        .and_then(|bytes| bytes.parse().ok())
+        .unwrap_or_else(|| panic!("{said}"));
+    assert!((80 * MIB..112 * MIB).contains(&trimmed), "{said}");
+    assert!(taken(&world) + 7 * MIB <= before, "{before}");
+    assert_the_rest_is_intact(&world);
+    world.umount_and_judge();
+    world.mount(&[]);
+    assert_the_rest_is_intact(&world);
+    world.umount();
+    let read_only = ["-o", "ro"];
+    world.mount(&read_only);
+    let output = Command::new("fstrim")
+        .env("PATH", crate::support::images::path_with_sbin())
+        .arg(world.point_str())
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    world.umount();
+}
