@@ -12,6 +12,8 @@ mod again;
 mod damage;
 #[path = "names/directories.rs"]
 mod directories;
+#[path = "names/full.rs"]
+mod full;
 #[path = "names/permissions.rs"]
 mod permissions;
 #[path = "names/rename.rs"]

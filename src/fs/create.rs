@@ -157,6 +157,7 @@ impl Fs {
             name,
             inode.number,
             kind(&inode)?.in_entry(),
+            self.privileged(by),
         )?;
         (dir.mtime, dir.ctime) = (time, time);
         inode::create(&mut txn, &self.sb, &inode)?;
@@ -255,7 +256,7 @@ impl Fs {
         new: &New<'_>,
     ) -> Result<()> {
         match inode.kind() {
-            mode::DIRECTORY => dir::init(txn, &self.sb, inode, dir.number),
+            mode::DIRECTORY => dir::init(txn, &self.sb, inode, dir.number, self.privileged(by)),
             mode::CHAR | mode::BLOCK => {
                 inode.set_device(new.rdev);
                 Ok(())

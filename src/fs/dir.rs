@@ -59,7 +59,8 @@ pub fn lookup(
     Ok(locate(blocks, sb, dir, name)?.map(|place| place.entry))
 }
 
-/// Adds a name, which must not be there yet.
+/// Adds a name, which must not be there yet. `privileged`: blocks may come
+/// from the reserve.
 pub fn insert(
     txn: &mut Txn<'_>,
     sb: &Superblock,
@@ -67,6 +68,7 @@ pub fn insert(
     name: &[u8],
     inode: InodeNo,
     kind: u8,
+    privileged: bool,
 ) -> Result<()> {
     if name.is_empty() || name.len() > dirent::NAME_MAX {
         return Err(Error::NameTooLong);
@@ -79,18 +81,18 @@ pub fn insert(
     let entry = dirent::Entry { inode, kind, name };
     if dir.has(flag::INDEX) {
         let hasher = index::hasher(txn, sb, dir)?.ok_or(Error::Unsupported)?;
-        return index::insert(txn, sb, dir, hasher, entry);
+        return index::insert(txn, sb, dir, hasher, entry, privileged);
     }
     if insert_where_there_is_room(txn, sb, dir, entry)? {
         return Ok(());
     }
     match future_hasher(sb, dir) {
         Some(hasher) => {
-            index::begin(txn, sb, dir, hasher)?;
-            index::insert(txn, sb, dir, hasher, entry)
+            index::begin(txn, sb, dir, hasher, privileged)?;
+            index::insert(txn, sb, dir, hasher, entry, privileged)
         }
         None => {
-            let (_, block) = map::append_directory_block(txn, sb, dir)?;
+            let (_, block) = map::append_directory_block(txn, sb, dir, privileged)?;
             dirent::rebuild(txn.block_mut(block)?, [entry], seed(sb, dir));
             Ok(())
         }
@@ -164,8 +166,14 @@ pub fn name_of(
 }
 
 /// Gives a new directory its first block, with `.` and `..`.
-pub fn init(txn: &mut Txn<'_>, sb: &Superblock, dir: &mut Inode, parent: InodeNo) -> Result<()> {
-    let (_, block) = map::append_directory_block(txn, sb, dir)?;
+pub fn init(
+    txn: &mut Txn<'_>,
+    sb: &Superblock,
+    dir: &mut Inode,
+    parent: InodeNo,
+    privileged: bool,
+) -> Result<()> {
+    let (_, block) = map::append_directory_block(txn, sb, dir, privileged)?;
     dirent::init(txn.block_mut(block)?, dir.number, parent, seed(sb, dir));
     if !sb.features.incompat(incompat::FILETYPE) {
         let bytes = txn.block_mut(block)?;

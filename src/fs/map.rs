@@ -312,6 +312,7 @@ pub fn append_directory_block(
     txn: &mut Txn<'_>,
     sb: &Superblock,
     inode: &mut Inode,
+    privileged: bool,
 ) -> Result<(FileBlock, BlockNo)> {
     let bs = u64::from(sb.block_size);
     let at = u32::try_from(inode.size / bs)
@@ -322,7 +323,7 @@ pub fn append_directory_block(
     if inode.size + bs > u64::from(u32::MAX) {
         return Err(Error::NoSpace);
     }
-    let (block, _) = allocate(txn, sb, inode, FileBlock(at), 1, false, false)?;
+    let (block, _) = allocate(txn, sb, inode, FileBlock(at), 1, false, privileged)?;
     txn.fresh(block)?;
     inode.size += bs;
     Ok((FileBlock(at), block))

@@ -196,7 +196,7 @@ impl Fs {
         self.options.access == Access::Fakeroot
             || by.uid == 0
             || by.uid == u32::from(self.sb.reserved_uid)
-            || (self.sb.reserved_gid != 0 && by.gid == u32::from(self.sb.reserved_gid))
+            || (self.sb.reserved_gid != 0 && by.in_group(u32::from(self.sb.reserved_gid)))
     }
     /// Whether `want` blocks may be taken without a look at the reserve: the
     /// caller may use it, or there is far more.

@@ -71,6 +71,7 @@ impl Fs {
             name,
             inode.number,
             kind(&inode)?.in_entry(),
+            self.privileged(by),
         )?;
         inode.ctime = time;
         (dir.mtime, dir.ctime) = (time, time);

@@ -107,6 +107,7 @@ impl Fs {
             )?,
             other => self.replace(
                 &mut txn,
+                by,
                 &mut parents,
                 (name, &mut moved),
                 (new_name, other.as_mut()),
@@ -243,6 +244,7 @@ impl Fs {
     fn replace(
         &self,
         txn: &mut Txn<'_>,
+        by: &Caller,
         parents: &mut Parents,
         (name, moved): (&[u8], &mut Inode),
         (new_name, there): (&[u8], Option<&mut Inode>),
@@ -266,7 +268,8 @@ impl Fs {
                 self.unlink_inode(txn, there, time)?
             }
             None => {
-                dir::insert(txn, &self.sb, to, new_name, moved.number, file_type)?;
+                let (inode, reserve) = (moved.number, self.privileged(by));
+                dir::insert(txn, &self.sb, to, new_name, inode, file_type, reserve)?;
                 Later::default()
             }
         };

@@ -5,6 +5,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod figures;
+mod large;
 mod script;
 
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
-use journalfs::fs::{Access, Error, Kind};
+use journalfs::fs::{Access, Error, Kind, Result};
 use journalfs::units::{InodeNo, Time};
 
 use crate::support::kernel::Mount;
@@ -146,6 +146,52 @@ fn a_directory_with_too_many_subdirectories_says_one_link() {
     }
     assert_eq!(world.fs.getattr(dir).unwrap().links, 1);
     world.judge();
+    if let Some(mount) = Mount::read_write(world.image.path()) {
+        std::fs::create_dir(mount.at("dir/theirs")).unwrap();
+        std::fs::remove_dir(mount.at("dir/40")).unwrap();
+        let links = std::fs::metadata(mount.at("dir")).unwrap().nlink();
+        assert_eq!(links, 1, "the kernel goes on so");
+    }
+}
+
+/// Without dir_nlink a directory has room for 64,998 others; this kernel
+/// does not set the feature then, so neither do we.
+#[test]
+fn without_dir_nlink_subdirectories_end_where_the_kernels_do() {
+    let world = World::made_with(&["-b1024", "-I128", "-N70000", "-O^dir_nlink"], 160 << 20);
+    let dir = world.dir(ROOT, "dir");
+    let other = world.dir(ROOT, "other");
+    for n in 0..64_998 {
+        world.dir(dir, &format!("{n}"));
+    }
+    let refused = |done: Result<()>| assert!(matches!(done, Err(Error::TooManyLinks)), "{done:?}");
+    let fs = &world.fs;
+    refused(fs.mkdir(&world.by, dir, b"more", 0o755, 0).map(drop));
+    refused(
+        fs.rename(&world.by, ROOT, b"other", dir, b"other", 0)
+            .map(drop),
+    );
+    world.file(dir, "file");
+    assert_eq!(fs.getattr(dir).unwrap().links, 65_000);
+    world.judge();
+    let Some(mount) = Mount::read_write(world.image.path()) else {
+        return;
+    };
+    let full = |done: std::io::Result<()>| {
+        assert_eq!(done.unwrap_err().raw_os_error(), Some(libc::EMLINK));
+    };
+    full(std::fs::create_dir(mount.at("dir/more")));
+    full(std::fs::rename(mount.at("other"), mount.at("dir/other")));
+    std::fs::remove_dir(mount.at("dir/7")).unwrap();
+    std::fs::rename(mount.at("other"), mount.at("dir/other")).unwrap();
+    mount.unmount();
+    let world = world.read_back(Access::Kernel);
+    assert_eq!(world.look(dir, "other").unwrap().inode, other);
+    let fs = &world.fs;
+    refused(fs.mkdir(&world.by, dir, b"more", 0o755, 0).map(drop));
+    fs.rmdir(&world.by, dir, b"other").unwrap();
+    world.dir(dir, "more");
+    assert_eq!(fs.getattr(dir).unwrap().links, 65_000);
 }
 
 #[test]

@@ -20,7 +20,7 @@ use super::tree::{Node, Sum, Tree};
 
 /// A file system over an image in memory.
 pub struct Bench {
-    image: Image,
+    pub image: Image,
     disk: Arc<MemoryDisk>,
     pub fs: Arc<Fs>,
     pub by: Caller,
@@ -67,6 +67,14 @@ impl Bench {
     /// The same image, opened again as after an unmount.
     pub fn reopen(mut self) -> Self {
         self.open_again();
+        self
+    }
+
+    /// On what others have made of the image since it was judged.
+    pub fn read_back(mut self) -> Self {
+        self.disk = self.image.to_memory();
+        self.fs = open(self.disk.clone());
+        self.judged.set(None);
         self
     }
 

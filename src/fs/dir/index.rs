@@ -192,6 +192,7 @@ pub(super) fn begin(
     sb: &Superblock,
     dir: &mut Inode,
     hasher: Hasher,
+    privileged: bool,
 ) -> Result<()> {
     let seed = seed(sb, dir);
     let (root, old) = leaf(txn, sb, dir, FileBlock(0))?;
@@ -200,7 +201,7 @@ pub(super) fn begin(
         .skip(2)
         .collect::<std::result::Result<Vec<_>, _>>();
     let entries = placed(dir.number, root, entries)?;
-    let (first, number) = map::append_directory_block(txn, sb, dir)?;
+    let (first, number) = map::append_directory_block(txn, sb, dir, privileged)?;
     dirent::rebuild(txn.block_mut(number)?, entries, seed);
     htree::init_root(txn.block_mut(root)?, dots, hasher.version(), first, seed);
     dir.flags |= flag::INDEX;
@@ -214,6 +215,7 @@ pub(super) fn insert(
     dir: &mut Inode,
     hasher: Hasher,
     entry: Entry<'_>,
+    privileged: bool,
 ) -> Result<()> {
     let seed = seed(sb, dir);
     let mut path = Path::probe(txn, sb, dir, hasher.hash(entry.name).major)?;
@@ -229,8 +231,8 @@ pub(super) fn insert(
     if close_gaps(txn, dir.number, number, &block, entry, seed)? {
         return Ok(());
     }
-    make_room(txn, sb, dir, &mut path)?;
-    let new = split_leaf(txn, sb, dir, hasher, (number, &block), entry)?;
+    make_room(txn, sb, dir, &mut path, privileged)?;
+    let new = split_leaf(txn, sb, dir, hasher, (number, &block), entry, privileged)?;
     match path.nodes.last() {
         Some(node) => htree::insert(
             txn.block_mut(node.number)?,
@@ -252,6 +254,7 @@ fn split_leaf(
     hasher: Hasher,
     (number, block): (BlockNo, &Block),
     entry: Entry<'_>,
+    privileged: bool,
 ) -> Result<Slot> {
     let entries = dirent::entries(block).collect::<std::result::Result<Vec<_>, _>>();
     let mut entries = placed(dir.number, number, entries)?;
@@ -267,7 +270,7 @@ fn split_leaf(
         return Err(Error::NoSpace);
     };
 
-    let (child, other) = map::append_directory_block(txn, sb, dir)?;
+    let (child, other) = map::append_directory_block(txn, sb, dir, privileged)?;
     let seed = seed(sb, dir);
     dirent::rebuild(
         txn.block_mut(number)?,
@@ -306,7 +309,13 @@ fn middle(sorted: &[(crate::ext4::hash::Hash, Entry<'_>)], capacity: usize) -> (
 }
 
 /// Makes sure that the last node of the path has a free slot.
-fn make_room(txn: &mut Txn<'_>, sb: &Superblock, dir: &mut Inode, path: &mut Path) -> Result<()> {
+fn make_room(
+    txn: &mut Txn<'_>,
+    sb: &Superblock,
+    dir: &mut Inode,
+    path: &mut Path,
+    privileged: bool,
+) -> Result<()> {
     loop {
         let mut open = None;
         for (at, node) in path.nodes.iter().enumerate() {
@@ -316,8 +325,8 @@ fn make_room(txn: &mut Txn<'_>, sb: &Superblock, dir: &mut Inode, path: &mut Pat
         }
         match open {
             Some(at) if at + 1 == path.nodes.len() => return Ok(()),
-            Some(at) => split_node(txn, sb, dir, path, at + 1)?,
-            None if path.nodes.len() < htree::LEVELS => add_level(txn, sb, dir, path)?,
+            Some(at) => split_node(txn, sb, dir, path, at + 1, privileged)?,
+            None if path.nodes.len() < htree::LEVELS => add_level(txn, sb, dir, path, privileged)?,
             None => return Err(Error::NoSpace),
         }
     }
@@ -330,10 +339,11 @@ fn split_node(
     dir: &mut Inode,
     path: &mut Path,
     at: usize,
+    privileged: bool,
 ) -> Result<()> {
     let slots: Vec<Slot> = path.nodes[at].map(sb, dir)?.slots().collect();
     let half = slots.len() / 2;
-    let (child, number) = map::append_directory_block(txn, sb, dir)?;
+    let (child, number) = map::append_directory_block(txn, sb, dir, privileged)?;
     let seed = seed(sb, dir);
     htree::init_node(txn.block_mut(number)?, slots[half..].iter().copied(), seed);
 
@@ -362,9 +372,15 @@ fn split_node(
 }
 
 /// Moves the root's slots to a node of their own.
-fn add_level(txn: &mut Txn<'_>, sb: &Superblock, dir: &mut Inode, path: &mut Path) -> Result<()> {
+fn add_level(
+    txn: &mut Txn<'_>,
+    sb: &Superblock,
+    dir: &mut Inode,
+    path: &mut Path,
+    privileged: bool,
+) -> Result<()> {
     let slots: Vec<Slot> = path.nodes[0].map(sb, dir)?.slots().collect();
-    let (child, number) = map::append_directory_block(txn, sb, dir)?;
+    let (child, number) = map::append_directory_block(txn, sb, dir, privileged)?;
     let seed = seed(sb, dir);
     htree::init_node(txn.block_mut(number)?, slots, seed);
 
