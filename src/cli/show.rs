@@ -82,7 +82,7 @@ pub fn run(args: &Args) -> Outcome {
             format!("record {lsn} can't be understood: {why}"),
         ))
     };
-    let record = Record::decode(&frame.meta).map_err(|why| cant(why))?;
+    let record = Record::decode(&frame.meta).map_err(&cant)?;
     let chart = chart(&source, &survey).ok_or_else(|| {
         cant("neither the image nor the journal has a superblock that can be read")
     })?;
