@@ -14,38 +14,52 @@ pub struct Caller {
     pub uid: u32,
     /// File-system group id.
     pub gid: u32,
-    /// Process id; 0 inside journalfs.
+    /// Number of the task that asks; 0 inside journalfs.
     pub pid: u32,
     /// Supplementary groups; ask through [`Caller::in_group`].
     pub groups: Groups,
 }
 
 impl Caller {
+    /// The process that asks; 0 inside journalfs.
+    pub fn process(&self) -> u32 {
+        self.groups.process(self.pid)
+    }
+
     /// Whether `gid` is the caller's group or one of the supplementary ones.
     pub fn in_group(&self, gid: u32) -> bool {
         self.gid == gid || self.groups.of(self.pid).contains(&gid)
     }
 }
 
-/// Whoever knows a process's supplementary groups.
-pub trait AskGroups: Send + Sync {
-    /// The groups; none if the process has gone.
-    fn groups(&self, pid: u32) -> Arc<[u32]>;
+/// Whoever knows the host's processes. (A task is what Linux calls a thread.)
+pub trait ProcessTable: Send + Sync {
+    /// A task's supplementary groups; none if it has gone.
+    fn groups(&self, task: u32) -> Arc<[u32]>;
+    /// The process that a task belongs to; the task itself if it has gone.
+    fn process(&self, task: u32) -> u32;
 }
 
 /// Supplementary groups: known, or to be asked for.
 #[derive(Clone, Default)]
 pub struct Groups {
     known: OnceLock<Arc<[u32]>>,
-    ask: Option<Arc<dyn AskGroups>>,
+    ask: Option<Arc<dyn ProcessTable>>,
 }
 
 impl Groups {
     /// To be asked for when first needed.
-    pub fn ask(whom: Arc<dyn AskGroups>) -> Self {
+    pub fn ask(whom: Arc<dyn ProcessTable>) -> Self {
         Groups {
             known: OnceLock::new(),
             ask: Some(whom),
+        }
+    }
+
+    fn process(&self, task: u32) -> u32 {
+        match &self.ask {
+            Some(whom) if task != 0 => whom.process(task),
+            _ => task,
         }
     }
 

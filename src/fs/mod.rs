@@ -41,7 +41,7 @@ mod tree;
 mod world;
 pub mod xattr;
 
-pub use caller::{AskGroups, Caller, Groups};
+pub use caller::{Caller, Groups, ProcessTable};
 pub use damage::Damage;
 pub use file::{Statfs, Whence};
 
@@ -234,7 +234,7 @@ impl From<&Caller> for By {
         By {
             uid: by.uid,
             gid: by.gid,
-            pid: by.pid,
+            pid: by.process(),
         }
     }
 }

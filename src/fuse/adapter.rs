@@ -13,11 +13,11 @@ use fuser::{
     ReplyWrite, ReplyXattr, TimeOrNow, WriteFlags,
 };
 
-use crate::fs::{AskGroups, SetAttr, SetTime, Whence};
+use crate::fs::{SetAttr, SetTime, Whence};
 
 use super::core::Core;
-use super::groups::Processes;
 use super::negotiate::Negotiate;
+use super::processes::Processes;
 use super::reply::{
     TTL, attributes, errno, file_type, generation, inode_of, node_of, nothing, time,
 };
@@ -26,7 +26,7 @@ use super::request::Request;
 /// A core under fuser.
 pub struct Adapter {
     pub(super) core: Arc<Core>,
-    pub(super) processes: Arc<dyn AskGroups>,
+    pub(super) processes: Arc<Processes>,
     negotiate: Negotiate,
 }
 
@@ -35,7 +35,7 @@ impl Adapter {
     pub fn new(core: Arc<Core>, negotiate: Negotiate) -> Self {
         Adapter {
             core,
-            processes: Arc::new(Processes),
+            processes: Arc::new(Processes::default()),
             negotiate,
         }
     }

@@ -11,10 +11,9 @@
 mod adapter;
 mod answer;
 pub mod core;
-mod groups;
 mod negotiate;
 pub mod point;
-mod programs;
+mod processes;
 mod reply;
 pub mod request;
 pub mod session;

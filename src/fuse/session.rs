@@ -17,7 +17,6 @@ use super::adapter::Adapter;
 use super::core::Core;
 use super::negotiate::Negotiate;
 use super::point;
-use super::programs::Programs;
 
 /// How often freeing that waits is tried again.
 const TIDY: Duration = Duration::from_secs(1);
@@ -132,10 +131,10 @@ impl Session {
             longest_write: core.fs().longest_write(),
         };
         let fs = core.fs().clone();
-        let programs = Programs::default();
-        fs.journal()
-            .set_programs(Box::new(move |pid| programs.name(pid)));
         let adapter = Adapter::new(core, negotiate);
+        let processes = adapter.processes.clone();
+        fs.journal()
+            .set_programs(Box::new(move |process| processes.program(process)));
         let inner = fuser::Session::new(adapter, point, &config(options))
             .map_err(|e| refused(point, options, &e))?;
         Ok(Session {

@@ -15,6 +15,7 @@ mod discard;
 mod history;
 mod host;
 mod image;
+mod journal;
 mod kill;
 mod model;
 mod modes;

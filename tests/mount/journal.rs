@@ -1,0 +1,309 @@
+//! Reading a journal after a failure: `log`, `show`, `segments`, `verify`.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::daemon::{World, journalfs, said};
+use crate::needs_fuse;
+
+/// One JSON object a line.
+fn objects(text: &str) -> Vec<Value> {
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn log(world: &World, more: &[&str], target: &str) -> Vec<Value> {
+    let mut args = vec!["log", "--json"];
+    args.extend(more);
+    args.push(target);
+    objects(&world.succeeds(&args))
+}
+
+/// Operation and path of each.
+fn told(events: &[Value]) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    events
+        .iter()
+        .map(|event| (text(&event["op"]), text(&event["path"])))
+        .collect()
+}
+
+/// Some history: directories, a file that is renamed with its folder, one
+/// that is removed while open, odd names.
+fn live(world: &World) {
+    fs::create_dir_all(world.at("a/b")).unwrap();
+    fs::write(world.at("a/b/file"), b"one").unwrap();
+    File::open(world.at("a/b/file"))
+        .unwrap()
+        .sync_all()
+        .unwrap();
+    fs::rename(world.at("a"), world.at("z")).unwrap();
+    let mut file = OpenOptions::new()
+        .append(true)
+        .open(world.at("z/b/file"))
+        .unwrap();
+    file.write_all(b"two").unwrap();
+    let odd = world.point().join(OsStr::from_bytes(b"odd\n\xff"));
+    let gone = File::create(&odd).unwrap();
+    fs::remove_file(&odd).unwrap();
+    gone.write_at(b"late", 0).unwrap();
+}
+
+#[test]
+fn the_log_tells_every_operation_by_the_names_of_its_time() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    world.mount_to_kill(&[]);
+    live(&world);
+    let expected = [
+        ("create", "/a"),
+        ("create", "/a/b"),
+        ("create", "/a/b/file"),
+        ("write", "/a/b/file"),
+        ("rename", "/a"),
+        ("write", "/z/b/file"),
+        ("create", "/odd\\x0a\\xff"),
+        ("unlink", "/odd\\x0a\\xff"),
+        ("write", "/odd\\x0a\\xff"),
+    ]
+    .map(|(op, path)| (op.to_owned(), path.to_owned()));
+    let events = log(&world, &[], world.point_str());
+    assert_eq!(told(&events), expected);
+    let own = fs::read_to_string("/proc/self/task/self/comm").ok();
+    for event in &events {
+        assert_eq!(
+            event["pid"].as_u64(),
+            Some(u64::from(std::process::id())),
+            "{event}"
+        );
+        let program = event["program"].as_str().unwrap();
+        assert!(own.is_none() || !program.is_empty());
+    }
+    assert_eq!(events[4]["to"], "/z");
+    assert_eq!(events[8]["deleted"], true);
+    assert_eq!(
+        (&events[5]["offset"], &events[5]["length"]),
+        (&3.into(), &3.into())
+    );
+    // Synced were the first four, and what came before them.
+    assert!(events[..4].iter().all(|event| event["durable"] == true));
+    // The same from what a dead machine leaves, by the image and by the
+    // journal's folder alone.
+    world.kill();
+    world.detach_dead();
+    let folder = world.journal().display().to_string();
+    for target in [world.image_str(), folder.as_str()] {
+        let after = log(&world, &[], target);
+        assert_eq!(told(&after), expected, "{target}");
+    }
+    let bytes = world.bytes();
+    world.succeeds(&["log", "--all", world.image_str()]);
+    world.succeeds(&["verify", world.image_str()]);
+    world.succeeds(&["segments", world.image_str()]);
+    world.succeeds(&["show", world.image_str(), "4"]);
+    assert!(world.bytes() == bytes, "reading changes nothing");
+}
+
+#[test]
+fn the_log_is_filtered_by_point_path_inode_operation_and_process() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    world.mount(&[]);
+    live(&world);
+    world.succeeds(&["mark", world.point_str(), "here"]);
+    fs::create_dir(world.at("late")).unwrap();
+    fs::write(world.at("late/x"), b"x").unwrap();
+    let point = world.point_str();
+    let paths = |more: &[&str]| -> Vec<String> {
+        let events = told(&log(&world, more, point));
+        events.into_iter().map(|(_, path)| path).collect()
+    };
+    assert_eq!(
+        paths(&["--since", "here"]),
+        ["-", "/late", "/late/x", "/late/x"]
+    );
+    assert_eq!(paths(&["--until", "here"]).len(), 10);
+    assert_eq!(paths(&["--path", "/late/*"]), ["/late/x", "/late/x"]);
+    assert_eq!(paths(&["--path", "/z/**"]), ["/z/b/file"]);
+    assert_eq!(paths(&["--op", "mark"]), ["-"]);
+    assert_eq!(paths(&["--op", "rename,unlink"]), ["/a", "/odd\\x0a\\xff"]);
+    assert_eq!(paths(&["--pid", "1"]), [""; 0]);
+    assert_eq!(paths(&["--since", "-1h"]).len(), 13);
+    assert_eq!(paths(&["--since", "2100-01-01T00:00:00Z"]), [""; 0]);
+    let inode = {
+        use std::os::unix::fs::MetadataExt;
+        fs::metadata(world.at("late/x")).unwrap().ino().to_string()
+    };
+    assert_eq!(paths(&["--inode", &inode]), ["/late/x", "/late/x"]);
+    let stat = objects(&world.succeeds(&["log", "--json", "--stat", point]));
+    let of = |by: &str, key: &str| {
+        let found = stat.iter().find(|row| row["by"] == by && row["key"] == key);
+        found.map(|row| (row["operations"].as_u64(), row["bytes"].as_u64()))
+    };
+    assert_eq!(of("path", "/late/x"), Some((Some(2), Some(1))));
+    assert_eq!(of("operation", "write"), Some((Some(4), Some(11))));
+    assert_eq!(of("all", ""), Some((Some(13), Some(11))));
+    for wrong in [
+        &["log", "--op", "nonsense", point][..],
+        &["log", "--since", "-5x", point],
+        &["log", "--since", "no-such-mark", point],
+        &["log", "/"],
+    ] {
+        world.fails(1, wrong);
+    }
+    world.fails(32, &["show", point, "99999"]);
+    world.umount_and_judge();
+    world.fails(1, &["log", "--follow", world.image_str()]);
+}
+
+#[test]
+fn following_the_log_shows_what_is_done_meanwhile_until_the_mount_ends() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    world.mount(&[]);
+    let mut follower = journalfs()
+        .args(["log", "--json", "--follow", world.point_str()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    for name in ["first", "second"] {
+        fs::create_dir(world.at(name)).unwrap();
+        assert_eq!(next()["path"], format!("/{name}"));
+    }
+    world.umount_and_judge();
+    assert!(follower.wait().unwrap().success());
+}
+
+#[test]
+fn a_record_is_shown_in_the_terms_of_ext4_with_what_stood_there_before() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    world.mount(&[]);
+    live(&world);
+    let lsn = |op: &str| {
+        let events = log(&world, &["--op", op], world.point_str());
+        events.last().unwrap()["lsn"].to_string()
+    };
+    let shown = world.succeeds(&["show", world.point_str(), &lsn("rename")]);
+    assert!(
+        shown.contains("- a is inode") && shown.contains("+ z is inode"),
+        "{shown}"
+    );
+    let shown = world.succeeds(&["show", "--json", "--hex", world.point_str(), &lsn("write")]);
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    let changes = shown["changes"].as_array().unwrap();
+    let details: Vec<&str> = (changes.iter())
+        .flat_map(|change| change["details"].as_array().unwrap())
+        .map(|line| line.as_str().unwrap())
+        .collect();
+    assert!(
+        details.iter().any(|line| line.contains("size 0 → 4")),
+        "{details:?}"
+    );
+    let late: String = b"late".iter().map(|byte| format!("{byte:02x}")).collect();
+    let bytes = changes
+        .iter()
+        .flat_map(|change| change["bytes"].as_array().unwrap());
+    let mut after = bytes.map(|range| range["after"].as_str().unwrap());
+    assert!(after.any(|bytes| bytes.starts_with(&late)), "{shown}");
+    world.umount_and_judge();
+    // An image that is gone leaves names, entries and fields.
+    let folder = world.journal().display().to_string();
+    let shown = world.succeeds(&["show", &folder, "4"]);
+    assert!(shown.contains("is inode"), "{shown}");
+}
+
+/// Flips a byte of the frame that holds these data.
+fn spoil(world: &World, data: &[u8]) {
+    for store in world.stores() {
+        let bytes = fs::read(&store).unwrap();
+        if let Some(at) = bytes.windows(data.len()).position(|window| window == data) {
+            let file = OpenOptions::new().write(true).open(&store).unwrap();
+            file.write_at(&[bytes[at] ^ 1], at as u64).unwrap();
+            return;
+        }
+    }
+    panic!("no segment has these data");
+}
+
+#[test]
+fn damage_where_it_was_durable_is_named_and_the_rest_still_told() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    world.mount_to_kill(&[]);
+    fs::write(
+        world.at("safe"),
+        b"these are the bytes that will be damaged",
+    )
+    .unwrap();
+    File::open(world.at("safe")).unwrap().sync_all().unwrap();
+    fs::write(world.at("later"), b"x").unwrap();
+    File::open(world.at("later")).unwrap().sync_all().unwrap();
+    fs::write(world.at("last"), b"x").unwrap();
+    world.kill();
+    world.detach_dead();
+    let verdict = world.succeeds(&["verify", "--json", world.image_str()]);
+    let verdict: Value = serde_json::from_str(&verdict).unwrap();
+    assert_ne!(verdict["verdict"], "corrupt");
+    spoil(&world, b"these are the bytes");
+    let output = journalfs()
+        .args(["verify", world.image_str()])
+        .output()
+        .unwrap();
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(4), "{text}");
+    assert!(
+        text.contains("corrupt: record") && text.contains(".store at"),
+        "{text}"
+    );
+    let output = journalfs()
+        .args(["log", world.image_str()])
+        .output()
+        .unwrap();
+    let text = said(&output);
+    assert!(text.contains("create      /safe"), "{text}");
+    assert!(text.contains("was durable and is damaged"), "{text}");
+    world.beyond_recovery = Some("damaged");
+}
+
+#[test]
+fn a_scrub_finds_rot_in_file_data_of_the_image() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    world.mount(&[]);
+    let data: Vec<u8> = (0..40_000u32).map(|n| (n * 7919 >> 3) as u8).collect();
+    fs::write(world.at("file"), &data).unwrap();
+    let refused = world.fails(1, &["verify", "--image", world.point_str()]);
+    assert!(refused.contains("unmount it first"), "{refused}");
+    world.umount_and_judge();
+    let clean = world.succeeds(&["verify", "--image", world.image_str()]);
+    assert!(clean.contains("are as it left them"), "{clean}");
+    let image = fs::read(world.image()).unwrap();
+    let at = image
+        .windows(64)
+        .position(|window| window == &data[8192..8256])
+        .unwrap();
+    let file = OpenOptions::new().write(true).open(world.image()).unwrap();
+    file.write_at(&[data[8192] ^ 0x10], at as u64).unwrap();
+    let output = journalfs()
+        .args(["verify", "--image", world.image_str()])
+        .output()
+        .unwrap();
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(4), "{text}");
+    assert!(
+        text.contains(&format!("block {} is not as record", at / 4096)),
+        "{text}"
+    );
+    file.write_at(&[data[8192]], at as u64).unwrap();
+    world.succeeds(&["verify", "--image", world.image_str()]);
+}
