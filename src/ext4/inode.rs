@@ -325,6 +325,28 @@ fn verify(raw: &[u8], number: InodeNo, sb: &Superblock, extra_isize: u16) -> Res
     }
 }
 
+impl Inode {
+    /// The time that is kept when this one is set: nearest in range, at the
+    /// range's ends and without extra bits in whole seconds (as Linux does).
+    pub fn nearest(&self, time: Time) -> Time {
+        let extra = OLD_SIZE + usize::from(self.extra_isize) >= 0x90;
+        let (first, last) = range(extra);
+        let secs = time.secs.clamp(first, last);
+        let whole = !extra || secs == first || secs == last;
+        Time {
+            secs,
+            nanos: if whole { 0 } else { time.nanos },
+        }
+    }
+}
+
+/// The first and the last second that can be stored: in 1901 and 2446,
+/// without extra bits 2038.
+fn range(extra: bool) -> (i64, i64) {
+    let last = i64::from(i32::MAX) + if extra { 3 << 32 } else { 0 };
+    (i64::from(i32::MIN), last)
+}
+
 /// A stored time: signed seconds, then two bits of epoch and thirty of nanoseconds.
 fn time(secs: u32, extra: u32) -> Time {
     Time {
@@ -333,11 +355,9 @@ fn time(secs: u32, extra: u32) -> Time {
     }
 }
 
-/// The inverse of [`time`]; times outside the range become its ends
-/// (1901 to 2446, without extra bits 2038).
+/// The inverse of [`time`]; times outside the range become its ends.
 fn stamp(time: Time, extra: bool) -> (u32, u32) {
-    let first = i64::from(i32::MIN);
-    let last = i64::from(i32::MAX) + if extra { 3 << 32 } else { 0 };
+    let (first, last) = range(extra);
     let secs = time.secs.clamp(first, last);
     let epoch = ((secs - i64::from(secs as i32)) >> 32) as u32 & 3;
     (secs as u32, epoch | time.nanos << 2)

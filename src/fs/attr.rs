@@ -1,29 +1,38 @@
 //! Attributes: what stat(2) shows, and what chmod, chown, utimens and
 //! truncate change.
 
-use super::file::kill_priv;
 use super::inode::{load_file, store};
 use super::orphan::Later;
 use super::perm::WRITE;
-use super::{Attr, Caller, Done, Fs, Kind, Result, SetAttr, SetTime, xattr};
+use super::{Attr, Caller, Done, Error, Fs, Kind, Result, SetAttr, SetTime, xattr};
 use crate::ext4::Corrupt;
 use crate::ext4::inode::{Inode, mode};
 use crate::ext4::xattr::ACL_ACCESS;
 use crate::journal::{Blocks, Op, Txn};
 use crate::units::{BlockNo, InodeNo};
 
+const SUID: u16 = 0o4000;
 const SGID: u16 = 0o2000;
+const GROUP_EXEC: u16 = 0o010;
 
 /// Flags that FS_IOC_GETFLAGS shows.
 const VISIBLE: u32 = 0x725b_dfff;
 
 impl Fs {
-    /// stat(2).
+    /// stat(2). A removed inode that the kernel still holds, as some
+    /// program's working directory, is as it was in the end.
     pub fn getattr(&self, inode: InodeNo) -> Result<Attr> {
-        attr(&load_file(&self.view(), &self.sb, inode)?)
+        match load_file(&self.view(), &self.sb, inode) {
+            Ok(inode) => attr(&inode),
+            Err(Error::Stale) => self.tables.lock().gone(inode).ok_or(Error::Stale),
+            Err(error) => Err(error),
+        }
     }
 
     /// chmod, chown, truncate and utimens in one: only what is `Some` changes.
+    /// If nothing is, suid and sgid are to go: the kernel asks for that before
+    /// a write, and at a chown that changes nobody. Who may do neither is not
+    /// told apart, and so nothing happens then.
     pub fn setattr(&self, by: &Caller, inode: InodeNo, set: &SetAttr) -> Result<Done<Attr>> {
         if set.size.is_some() {
             self.settle(inode)?;
@@ -33,8 +42,9 @@ impl Fs {
         let mut inode = load_file(&txn, &self.sb, inode)?;
         self.may_change(&txn, by, &inode, set)?;
         let before = inode.mode;
-        if set.uid.is_some() || set.gid.is_some() {
-            self.change_owner(&mut txn, &mut inode, set)?;
+        let strips = set.is_empty() && self.might_strip(&txn, by, &inode)?;
+        if set.uid.is_some() || set.gid.is_some() || strips {
+            self.change_owner(&mut txn, by, &mut inode, set)?;
         }
         if let Some(mode) = set.mode {
             self.change_mode(&mut txn, by, &mut inode, mode)?;
@@ -45,10 +55,11 @@ impl Fs {
         };
         let at = |set: SetTime| match set {
             SetTime::Now => time,
-            SetTime::At(time) => time,
+            SetTime::At(time) => inode.nearest(time),
         };
+        let atime = set.atime.map(at);
         let mtime = set.mtime.map(at).or(set.size.map(|_| time));
-        inode.atime = set.atime.map_or(inode.atime, at);
+        inode.atime = atime.unwrap_or(inode.atime);
         inode.mtime = mtime.unwrap_or(inode.mtime);
         inode.ctime = time;
         store(&mut txn, &self.sb, &inode)?;
@@ -60,7 +71,7 @@ impl Fs {
             uid: set.uid,
             gid: set.gid,
             size: set.size,
-            atime: set.atime.map(at),
+            atime,
             mtime,
             ctime: time,
         })?;
@@ -116,11 +127,18 @@ impl Fs {
     }
 
     /// chown(2), which takes a program's privileges away.
-    fn change_owner(&self, txn: &mut Txn<'_>, inode: &mut Inode, set: &SetAttr) -> Result<()> {
+    fn change_owner(
+        &self,
+        txn: &mut Txn<'_>,
+        by: &Caller,
+        inode: &mut Inode,
+        set: &SetAttr,
+    ) -> Result<()> {
+        let kept = kept_priv(by, inode);
         inode.uid = set.uid.unwrap_or(inode.uid);
         inode.gid = set.gid.unwrap_or(inode.gid);
         if inode.kind() != mode::DIRECTORY {
-            kill_priv(inode);
+            inode.mode = inode.mode & !(SUID | SGID) | kept;
             xattr::kill_capability(txn, &self.sb, inode)?;
         }
         Ok(())
@@ -154,7 +172,7 @@ impl Fs {
         size: u64,
     ) -> Result<Later> {
         if by.uid != 0 {
-            kill_priv(inode);
+            kill_priv(by, inode);
         }
         xattr::kill_capability(txn, &self.sb, inode)?;
         self.resize(txn, inode, size)
@@ -204,6 +222,26 @@ impl Kind {
     }
 }
 
+/// As the kernel does when a file's data change: suid goes, and sgid where it
+/// means running, or where the caller does not speak for the group. Whether
+/// any was there.
+pub(super) fn kill_priv(by: &Caller, inode: &mut Inode) -> bool {
+    let before = inode.mode;
+    inode.mode = inode.mode & !(SUID | SGID) | kept_priv(by, inode);
+    inode.mode != before
+}
+
+/// What it leaves.
+fn kept_priv(by: &Caller, inode: &Inode) -> u16 {
+    match inode.mode & SGID != 0
+        && inode.mode & GROUP_EXEC == 0
+        && (by.uid == 0 || by.in_group(inode.gid))
+    {
+        true => SGID,
+        false => 0,
+    }
+}
+
 /// What an inode is.
 pub(super) fn kind(inode: &Inode) -> Result<Kind> {
     Kind::of_mode(inode.mode).ok_or_else(|| {
@@ -233,10 +271,10 @@ pub(super) fn attr(inode: &Inode) -> Result<Attr> {
         rdev: if device { inode.device() } else { 0 },
         size: inode.size,
         blocks: inode.blocks,
-        atime: inode.atime,
-        mtime: inode.mtime,
-        ctime: inode.ctime,
-        crtime: inode.crtime,
+        atime: inode.nearest(inode.atime),
+        mtime: inode.nearest(inode.mtime),
+        ctime: inode.nearest(inode.ctime),
+        crtime: inode.nearest(inode.crtime),
         flags: inode.flags & VISIBLE,
     })
 }

@@ -1,5 +1,6 @@
 //! Regular files: open and close, read and write, and where data lie.
 
+use super::attr::kill_priv;
 use super::inode::{load_file, store, want_ro_compat};
 use super::map::{self, Mapping};
 use super::perm::{EXEC, READ, WRITE};
@@ -136,6 +137,7 @@ impl Fs {
             *left = left.saturating_sub(count);
             if *left == 0 {
                 tables.lookups.remove(&number);
+                tables.gone.remove(&number);
             }
         }
     }
@@ -216,8 +218,22 @@ impl Fs {
             let most = most_data(txn.limit()).max(self.sb.block_size as usize);
             want = want.min(most - (at % u64::from(self.sb.block_size)) as usize);
             let mut reached = 0;
-            match self.write_all(&mut txn, by, number, at, &data[..want], kill, &mut reached) {
-                Ok((len, op)) => return Ok((len, txn.commit(&op)?, full)),
+            let mut stripped = false;
+            match self.write_all(
+                &mut txn,
+                by,
+                number,
+                at,
+                &data[..want],
+                kill,
+                &mut reached,
+                &mut stripped,
+            ) {
+                Ok((len, op)) => {
+                    let lsn = txn.commit(&op)?;
+                    self.tell_stripped(number, stripped);
+                    return Ok((len, lsn, full));
+                }
                 // Full: give the half-done change up, and do again what there was room for.
                 Err(Error::NoSpace) if reached > 0 && reached < want => {
                     (want, full) = (reached, true);
@@ -237,6 +253,7 @@ impl Fs {
         data: &'d [u8],
         kill: bool,
         reached: &mut usize,
+        stripped: &mut bool,
     ) -> Result<(usize, Op)> {
         let mut inode = load_file(txn, &self.sb, number)?;
         must_be_regular(&inode)?;
@@ -256,9 +273,7 @@ impl Fs {
         let privileged = self.carefree(txn, by, want)?;
         self.place(txn, &mut inode, at, data.len(), privileged, reached)?;
         self.extend(txn, &mut inode, end)?;
-        if kill {
-            kill_priv(&mut inode);
-        }
+        *stripped = kill && kill_priv(by, &mut inode);
         xattr::kill_capability(txn, &self.sb, &mut inode)?;
         (inode.mtime, inode.ctime) = (time, time);
         store(txn, &self.sb, &inode)?;
@@ -534,15 +549,6 @@ pub(super) fn zero_part(
         }
     }
     Ok(())
-}
-
-/// As the kernel does when a file's data change: suid goes, and sgid where it
-/// means running (not mandatory locking).
-pub(super) fn kill_priv(inode: &mut Inode) {
-    inode.mode &= !0o4000;
-    if inode.mode & 0o010 != 0 {
-        inode.mode &= !0o2000;
-    }
 }
 
 pub(super) fn must_be_regular(inode: &Inode) -> Result<()> {

@@ -6,7 +6,7 @@
 //! ([`Error::Full`]: park the request) or on a checkpoint.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -54,12 +54,16 @@ pub struct Fs {
     options: Options,
     clock: Arc<dyn Clock>,
     tables: Mutex<Tables>,
+    stripped: OnceLock<Stripped>,
     hints: Arc<path::Hints>,
     /// Groups without free inodes.
     full: alloc::Full,
     before: orphan::Before,
     noted: damage::Noted,
 }
+
+/// Hears of a file that has lost suid or sgid.
+pub type Stripped = Box<dyn Fn(InodeNo) + Send + Sync>;
 
 /// How a file system is to behave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,6 +105,8 @@ pub enum Atime {
 struct Tables {
     /// References that the kernel holds.
     lookups: HashMap<InodeNo, u64>,
+    /// What inodes were that have gone while the kernel refers to them.
+    gone: HashMap<InodeNo, Attr>,
     /// Open handles.
     opens: HashMap<InodeNo, u32>,
     /// Inodes whose blocks are still being freed, in steps; all are on the
@@ -122,6 +128,23 @@ struct Room {
 }
 
 impl Tables {
+    /// A removed inode's attributes at its end, while it is referred to.
+    fn gone(&self, number: InodeNo) -> Option<Attr> {
+        self.gone.get(&number).copied()
+    }
+
+    fn remember_gone(&mut self, last: Attr) {
+        if self.lookups.contains_key(&last.inode) {
+            let last = Attr {
+                links: 0,
+                size: 0,
+                blocks: 0,
+                ..last
+            };
+            self.gone.insert(last.inode, last);
+        }
+    }
+
     /// One handle less. True: it was the last.
     fn close(&mut self, number: InodeNo) -> bool {
         match self.opens.get_mut(&number) {
@@ -158,6 +181,7 @@ impl Fs {
             options,
             clock,
             tables: Mutex::default(),
+            stripped: OnceLock::new(),
             hints,
             full: alloc::Full::default(),
             before: orphan::Before::default(),
@@ -176,6 +200,17 @@ impl Fs {
     /// How it behaves.
     pub fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// Whom to tell that a file has lost suid, sgid, by something that doesn't
+    /// answer with attributes. The first who asks is told.
+    pub fn tell_when_stripped(&self, whom: Stripped) {
+        let _ = self.stripped.set(whom);
+    }
+    fn tell_stripped(&self, number: InodeNo, stripped: bool) {
+        if let Some(tell) = self.stripped.get().filter(|_| stripped) {
+            tell(number);
+        }
     }
 
     /// Begins a change.
@@ -301,6 +336,14 @@ pub struct SetAttr {
     /// Through an open handle: whether the caller may write was settled when
     /// it was opened.
     pub by_handle: bool,
+}
+
+impl SetAttr {
+    /// Whether nothing is to change.
+    pub fn is_empty(&self) -> bool {
+        (self.mode.is_none() && self.uid.is_none() && self.gid.is_none())
+            && (self.size.is_none() && self.atime.is_none() && self.mtime.is_none())
+    }
 }
 
 /// A time to set.

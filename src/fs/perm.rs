@@ -85,6 +85,20 @@ impl Fs {
         Ok(want & !bits & 7 == 0)
     }
 
+    /// Whether the caller, whoever checks permissions, might take suid and
+    /// sgid away: by a chown as the owner, or by writing.
+    pub(super) fn might_strip(
+        &self,
+        blocks: &dyn Blocks,
+        by: &Caller,
+        inode: &Inode,
+    ) -> Result<bool> {
+        match self.options.access == Access::Fakeroot || by.uid == 0 || by.uid == inode.uid {
+            true => Ok(true),
+            false => self.others_may(blocks, by, inode, WRITE),
+        }
+    }
+
     /// Whether ownership doesn't matter: the caller is root, or stands for it,
     /// or the kernel has judged already.
     fn is_exempt(&self, by: &Caller) -> bool {

@@ -1,6 +1,7 @@
 //! A file's size and its space: truncate and fallocate.
 
-use super::file::{kill_priv, max_size, must_be_regular, zero_part, zero_tail};
+use super::attr::kill_priv;
+use super::file::{max_size, must_be_regular, zero_part, zero_tail};
 use super::inode::{load_file, store};
 use super::map::{self, Mapping};
 use super::orphan::Later;
@@ -60,7 +61,7 @@ impl Fs {
         let time = self.now();
         let later = self.resize(&mut txn, &mut inode, size)?;
         if by.uid != 0 {
-            kill_priv(&mut inode);
+            kill_priv(by, &mut inode);
         }
         (inode.mtime, inode.ctime) = (time, time);
         store(&mut txn, &self.sb, &inode)?;
@@ -122,9 +123,7 @@ impl Fs {
                 zero_tail(&mut txn, &self.sb, &inode)?;
                 self.extend(&mut txn, &mut inode, reached)?;
             }
-            if by.uid != 0 {
-                kill_priv(&mut inode);
-            }
+            let stripped = by.uid != 0 && kill_priv(by, &mut inode);
             (inode.mtime, inode.ctime) = (time, time);
             store(&mut txn, &self.sb, &inode)?;
             let (mode, len) = (mode as u32, reached - at);
@@ -136,6 +135,7 @@ impl Fs {
                 len,
                 time,
             })?);
+            self.tell_stripped(number, stripped);
             at = reached;
         }
         Ok(Done { value: (), lsn })

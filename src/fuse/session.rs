@@ -8,7 +8,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use fuser::{Config, MountOption, SessionACL};
+use fuser::{Config, MountOption, Notifier, SessionACL};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::fs::{self, Fs};
@@ -17,6 +17,7 @@ use super::adapter::Adapter;
 use super::core::Core;
 use super::negotiate::Negotiate;
 use super::point;
+use super::reply::node_of;
 
 /// How often freeing that waits is tried again.
 const TIDY: Duration = Duration::from_secs(1);
@@ -116,6 +117,8 @@ pub struct Session {
     inner: fuser::Session<Adapter>,
     fs: Arc<Fs>,
     point: PathBuf,
+    /// Kept while the mount is served.
+    notifier: Arc<Notifier>,
 }
 
 impl Session {
@@ -137,17 +140,25 @@ impl Session {
             .set_programs(Box::new(move |process| processes.program(process)));
         let inner = fuser::Session::new(adapter, point, &config(options))
             .map_err(|e| refused(point, options, &e))?;
+        let notifier = Arc::new(inner.notifier());
+        forget_modes_of_stripped(&fs, &notifier);
         Ok(Session {
             inner,
             fs,
             point: point.to_owned(),
+            notifier,
         })
     }
 
     /// Serves until it is unmounted, by whomever: `umount`, or a SIGTERM or
     /// SIGINT to this process, which unmounts and lets running programs end.
     pub fn run(self) -> io::Result<()> {
-        let Session { inner, fs, point } = self;
+        let Session {
+            inner,
+            fs,
+            point,
+            notifier,
+        } = self;
         let mount = point::find(&point);
         unmount_on_signals(point.clone())?;
         let (ended, end) = mpsc::channel();
@@ -155,7 +166,7 @@ impl Session {
             .name("tidy".to_owned())
             .spawn(move || tidy(&fs, &end))?;
         let served = serve(inner);
-        drop(ended);
+        drop((ended, notifier));
         let _ = tidying.join();
         // Not if it ended by being unmounted, as it should.
         if mount.is_some() && point::find(&point) == mount {
@@ -163,6 +174,19 @@ impl Session {
         }
         served
     }
+}
+
+/// The kernel leaves it to us to take suid and sgid away at a write or
+/// fallocate, but goes on believing the mode that it knows, and would run the
+/// changed file with them.
+fn forget_modes_of_stripped(fs: &Fs, notifier: &Arc<Notifier>) {
+    let notifier = Arc::downgrade(notifier);
+    fs.tell_when_stripped(Box::new(move |inode| {
+        if let Some(notifier) = notifier.upgrade() {
+            // (A negative offset: the data stay.)
+            let _ = notifier.inval_inode(node_of(inode), -1, 0);
+        }
+    }));
 }
 
 /// Serves requests until the mount's end. A session of fuser's then unmounts

@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod alike;
 mod crew;
 mod cut;
 mod daemon;

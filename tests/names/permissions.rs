@@ -392,3 +392,20 @@ fn fakeroot_may_do_anything() {
         .unwrap();
     world.judge();
 }
+
+/// FUSE doesn't tell a chown that changes nobody from a write by its request:
+/// who could do neither must not take a program's privileges with it.
+#[test]
+fn only_owners_and_writers_strip_a_program_by_changing_nothing() {
+    let world = World::strict();
+    let strip = |by: &Caller, mode| {
+        let file = owned(&world, &format!("{}-{mode:o}", by.uid), mode);
+        world.fs.setattr(by, file, &SetAttr::default()).unwrap();
+        world.fs.getattr(file).unwrap().perm
+    };
+    let (owner, other) = (user(10, 20, &[]), user(11, 21, &[]));
+    assert_eq!(strip(&owner, 0o6755), 0o755);
+    assert_eq!(strip(&other, 0o6755), 0o6755);
+    assert_eq!(strip(&other, 0o6757), 0o757);
+    assert_eq!(strip(&owner, 0o2745), 0o2745, "sgid without execution");
+}
