@@ -3,6 +3,8 @@
 
 #[path = "law/cuts.rs"]
 mod cuts;
+#[path = "law/discard.rs"]
+mod discard;
 #[path = "law/failing.rs"]
 mod failing;
 #[path = "law/foreign.rs"]
