@@ -41,7 +41,7 @@ pub(super) struct Before(Mutex<HashMap<InodeNo, InodeNo>>);
 enum Place {
     Nowhere,
     First,
-    After(Inode),
+    After(Box<Inode>),
 }
 
 impl Before {
@@ -83,7 +83,7 @@ impl Before {
             Some(before) => Some(before),
             None => chain(blocks, sb)?.into_iter().find(leads_here),
         };
-        Ok(before.map_or(Place::Nowhere, Place::After))
+        Ok(before.map_or(Place::Nowhere, |inode| Place::After(inode.into())))
     }
 
     fn note(&self, inode: InodeNo, before: InodeNo) {

@@ -128,7 +128,7 @@ fn the_kernel_and_we_scatter_one_file_by_turns() {
     for n in (0..BLOCKS).step_by(12) {
         fs.fallocate(by, file, PUNCH, n * BLOCK, BLOCK).unwrap();
     }
-    let ours = |n: u64| (n % 2 == 0 && n % 12 != 0) || n % 16 == 1;
+    let ours = |n: u64| (n.is_multiple_of(2) && !n.is_multiple_of(12)) || n % 16 == 1;
     judge(&bench, "file", BLOCKS - 1, &ours, "continued by us");
 
     let Some(mount) = Mount::read_write(bench.image.path()) else {

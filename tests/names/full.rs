@@ -11,11 +11,13 @@ use crate::world::{ROOT, World};
 const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
 const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
 
+type Act = Box<dyn Fn(&World, &Caller) -> Result<()>>;
+
 /// What is there before the image fills up, and what is done when it is full.
 struct Case {
     name: &'static str,
     prepare: Box<dyn Fn(&World)>,
-    act: Box<dyn Fn(&World, &Caller) -> Result<()>>,
+    act: Act,
 }
 
 fn case(

@@ -82,8 +82,7 @@ impl Error {
             Error::Io { source, .. } => source,
             Error::Journal(journal::Error::Io { source, .. }) => source,
             Error::Journal(journal::Error::Log(crate::log::Error::Io { source, .. })) => source,
-            // After checkpoints that could give no room: the log needs another file.
-            Error::Fs(fs::Error::Full) => return true,
+            Error::Journal(journal::Error::HostFull) => return true,
             _ => return false,
         };
         matches!(source.kind(), StorageFull | QuotaExceeded)
@@ -97,13 +96,28 @@ impl From<journal::Error> for Error {
 }
 impl From<fs::Error> for Error {
     fn from(error: fs::Error) -> Self {
-        Error::Fs(error)
+        match error {
+            // After checkpoints that could give no room: the log needs another file.
+            fs::Error::Full => Error::Io {
+                what: "another segment for the journal".into(),
+                source: Arc::new(std::io::ErrorKind::StorageFull.into()),
+            },
+            other => Error::Fs(other),
+        }
     }
 }
 impl From<crate::ext4::Corrupt> for Error {
     fn from(corrupt: crate::ext4::Corrupt) -> Self {
         Error::Unusable(corrupt.into())
     }
+}
+
+#[cfg(test)]
+#[test]
+fn a_journal_that_no_checkpoint_makes_room_in_is_short_of_space_on_its_host() {
+    let error = Error::from(fs::Error::Full);
+    assert!(error.host_is_full());
+    assert!(!error.to_string().contains("until a checkpoint"), "{error}");
 }
 
 /// The result of opening or closing.
