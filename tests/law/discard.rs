@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use journalfs::fs::Atime;
 use journalfs::sim::Round;
+use journalfs::sim::law::NoForeign;
 use journalfs::sim::system::Setup;
 
 /// Whole blocks are whole pages, so that each may be punched.
@@ -22,7 +23,7 @@ const SETUP: Setup = Setup {
 fn holds(steps: &str) {
     let round = Round::written(&SETUP, steps.parse().expect("steps"));
     if let Err(failure) = round.run() {
-        panic!("{}", round.report(failure, Duration::from_secs(20)));
+        panic!("{}", round.report(failure, Duration::from_secs(20), &NoForeign));
     }
 }
 
