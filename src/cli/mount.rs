@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::fs::Damage;
+use crate::fuse::meter::Meter;
 use crate::fuse::session::{self, MountFlag};
 use crate::fuse::tap::Tap;
 use crate::fuse::{Core, MountOptions, Session, point};
@@ -226,9 +227,14 @@ fn core(
     let fs = opened.fs().clone();
     let (place, point, asked) = (place.clone(), point.to_owned(), options.clone());
     let (told, recovery) = (fs.clone(), opened.recovery().clone());
-    let status = move || Live::of(&told, &place, &point, &asked, &recovery).to_json();
+    let meter = Arc::new(Meter::default());
+    let counted = meter.clone();
+    let status = move || {
+        let live = Live::of(&told, &place, &point, &asked, &recovery);
+        live.with_requests(counted.counted()).to_json()
+    };
     let tap = power.map(|power| power as Arc<dyn Tap>);
-    Core::new(fs, options.sync, Box::new(status), tap)
+    Core::new(fs, options.sync, Box::new(status), meter, tap)
 }
 
 fn mount_options(place: &Place, options: &Options) -> MountOptions {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fs::Fs;
 use crate::fuse::core::STATUS_XATTR;
+use crate::fuse::meter::Counted;
 use crate::fuse::point;
 use crate::log::{Survey, Verdict};
 
@@ -14,6 +15,8 @@ use super::place::Place;
 use super::runtime::{Recovery, Runtime};
 use super::{Failure, Outcome, at, open};
 
+mod prometheus;
+
 /// Says whether an image is mounted, how far it lags behind its journal, and
 /// what the last recovery found.
 #[derive(clap::Args)]
@@ -21,6 +24,9 @@ pub struct Args {
     /// One JSON object with stable keys
     #[arg(long)]
     json: bool,
+    /// The text format that Prometheus reads
+    #[arg(long, conflicts_with = "json")]
+    prometheus: bool,
     /// The journal's folder, instead of IMAGE.journal
     #[arg(long, value_name = "DIR")]
     journal: Option<PathBuf>,
@@ -57,6 +63,8 @@ pub struct Live {
     pub recovery: Option<Recovery>,
     /// Damage that was met, in words.
     pub damage: Option<String>,
+    /// Requests served since it was mounted, by kind.
+    pub requests: Vec<Counted>,
 }
 
 /// Everything that the command says.
@@ -85,6 +93,7 @@ struct Status {
     recovery: Option<Recovery>,
     /// Damage that a mount has met, in words.
     damage: Option<String>,
+    requests: Vec<Counted>,
 }
 
 impl Live {
@@ -119,7 +128,13 @@ impl Live {
             journal_bytes: segments.iter().map(|segment| segment.bytes).sum(),
             recovery: Some(recovery.clone()),
             damage,
+            requests: Vec::new(),
         }
+    }
+
+    /// The same with what was served.
+    pub fn with_requests(self, requests: Vec<Counted>) -> Live {
+        Live { requests, ..self }
     }
 
     /// As the virtual attribute has it.
@@ -141,6 +156,7 @@ pub fn run(args: &Args) -> Outcome {
             "{}",
             serde_json::to_string(&status).map_err(Failure::system)?
         ),
+        false if args.prometheus => print!("{}", prometheus::text(&status)),
         false => print!("{}", status.text()),
     }
     Ok(0)
@@ -241,6 +257,7 @@ impl From<Live> for Status {
             segments: Some(live.segments),
             journal_bytes: Some(live.journal_bytes),
             recovery: live.recovery,
+            requests: live.requests,
             damage: live.damage,
             epoch: None,
             verdict: None,
@@ -289,6 +306,11 @@ impl Status {
         if let Some(recovery) = &self.recovery {
             line("recovery", recovery.text());
         }
+        let mut name = "requests";
+        for counted in &self.requests {
+            line(name, served(counted));
+            name = "";
+        }
         if let Some(damage) = &self.damage {
             line(
                 "damage",
@@ -313,6 +335,25 @@ impl Status {
         };
         format!("on {}{mode}{pid}", point.display())
     }
+}
+
+/// How many, and how long they took.
+fn served(counted: &Counted) -> String {
+    let mean = counted.nanos / counted.count.max(1) / 1000;
+    let most = match counted.quantile(0.99) {
+        Some(micros) => format!(", 99% within {micros} µs"),
+        None => String::new(),
+    };
+    let errors = match counted.errors {
+        0 => String::new(),
+        errors => format!(", {errors} with an error"),
+    };
+    format!(
+        "{:<12}{:>9}, {mean} µs each{most}, slowest {} µs{errors}",
+        counted.kind,
+        counted.count,
+        counted.slowest / 1000
+    )
 }
 
 impl Recovery {

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use crate::fs::{Attr, Caller, Done, Error, Fs, Kind, Result};
 use crate::units::{InodeNo, Lsn};
 
+use super::meter::Meter;
 use super::request::{Answer, Reply, Request};
 use super::tap::{Served, Tap};
 
@@ -35,6 +36,7 @@ pub struct Core {
     /// Answer changes only when they are durable (`-o sync`).
     sync: bool,
     status: Status,
+    meter: Arc<Meter>,
     tap: Option<Arc<dyn Tap>>,
 }
 
@@ -60,11 +62,18 @@ struct Performed {
 
 impl Core {
     /// Over an open file system.
-    pub fn new(fs: Arc<Fs>, sync: bool, status: Status, tap: Option<Arc<dyn Tap>>) -> Arc<Self> {
+    pub fn new(
+        fs: Arc<Fs>,
+        sync: bool,
+        status: Status,
+        meter: Arc<Meter>,
+        tap: Option<Arc<dyn Tap>>,
+    ) -> Arc<Self> {
         Arc::new(Core {
             fs,
             sync,
             status,
+            meter,
             tap,
         })
     }
@@ -80,6 +89,11 @@ impl Core {
     where
         A: FnOnce(Answer) + Send + 'static,
     {
+        let (meter, running) = (self.meter.clone(), self.meter.begin(&request));
+        let answer = move |given: Answer| {
+            meter.end(running, &given);
+            answer(given);
+        };
         let Some(tap) = self.tap.clone() else {
             return self.serve_untapped(by, request, answer);
         };
@@ -287,6 +301,20 @@ impl Core {
     /// answers whether it took one). With `plus` each brings its attributes
     /// and counts as looked up.
     pub fn list(
+        &self,
+        by: &Caller,
+        inode: InodeNo,
+        from: u64,
+        plus: bool,
+        add: &mut dyn FnMut(Entry<'_>) -> bool,
+    ) -> Result<()> {
+        let running = self.meter.begin_listing();
+        let listed = self.list_unmetered(by, inode, from, plus, add);
+        self.meter.end_listing(running, listed.is_err());
+        listed
+    }
+
+    fn list_unmetered(
         &self,
         by: &Caller,
         inode: InodeNo,

@@ -11,6 +11,7 @@
 mod adapter;
 mod answer;
 pub mod core;
+pub mod meter;
 mod negotiate;
 pub mod point;
 mod processes;

@@ -23,7 +23,10 @@ const SETUP: Setup = Setup {
 fn holds(steps: &str) {
     let round = Round::written(&SETUP, steps.parse().expect("steps"));
     if let Err(failure) = round.run() {
-        panic!("{}", round.report(failure, Duration::from_secs(20), &NoForeign));
+        panic!(
+            "{}",
+            round.report(failure, Duration::from_secs(20), &NoForeign)
+        );
     }
 }
 
