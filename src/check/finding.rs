@@ -118,7 +118,12 @@ pub enum Finding {
         blocks: u64,
         present: u64,
     },
-    NeedsInternalRecovery,
+    NeedsReplay {
+        transactions: u32,
+    },
+    NotReplayable {
+        why: String,
+    },
     Guarded {
         uuid: String,
     },
@@ -250,13 +255,14 @@ impl Finding {
         match self {
             // (History that nobody needs any more for recovery.)
             Finding::JournalFrame { .. } => Severity::Note,
-            Finding::Guarded { .. } | Finding::Orphans { .. } | Finding::JournalTorn { .. } => {
-                Severity::Note
-            }
+            Finding::NeedsReplay { .. }
+            | Finding::Guarded { .. }
+            | Finding::Orphans { .. }
+            | Finding::JournalTorn { .. } => Severity::Note,
             Finding::Unreadable { .. }
             | Finding::Unsupported { .. }
             | Finding::NotExt4 { .. }
-            | Finding::NeedsInternalRecovery
+            | Finding::NotReplayable { .. }
             | Finding::JournalMissing { .. }
             | Finding::JournalUnreadable { .. } => Severity::Unchecked,
             _ => Severity::Error,
@@ -281,10 +287,16 @@ impl fmt::Display for Finding {
                     "the superblock counts {blocks} blocks, the image holds {present}"
                 )
             }
-            Finding::NeedsInternalRecovery => {
+            Finding::NeedsReplay { transactions } => {
                 write!(
                     f,
-                    "the image's own journal needs recovery: run journalfs recover on it, or e2fsck"
+                    "lacks {transactions} transactions of its own journal: journalfs recover replays them"
+                )
+            }
+            Finding::NotReplayable { why } => {
+                write!(
+                    f,
+                    "the image's own journal needs recovery, and {why}: run e2fsck -f on it"
                 )
             }
             Finding::Guarded { uuid } => write!(f, "guarded: lags behind journal {uuid}"),

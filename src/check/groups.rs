@@ -210,8 +210,9 @@ impl Walk<'_> {
             free_inodes += u64::from(want);
         }
         self.report.counts.blocks_used = self.sb.blocks - free_blocks;
-        // The guarded superblock's totals are mended when the guard goes.
-        if self.sb.guard.is_none() {
+        // The guarded superblock's totals are mended when the guard goes; what
+        // the kernel left unfinished has them from its mount.
+        if self.sb.guard.is_none() && !self.sb.needs_replay() {
             self.judge(
                 Place::Superblock,
                 "s_free_blocks_count",

@@ -24,6 +24,7 @@ mod journal;
 mod links;
 mod map;
 mod orphans;
+mod own;
 mod report;
 mod source;
 mod sums;

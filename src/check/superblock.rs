@@ -92,6 +92,7 @@ pub struct Super {
     pub state: u16,
     pub last_orphan: u32,
     pub orphan_file: u32,
+    pub journal_inode: u32,
     pub unsigned_hash: bool,
     pub hash_seed: [u32; 4],
     pub mmp_block: u64,
@@ -200,6 +201,7 @@ impl Super {
             } else {
                 le32(raw, 0x280)
             },
+            journal_inode,
             unsigned_hash: le32(raw, 0x160) & 2 != 0,
             hash_seed: [0xec, 0xf0, 0xf4, 0xf8].map(|at| le32(raw, at)),
             mmp_block: if incompat & incompat::MMP == 0 {
@@ -338,8 +340,6 @@ impl Super {
             report.add(Finding::Guarded {
                 uuid: uuid_text(&uuid),
             });
-        } else if self.incompat & incompat::RECOVER != 0 {
-            report.add(Finding::NeedsInternalRecovery);
         } else if !valid || errors {
             let (value, place) = (self.state.into(), Place::Superblock);
             report.add(Finding::Field {
@@ -351,6 +351,10 @@ impl Super {
         }
     }
 
+    /// Whether its own journal must be replayed first.
+    pub fn needs_replay(&self) -> bool {
+        self.guard.is_none() && self.incompat & incompat::RECOVER != 0
+    }
     /// Whether metadata carry CRC-32C.
     pub fn metadata_csum(&self) -> bool {
         self.ro_compat & ro_compat::METADATA_CSUM != 0

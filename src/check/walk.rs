@@ -85,6 +85,14 @@ pub fn run(source: &dyn Source) -> Report {
     let Some(sb) = superblock(source, &mut report) else {
         return report;
     };
+    match sb.needs_replay() {
+        true => super::own::run(source, &sb),
+        false => from(source, sb, report),
+    }
+}
+
+/// The same, when the superblock has been judged.
+pub fn from(source: &dyn Source, sb: Super, mut report: Report) -> Report {
     report.counts.block_size = sb.block_size as u32;
     report.counts.blocks = sb.blocks;
     report.counts.inodes = sb.inodes.into();

@@ -91,7 +91,9 @@ impl Pending {
             let block = runs.block(at).ok_or_else(|| hole(at))?;
             Ok(image.read_at(buf, block.0 * u64::from(sb.block_size))?)
         };
-        let replay = jbd2::scan(&head, sb.blocks_count, read)?;
+        // The image may grow in it: its superblock does not know yet.
+        let present = image.len()? / u64::from(sb.block_size);
+        let replay = jbd2::scan(&head, present, read)?;
         if let Some(at) = head.fast_commits() {
             let mut block = vec![0; sb.block_size as usize];
             read(at, &mut block)?;

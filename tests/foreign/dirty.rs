@@ -79,7 +79,7 @@ const FORMATS: &[Format] = &[
 ];
 
 /// An image of this format in use, when the power fails.
-pub fn cut_off(format: &Format, random: &mut Seeded) -> Option<Image> {
+fn cut_off(format: &Format, random: &mut Seeded) -> Option<Image> {
     let (name, args, options) = *format;
     let image = Variant { name, args }.make(48 << 20);
     let mount = Mount::with_options(image.path(), &format!("loop,rw,{options}"))?;
@@ -88,12 +88,12 @@ pub fn cut_off(format: &Format, random: &mut Seeded) -> Option<Image> {
     Some(image)
 }
 
-fn needs_recovery(image: &Image) -> bool {
+pub fn needs_recovery(image: &Image) -> bool {
     let words = run(Command::new("dumpe2fs").arg("-h").arg(image.path()));
     words.contains("needs_recovery")
 }
 
-fn options(seed: u64, read_only: bool) -> mount::Options {
+pub fn options(seed: u64, read_only: bool) -> mount::Options {
     let mut options = mount::Options {
         segment_size: Some(4 << 20),
         segments: Some(8),
@@ -105,7 +105,7 @@ fn options(seed: u64, read_only: bool) -> mount::Options {
 }
 
 /// What the kernel makes of a copy.
-fn by_the_kernel(image: &Image) -> Tree {
+pub fn by_the_kernel(image: &Image) -> Tree {
     let copy = image.duplicate();
     let mount = Mount::read_write(copy.path()).expect("it could be mounted before");
     let tree = Tree::of(mount.path());
@@ -115,7 +115,7 @@ fn by_the_kernel(image: &Image) -> Tree {
 }
 
 /// For reading only: the same tree, and not a byte is written.
-fn looked_at(image: &Image, wanted: &Tree) {
+pub fn looked_at(image: &Image, wanted: &Tree) {
     let (disk, dir) = (image.to_memory(), Arc::new(MemoryDir::default()));
     let opened = mount::open(disk.clone(), dir.clone(), options(1, true));
     let mounted = opened.and_then(mount::Opened::mount);
@@ -129,8 +129,16 @@ fn looked_at(image: &Image, wanted: &Tree) {
 }
 
 /// Recovered, it is the kernel's tree, to every judge.
-fn recovered(image: &Image, wanted: &Tree, what: &str) {
+pub fn recovered(image: &Image, wanted: &Tree, what: &str) {
     let (disk, dir) = (image.to_memory(), Arc::new(MemoryDir::default()));
+    let report = check::run_disks(disk.clone(), None);
+    assert!(report.is_clean(), "{what}: {:?}", report.findings);
+    let replays = |finding: &check::Finding| matches!(finding, check::Finding::NeedsReplay { transactions } if *transactions > 0);
+    assert!(
+        report.findings.iter().any(replays),
+        "{what}: {:?}",
+        report.findings
+    );
     let report = mount::recover(disk.clone(), dir.clone(), options(1, false));
     let report = report.unwrap_or_else(|e| panic!("{what}: {e}"));
     assert!(report.is_some(), "{what}: there was something to do");
