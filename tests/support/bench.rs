@@ -10,13 +10,16 @@ use journalfs::check;
 use journalfs::device::Disk;
 use journalfs::device::memory::{MemoryDisk, Pages};
 use journalfs::ext4::Superblock;
+use journalfs::ext4::inode::flag;
+use journalfs::fs::map::Mapping;
 use journalfs::fs::{self, Attr, Caller, Error, Fs, Kind, Options, Result, SetAttr, SetTime};
 use journalfs::journal::{Blocks, Journal, Op};
-use journalfs::units::{InodeNo, Lsn, StepClock, Time};
+use journalfs::units::{FileBlock, InodeNo, Lsn, StepClock, Time};
 
 use super::images::{Image, Variant};
 use super::kernel::Mount;
 use super::tree::{Node, Sum, Tree};
+use super::view;
 
 /// A file system over an image in memory.
 pub struct Bench {
@@ -103,6 +106,7 @@ impl Bench {
     #[track_caller]
     pub fn judge_closed(&self, what: &str, shown: &Tree) {
         self.judge_bytes(what);
+        self.judge_by_view(what, shown);
         if let Some(mount) = Mount::read_only(self.image.path()) {
             shown.assert_same(&format!("{what}: fs"), &Tree::of(mount.path()), "kernel");
         }
@@ -113,6 +117,7 @@ impl Bench {
     pub fn judge(&self, what: &str) {
         self.judge_without_kernel(what);
         let shown = self.tree();
+        self.judge_by_view(what, &shown);
         let Some(mount) = Mount::read_only(self.image.path()) else {
             return;
         };
@@ -124,6 +129,41 @@ impl Bench {
     pub fn judge_without_kernel(&self, what: &str) {
         self.close();
         self.judge_bytes(what);
+    }
+
+    /// The third reader, on the image as it is home.
+    #[track_caller]
+    fn judge_by_view(&self, what: &str, shown: &Tree) {
+        let fs = open(self.disk.clone());
+        if fs.superblock().inode_size > 128 {
+            let beyond = |name: &Path| self.is_beyond_view(&fs, name);
+            view::assert_reads(self.image.path(), shown, &beyond, what);
+        }
+    }
+
+    /// Whether a file has unwritten extents, or holes in a block map.
+    fn is_beyond_view(&self, fs: &Fs, name: &Path) -> bool {
+        let lookup = |inode, part: &std::ffi::OsStr| {
+            let part = std::os::unix::ffi::OsStrExt::as_bytes(part);
+            fs.lookup(&self.by, inode, part)
+                .expect("it was shown")
+                .inode
+        };
+        let number = name.iter().fold(InodeNo::ROOT, lookup);
+        let (view, sb) = (fs.journal().view(), fs.superblock());
+        let inode = fs::inode::load(&view, sb, number).expect("it was shown");
+        let (end, mut at) = (inode.size.div_ceil(u64::from(sb.block_size)), 0);
+        while at < end {
+            let found = fs::map::find(&view, sb, &inode, FileBlock(at as u32));
+            at += u64::from(match found.expect("it was shown") {
+                Mapping::Hole { .. } if !inode.has(flag::EXTENTS) => return true,
+                Mapping::Mapped {
+                    unwritten: true, ..
+                } => return true,
+                Mapping::Hole { len } | Mapping::Mapped { len, .. } => len,
+            });
+        }
+        false
     }
 
     #[track_caller]
@@ -140,6 +180,11 @@ impl Bench {
             judgement.output,
             findings.join("\n")
         );
+    }
+
+    /// The image's file, as the judges last saw it.
+    pub fn image(&self) -> &Image {
+        &self.image
     }
 
     /// The image's bytes, as they are home.

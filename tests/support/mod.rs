@@ -24,3 +24,4 @@ pub mod images;
 pub mod kernel;
 pub mod random;
 pub mod tree;
+pub mod view;
