@@ -7,3 +7,6 @@ mod support;
 
 mod churn;
 mod dirty;
+mod forged;
+mod grown;
+mod shared;
