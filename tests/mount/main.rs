@@ -20,6 +20,7 @@ mod journal;
 mod kill;
 mod model;
 mod modes;
+mod own;
 mod powercut;
 mod soak;
 mod tour;
