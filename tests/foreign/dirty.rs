@@ -197,3 +197,62 @@ fn dirty_journals_are_replayed_as_the_kernel_replays_them() {
     }
     assert!(revoked > 4 && escaped > 0, "{revoked} {escaped}");
 }
+
+/// The kernel throws such a journal away; e2fsck would ask.
+#[test]
+fn a_journal_that_no_superblock_speaks_of_is_emptied() {
+    let args = &["-b1024", "-I256", "-Jsize=1"];
+    let image = Variant { name: "", args }.make(8 << 20);
+    std::fs::write(image.folder().join("data"), [0xAB; 1024]).unwrap();
+    let data = image.folder().join("data");
+    image.debugfs_script(&format!(
+        "journal_open -c -v 3\njournal_write -b 5001 {}\njournal_close\n",
+        data.display()
+    ));
+    image.debugfs("feature -needs_recovery");
+    let (disk, dir) = (image.to_memory(), Arc::new(MemoryDir::default()));
+    let opened = mount::open(disk.clone(), dir, options(1, false)).unwrap();
+    opened.mount().unwrap().close().unwrap();
+    assert_given_back(&disk, "a journal of the past");
+    let mut block = [1; 1024];
+    disk.read_at(&mut block, 5001 << 10).unwrap();
+    assert_eq!(block, [0; 1024], "it was not replayed");
+}
+
+#[test]
+fn fast_commits_that_wait_are_refused_by_name() {
+    let args = &["-b4096", "-I256", "-Jsize=4", "-Ofast_commit"];
+    let image = Variant { name: "", args }.make(48 << 20);
+    let Some(mount) = Mount::read_write(image.path()) else {
+        return;
+    };
+    // (After a whole commit, files that are made and synced one by one.)
+    std::fs::create_dir(mount.at("d")).unwrap();
+    nix::unistd::syncfs(std::fs::File::open(mount.path()).unwrap()).unwrap();
+    for n in 0..5 {
+        let path = mount.at(&format!("d/{n}"));
+        std::fs::write(&path, b"hello").unwrap();
+        std::fs::File::open(path).unwrap().sync_all().unwrap();
+    }
+    mount.cut(false, ());
+    assert!(image.logdump().contains("tag HEAD"), "none wait");
+    let before = pages_of(image.path());
+    let (disk, dir) = (image.to_memory(), Arc::new(MemoryDir::default()));
+    for read_only in [false, true] {
+        let opened = mount::open(disk.clone(), dir.clone(), options(1, read_only));
+        let words = opened.err().expect("refused").to_string();
+        assert!(
+            words.contains("fast commits") && words.contains("e2fsck"),
+            "{words}"
+        );
+    }
+    assert!(disk.pages() == before && dir.files().is_empty());
+    assert_eq!(check::run_image(&*disk).exit_code(), 8);
+    // Once they are replayed by one who can, it is an image like any other.
+    let tree = by_the_kernel(&image);
+    let mount = Mount::read_write(image.path()).unwrap();
+    mount.unmount();
+    // (A replay of fast commits gives directories the time of that moment.)
+    let shown = Bench::over(image).tree().without_times();
+    shown.assert_same("fs", &tree.without_times(), "kernel");
+}
