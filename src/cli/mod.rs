@@ -29,6 +29,7 @@ mod place;
 mod power;
 mod recover;
 mod runtime;
+mod salvage;
 mod segments;
 mod show;
 mod size;
@@ -59,6 +60,7 @@ enum Command {
     Show(show::Args),
     Segments(segments::Args),
     Verify(verify::Args),
+    Salvage(salvage::Args),
     Mark(mark::Args),
     Cut(cut::Args),
     Unsynced(unsynced::Args),
@@ -150,6 +152,7 @@ fn run(command: Command) -> Outcome {
         Command::Show(args) => show::run(&args),
         Command::Segments(args) => segments::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Salvage(args) => salvage::run(&args),
         Command::Mark(args) => mark::run(&args),
         Command::Cut(args) => cut::run(&args),
         Command::Unsynced(args) => unsynced::run(&args),

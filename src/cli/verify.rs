@@ -285,7 +285,11 @@ fn judgement(source: &Source, survey: &Survey) -> Vec<String> {
                 "  to see what it followed: journalfs log --until {} {image}",
                 Lsn(bad.lsn.0.saturating_sub(1))
             ),
-            "  to go on: restore image and journal from one backup of both".to_owned(),
+            "  to go on: restore image and journal from one backup of both;".to_owned(),
+            format!(
+                "  or give up what follows: journalfs salvage --until {} {image}",
+                Lsn(bad.lsn.0.saturating_sub(1))
+            ),
         ],
     }
 }

@@ -47,6 +47,8 @@ pub struct Options {
     /// 0: salts and UUIDs from the host's randomness; a simulation gives
     /// another seed to every opening.
     pub seed: u64,
+    /// Gives up the journal's records behind this one, also durable ones.
+    pub cut_after: Option<Lsn>,
 }
 
 impl Default for Options {
@@ -61,6 +63,7 @@ impl Default for Options {
             discard: false,
             clock: Arc::new(HostClock),
             seed: 0,
+            cut_after: None,
         }
     }
 }
@@ -106,7 +109,10 @@ pub type Held = Vec<Box<dyn Any + Send + Sync>>;
 /// Looks at an image and its journal's folder, and refuses what can't be
 /// mounted as the options say. Changes nothing.
 pub fn open(image: Arc<dyn Disk>, dir: Arc<dyn Dir>, options: Options) -> Result<Opened> {
-    let unrecovered = Journal::open(dir.clone())?;
+    let unrecovered = match options.cut_after {
+        None => Journal::open(dir.clone())?,
+        Some(last) => Journal::open_cut_after(dir.clone(), last)?.ok_or(Error::CantCut(last))?,
+    };
     let found = session::read_superblock(&*image)?;
     let good = course::repaired(&*image, &found, &unrecovered)?;
     let sb = Superblock::decode(&good).map_err(Error::Unusable)?;

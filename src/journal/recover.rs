@@ -149,7 +149,16 @@ impl Journal {
     /// Reads what a folder holds; nothing is changed. An empty folder is a
     /// journal without a past.
     pub fn open(dir: Arc<dyn Dir>) -> Result<Unrecovered> {
-        let survey = Survey::read(dir)?;
+        Self::of_survey(Survey::read(dir)?)
+    }
+
+    /// The same, given up behind a record; `None` if that can't be kept.
+    pub fn open_cut_after(dir: Arc<dyn Dir>, last: Lsn) -> Result<Option<Unrecovered>> {
+        let cut = Survey::read(dir)?.cut_after(last);
+        cut.map(Self::of_survey).transpose()
+    }
+
+    fn of_survey(survey: Survey) -> Result<Unrecovered> {
         let mut history = History::default();
         let read = replay(survey.frames(survey.installed().next()), &mut history);
         if !matches!(survey.verdict(), Verdict::Corrupt { .. }) {

@@ -285,6 +285,26 @@ impl Survey {
         super::open::open_anew(self, options)
     }
 
+    /// The same log, given up behind a record that is kept: what follows counts
+    /// neither as a record nor as a witness. `None` if not all up to there is
+    /// readable, or is in the image already.
+    pub fn cut_after(mut self, last: Lsn) -> Option<Survey> {
+        let readable = last <= self.last && last >= self.installed;
+        if !readable || self.numbers(Lsn(1)).last() < Some(last) {
+            return None;
+        }
+        self.pieces
+            .retain(|piece| piece.segment.header.base <= last.next());
+        for piece in &mut self.pieces {
+            piece.through = piece.through.min(last);
+        }
+        (self.last, self.verdict) = (last, Verdict::Clean);
+        self.durable = self.durable.min(last);
+        self.proven = self.proven.min(last);
+        self.infos = describe(&self.pieces, self.installed);
+        Some(self)
+    }
+
     /// What the survey proves durable without any further write.
     pub fn proof(&self) -> Durable {
         Durable(self.proven.min(self.last))

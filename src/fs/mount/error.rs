@@ -27,6 +27,11 @@ pub enum Error {
     /// Somebody left it unfinished.
     #[error("the image was not unmounted cleanly: run e2fsck -f on it first")]
     Unclean,
+    /// The journal can't be given up behind that record.
+    #[error(
+        "the journal can't be cut behind record {0}: it must be one that can be read, and not older than what is in the image"
+    )]
+    CantCut(crate::units::Lsn),
     /// Somebody noted errors in it.
     #[error("errors are noted in the image: {0}run e2fsck -f on it first")]
     HasErrors(&'static str),
