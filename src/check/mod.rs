@@ -1,10 +1,11 @@
 //! The witness: walks an image and its journal and reports.
 //!
 //! It shares no walker and no decoder with the file system: it reads the
-//! format's bytes for itself (but for the hash of directory names), so that
-//! a field written to the wrong place can't be read back from there and
-//! found right. It never writes, never panics and always ends, whatever the
-//! bytes: every block is descended into once.
+//! format's bytes for itself, so that a field written to the wrong place can't
+//! be read back from there and found right. (Shared are the hash of directory
+//! names, and what blocks of the image's own journal say.) It never writes,
+//! never panics and always ends, whatever the bytes: every block is descended
+//! into once.
 //!
 //! ```text
 //!   superblock ─► groups ─► orphans ─► inodes ─► directories
