@@ -22,6 +22,7 @@ mod model;
 mod modes;
 mod own;
 mod powercut;
+mod semantics;
 mod soak;
 mod tour;
 mod user;

@@ -1,0 +1,238 @@
+//! What programs rely on and suites seldom reach, each with its own promise.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use nix::fcntl::{FallocateFlags, fallocate};
+
+use crate::daemon::World;
+use crate::needs_fuse;
+
+fn mounted(options: &[&str]) -> World {
+    let world = World::new("64M");
+    world.mount(options);
+    world
+}
+
+fn rw(path: &Path) -> File {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    options.open(path).unwrap()
+}
+
+/// A program of a few lines, with the file's path in `$1`.
+fn python(path: &Path, lines: &str) -> Command {
+    let mut command = Command::new("python3");
+    command.args(["-c", lines]).arg(path).stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn appends_of_several_processes_are_neither_lost_nor_torn() {
+    needs_fuse!();
+    let mut world = mounted(&[]);
+    let path = world.at("log");
+    let lines = "import os, sys\n\
+        fd = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)\n\
+        for n in range(300):\n\
+        \x20   line = (f'{sys.argv[2]} {n} ' + sys.argv[2] * (n % 90) + '\\n').encode()\n\
+        \x20   assert os.write(fd, line) == len(line)\n";
+    let writers: Vec<_> = ["a", "b", "c", "d"]
+        .iter()
+        .map(|who| python(&path, lines).arg(who).spawn().unwrap())
+        .collect();
+    for mut writer in writers {
+        assert!(writer.wait().unwrap().success());
+    }
+    let text = fs::read_to_string(&path).unwrap();
+    for who in ["a", "b", "c", "d"] {
+        let own: Vec<&str> = text.lines().filter(|line| line.starts_with(who)).collect();
+        let want = (0..300).map(|n| format!("{who} {n} {}", who.repeat(n % 90)));
+        assert!(own.iter().copied().eq(want), "lines of {who}");
+    }
+    assert_eq!(text.lines().count(), 1200);
+    world.umount();
+}
+
+#[test]
+fn a_map_shared_by_two_processes_shows_what_either_writes() {
+    needs_fuse!();
+    let mut world = mounted(&[]);
+    let path = world.at("shared");
+    let file = rw(&path);
+    file.set_len(8192).unwrap();
+    // The other process stores into its map, and sees what is written with write(2).
+    file.write_all_at(b"from write", 4096).unwrap();
+    let lines = "import mmap, sys\n\
+        f = open(sys.argv[1], 'r+b')\n\
+        m = mmap.mmap(f.fileno(), 8192)\n\
+        assert m[4096:4106] == b'from write', m[4096:4106]\n\
+        m[0:8] = b'from map'\n\
+        sys.stdout.write('stored'); sys.stdout.flush()\n\
+        sys.stdin.read(1)\n\
+        assert m[8000:8005] == b'again', m[8000:8005]\n\
+        m.flush()\n";
+    let mut other = python(&path, lines);
+    let mut other = other
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stored = [0; 6];
+    other
+        .stdout
+        .take()
+        .unwrap()
+        .read_exact(&mut stored)
+        .unwrap();
+    let mut seen = [0; 8];
+    file.read_exact_at(&mut seen, 0).unwrap();
+    assert_eq!(&seen, b"from map", "read(2) sees another's store");
+    file.write_all_at(b"again", 8000).unwrap();
+    other.stdin.take().unwrap().write_all(b"x").unwrap();
+    assert!(other.wait().unwrap().success());
+    drop(file);
+    world.umount();
+    world.mount(&[]);
+    let bytes = fs::read(&path).unwrap();
+    assert_eq!(
+        (&bytes[..8], &bytes[8000..8005]),
+        (&b"from map"[..], &b"again"[..])
+    );
+    world.umount_and_judge();
+}
+
+#[test]
+fn locks_of_files_and_of_ranges_hold_between_processes() {
+    needs_fuse!();
+    let mut world = mounted(&[]);
+    let path = world.at("locked");
+    let file = rw(&path);
+    file.set_len(100).unwrap();
+    let attempt = |kind: &str, range: &str| {
+        let lines = format!(
+            "import fcntl, sys\n\
+             f = open(sys.argv[1], 'r+b')\n\
+             try:\n\
+             \x20   fcntl.{kind}(f, fcntl.LOCK_EX | fcntl.LOCK_NB{range})\n\
+             except OSError:\n\
+             \x20   sys.exit(9)\n"
+        );
+        python(&path, &lines).status().unwrap().code()
+    };
+    file.lock().unwrap(); // flock(2)
+    assert_eq!(attempt("flock", ""), Some(9));
+    assert_eq!(attempt("lockf", ", 10, 0"), Some(0), "the kinds are apart");
+    file.unlock().unwrap();
+    assert_eq!(attempt("flock", ""), Some(0));
+
+    let lock = |kind: i32| libc::flock {
+        l_type: kind as i16,
+        l_whence: libc::SEEK_SET as i16,
+        l_start: 10,
+        l_len: 20,
+        l_pid: 0,
+    };
+    let held = lock(libc::F_WRLCK);
+    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_OFD_SETLK(&held)).unwrap();
+    assert_eq!(attempt("lockf", ", 10, 25"), Some(9));
+    assert_eq!(attempt("lockf", ", 10, 30"), Some(0), "behind the range");
+    let free = lock(libc::F_UNLCK);
+    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_OFD_SETLK(&free)).unwrap();
+    assert_eq!(attempt("lockf", ", 10, 25"), Some(0));
+    drop(file);
+    world.umount();
+}
+
+/// The access time after a read that reaches the daemon, for a file that was
+/// read before (`old`: two days ago) and is older still.
+fn atime_moves(options: &[&str], old: bool) -> bool {
+    let mut world = mounted(&[]);
+    let path = world.at("file");
+    fs::write(&path, "text").unwrap();
+    let ago = |days: u64| SystemTime::now() - Duration::from_secs(days * 24 * 3600);
+    let read = if old {
+        ago(2)
+    } else {
+        ago(0) - Duration::from_secs(60)
+    };
+    let times = fs::FileTimes::new().set_accessed(read).set_modified(ago(9));
+    rw(&path).set_times(times).unwrap();
+    world.umount();
+    // ctime is now: later than atime, which relatime takes for unread.
+    world.mount(&["-o", "strictatime"]);
+    if !old {
+        fs::read(&path).unwrap();
+    }
+    world.umount();
+    world.mount(options);
+    let before = fs::metadata(&path).unwrap().atime_nsec();
+    fs::read(&path).unwrap();
+    world.umount();
+    world.mount(&["-o", "ro"]);
+    let after = fs::metadata(&path).unwrap().atime_nsec();
+    world.umount();
+    before != after
+}
+
+#[test]
+fn access_times_move_as_the_mount_says() {
+    needs_fuse!();
+    assert!(atime_moves(&["-o", "strictatime"], false));
+    assert!(
+        !atime_moves(&["-o", "relatime"], false),
+        "read since the last change"
+    );
+    assert!(atime_moves(&["-o", "relatime"], true), "not read since");
+    assert!(!atime_moves(&["-o", "noatime"], true));
+}
+
+#[test]
+fn space_is_allocated_punched_and_zeroed_and_never_moved() {
+    needs_fuse!();
+    let mut world = mounted(&[]);
+    let mut file = rw(&world.at("file"));
+    file.write_all(&[7; 40960]).unwrap();
+    let keep = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let go = |file: &File, mode, at, len| fallocate(file, mode, at, len);
+    go(&file, keep, 40960, 40960).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 40960);
+    assert_eq!(file.metadata().unwrap().blocks(), 160);
+    go(
+        &file,
+        FallocateFlags::FALLOC_FL_PUNCH_HOLE | keep,
+        4096,
+        8192,
+    )
+    .unwrap();
+    go(&file, FallocateFlags::FALLOC_FL_ZERO_RANGE, 20000, 100).unwrap();
+    let bytes = fs::read(world.at("file")).unwrap();
+    for (at, byte) in bytes.iter().enumerate() {
+        let zero = (4096..12288).contains(&at) || (20000..20100).contains(&at);
+        assert_eq!(*byte, if zero { 0 } else { 7 }, "byte {at}");
+    }
+    let seek = |at: i64, whence| nix::unistd::lseek(&file, at, whence);
+    assert_eq!(seek(0, nix::unistd::Whence::SeekHole), Ok(4096));
+    assert_eq!(seek(4096, nix::unistd::Whence::SeekData), Ok(12288));
+    // FUSE lets neither through to any daemon.
+    for moving in [
+        FallocateFlags::FALLOC_FL_COLLAPSE_RANGE,
+        FallocateFlags::FALLOC_FL_INSERT_RANGE,
+    ] {
+        assert_eq!(
+            go(&file, moving, 4096, 4096),
+            Err(nix::errno::Errno::EOPNOTSUPP)
+        );
+    }
+    let lines = "import os, sys\n\
+        to = os.open(sys.argv[1] + '.copy', os.O_WRONLY | os.O_CREAT)\n\
+        sys.exit(os.copy_file_range(os.open(sys.argv[1], os.O_RDONLY), to, 5000) != 5000)\n";
+    assert!(python(&world.at("file"), lines).status().unwrap().success());
+    assert_eq!(fs::read(world.at("file.copy")).unwrap(), bytes[..5000]);
+    drop(file);
+    world.umount_and_judge();
+}
