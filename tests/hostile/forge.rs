@@ -184,6 +184,11 @@ impl Forge {
         self.seal();
     }
 
+    /// Where metadata lie.
+    pub fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
     /// The orphan file's inode.
     pub fn orphan_file(&self) -> u32 {
         self.sb.orphan_file_inode
@@ -211,6 +216,23 @@ impl Forge {
             self.seal();
         }
         changed
+    }
+
+    /// Changes what (piece, offset, how, value) says, and puts all checksums
+    /// right. The pieces of a kind lie together, so near numbers are alike.
+    pub fn apply(
+        &mut self,
+        edits: impl Iterator<Item = (usize, usize, u8, u8)>,
+        edit: fn(&mut [u8], usize, u8, u8),
+    ) {
+        for (piece, at, how, value) in edits {
+            let piece = self.pieces[piece % self.pieces.len()];
+            let mut raw = vec![0; piece.len];
+            self.pages.read(&mut raw, piece.at);
+            edit(&mut raw, at % piece.len, how, value);
+            self.pages.write(&raw, piece.at);
+        }
+        self.seal();
     }
 
     /// Each kind of metadata as often as the next, few as there may be of it.

@@ -70,6 +70,38 @@ impl Left {
         Arc::new(MemoryDir::from_files(self.files.clone()))
     }
 
+    /// Changes what (frame or header, offset, how, value) says in the stores,
+    /// and puts their checksums right.
+    pub fn apply(
+        &mut self,
+        edits: impl Iterator<Item = (usize, usize, u8, u8)>,
+        edit: fn(&mut [u8], usize, u8, u8),
+    ) {
+        let stores: Vec<String> = (self.files.keys())
+            .filter(|name| name.ends_with(".store"))
+            .cloned()
+            .collect();
+        for (place, at, how, value) in edits {
+            let name = &stores[place % stores.len()];
+            let mut bytes = self.files[name].to_vec();
+            let found = frames(&bytes);
+            match (place / stores.len()).checked_rem(found.len() + 1) {
+                Some(n) if n < found.len() => {
+                    let (start, len) = (found[n], FRAME + meta_len(&bytes, found[n]));
+                    // Not the magic and the sum, by which it is found.
+                    edit(&mut bytes[start + 16..], at % len, how, value);
+                    seal_frame(&mut bytes, start);
+                }
+                _ if bytes.len() >= SEGMENT => {
+                    edit(&mut bytes[16..SEGMENT], at % (SEGMENT - 16), how, value);
+                    seal_segment(&mut bytes);
+                }
+                _ => {}
+            }
+            self.files.insert(name.clone(), Pages::from_bytes(&bytes));
+        }
+    }
+
     /// Changes one file of the journal so that it is still believed.
     fn change(&mut self, random: &mut Seeded) {
         let names: Vec<String> = self.files.keys().cloned().collect();
@@ -180,7 +212,8 @@ fn change_frame(bytes: &mut [u8], random: &mut Seeded) {
     seal_frame(bytes, at);
 }
 
-fn meta_len(bytes: &[u8], at: usize) -> usize {
+/// Bytes of a frame's record.
+pub fn meta_len(bytes: &[u8], at: usize) -> usize {
     u32::from_le_bytes(bytes[at + 72..at + 76].try_into().unwrap()) as usize
 }
 

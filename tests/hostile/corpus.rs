@@ -1,0 +1,91 @@
+//! The fuzzers' corpus, done again without a fuzzer: what once led somewhere
+//! new must go on ending well.
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use crate::forge::{Forge, What};
+use crate::journals::{self, Left};
+use crate::support::images::Variant;
+use crate::targets::TARGETS;
+
+#[test]
+fn nothing_in_the_corpus_makes_a_target_panic_or_linger() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    for (name, target) in TARGETS {
+        let inputs = fs::read_dir(corpus.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let mut count = 0;
+        for input in inputs {
+            let path = input.unwrap().path();
+            eprintln!("{}", path.display()); // the last line, should it not end
+            let begun = Instant::now();
+            target(&fs::read(&path).unwrap());
+            assert!(begun.elapsed() < super::PATIENCE, "{}", path.display());
+            count += 1;
+        }
+        assert!(count > 0, "{name} has no corpus");
+    }
+}
+
+/// Writes the seeds from which the corpus grew: one good piece of each kind.
+/// `cargo test --test hostile seeds -- --ignored`
+#[test]
+#[ignore = "writes into the source tree"]
+fn seeds_are_good_pieces_of_an_image() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    let put = |target: &str, name: &str, bytes: &[u8]| {
+        let folder = corpus.join(target);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(name), bytes).unwrap();
+    };
+    let forge = Forge::of(&super::sample(&Variant::named("1k-blocks")));
+    for piece in forge.pieces() {
+        let (target, most) = match piece.what {
+            What::Superblock => ("superblock", 1),
+            What::Group(_) => ("group", 1),
+            What::Inode(_) => ("inode", 12),
+            What::Extents(_) => ("extent", 3),
+            What::Leaf(_) => ("dirent", 3),
+            What::Root(_) | What::Node(_) => ("htree", 2),
+            What::Attributes(_) => ("xattr", 2),
+            _ => continue,
+        };
+        let there = fs::read_dir(corpus.join(target)).map_or(0, Iterator::count);
+        if there < most {
+            let mut bytes = vec![0; piece.len];
+            forge.pages.read(&mut bytes, piece.at);
+            put(target, &format!("seed-{there}"), &bytes);
+        }
+    }
+    let left = Left::killed("1k-blocks", true);
+    for (name, pages) in &left.files {
+        let bytes = pages.to_vec();
+        for (n, at) in journals::frames(&bytes).into_iter().enumerate().step_by(17) {
+            let record = &bytes[at + journals::FRAME..][..journals::meta_len(&bytes, at)];
+            if name.ends_with(".store") && record.len() < 2000 {
+                put("record", &format!("seed-{n}"), record);
+            }
+        }
+    }
+    let list = [
+        1, 0, 0, 0, 1, 0, 7, 0, 2, 0, 5, 0, 9, 0, 0, 0, 4, 0, 5, 0, 16, 0, 7, 0, 32, 0, 0, 0,
+    ];
+    put("acl", "seed-0", &list);
+    for first in 0..4u8 {
+        put("image", &format!("seed-{first}"), &[first]);
+        put(
+            "image",
+            &format!("seed-edited-{first}"),
+            &[first, 9, 0, 4, 0, 1, 200, 30, 0, 20, 0, 4, 7],
+        );
+    }
+    for first in 0..2u8 {
+        put("journal", &format!("seed-{first}"), &[first]);
+        put(
+            "journal",
+            &format!("seed-edited-{first}"),
+            &[first, 8, 0, 90, 0, 5, 200, 3, 0, 20, 0, 4, 7],
+        );
+    }
+}
