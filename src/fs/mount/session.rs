@@ -54,23 +54,28 @@ pub(super) fn begin(
         return Err(Error::Unrecognised);
     }
     pinned[at..at + SIZE].copy_from_slice(&guarded);
+    let is_guarded = matches!(guard::standing(good), guard::Standing::Guarded(_));
     let session = Session {
         guard: uuid,
         prior: good.to_vec(),
         guarded: guarded.to_vec(),
     };
-    journal.begin_session(session, &pinned, &witnesses(journal, sb)?)?;
+    journal.begin_session(session, &pinned, &witnesses(journal, sb, is_guarded)?)?;
     write_superblock(image, found, &guarded)?;
     Ok(now)
 }
 
 /// Blocks by which the image is recognised should its superblock be torn:
 /// the first descriptors, and the inode table with the root directory.
-fn witnesses(journal: &Journal, sb: &Superblock) -> Result<Vec<BlockNo>> {
+fn witnesses(journal: &Journal, sb: &Superblock, guarded: bool) -> Result<Vec<BlockNo>> {
     let (block, at) = sb.descriptor_place(GroupNo(0));
     let group = Group::decode(&journal.view().block(block)?[at..], sb, GroupNo(0));
-    // A damaged one must not keep an image guarded for ever.
-    let table = group.ok().map(|group| group.inode_table);
+    // A damaged one keeps an image from being mounted, but not one that is
+    // guarded already from being recovered.
+    let table = match group {
+        Err(_) if guarded => None,
+        group => Some(group?.inode_table),
+    };
     Ok(std::iter::once(block).chain(table).collect())
 }
 
