@@ -68,7 +68,7 @@ pub struct Args {
 }
 
 /// Kinds that `--op` may name.
-const KINDS: [&str; 16] = [
+const KINDS: [&str; 17] = [
     "create",
     "link",
     "unlink",
@@ -79,6 +79,7 @@ const KINDS: [&str; 16] = [
     "fallocate",
     "setxattr",
     "removexattr",
+    "setflags",
     "mark",
     "atime",
     "orphan",

@@ -19,6 +19,12 @@ pub mod flag {
     pub const EXTENTS: u32 = 0x8_0000;
     pub const EA_INODE: u32 = 0x20_0000;
     pub const INLINE_DATA: u32 = 0x1000_0000;
+    /// What lsattr(1) shows (Documentation/filesystems/ext4/inodes.rst).
+    pub const VISIBLE: u32 = 0x4B_DFFF;
+    /// What chattr(1) may change here: those that only programs mind, and
+    /// immutable, append-only and noatime. (Not those that ask for synchronous
+    /// writes or another layout of the data.)
+    pub const CHANGEABLE: u32 = 0x2_80F7;
 }
 
 /// File types in `i_mode`.

@@ -6,7 +6,7 @@ use super::orphan::Later;
 use super::perm::WRITE;
 use super::{Attr, Caller, Done, Error, Fs, Kind, Result, SetAttr, SetTime, xattr};
 use crate::ext4::Corrupt;
-use crate::ext4::inode::{Inode, mode};
+use crate::ext4::inode::{Inode, flag, mode};
 use crate::ext4::xattr::ACL_ACCESS;
 use crate::journal::{Blocks, Op, Txn};
 use crate::units::{BlockNo, InodeNo};
@@ -76,6 +76,35 @@ impl Fs {
             ctime: time,
         })?;
         self.finish(later)?;
+        Ok(Done {
+            value: attr(&inode)?,
+            lsn: Some(lsn),
+        })
+    }
+
+    /// chattr(1): `flags` is all of `i_flags` as it is to be. What can't be
+    /// changed, or would be ignored, is refused rather than forgotten.
+    pub fn set_flags(&self, by: &Caller, inode: InodeNo, flags: u32) -> Result<Done<Attr>> {
+        let time = self.now();
+        let mut txn = self.begin()?;
+        let mut inode = load_file(&txn, &self.sb, inode)?;
+        self.owns(by, &inode)?;
+        let changed = (flags ^ inode.flags) & flag::VISIBLE;
+        if changed & (flag::IMMUTABLE | flag::APPEND) != 0 {
+            self.is_root(by)?;
+        }
+        if changed & !flag::CHANGEABLE != 0 || flags & !flag::VISIBLE & !inode.flags != 0 {
+            return Err(Error::Unsupported);
+        }
+        inode.flags ^= changed;
+        inode.ctime = time;
+        store(&mut txn, &self.sb, &inode)?;
+        let lsn = txn.commit(&Op::SetFlags {
+            by: by.into(),
+            inode: inode.number,
+            flags: inode.flags,
+            time,
+        })?;
         Ok(Done {
             value: attr(&inode)?,
             lsn: Some(lsn),

@@ -513,6 +513,14 @@ impl fuser::Filesystem for Adapter {
                 let inode = inode_of(node);
                 self.flags(by, Request::GetAttr { inode }, reply);
             }
+            // FS_IOC_SETFLAGS, by chattr(1); the kernel passes on four bytes.
+            (0x4008_6602 | 0x4004_6602, _) => {
+                let Some(flags) = data.first_chunk() else {
+                    return reply.error(Errno::EINVAL);
+                };
+                let (inode, flags) = (inode_of(node), u32::from_ne_bytes(*flags));
+                self.done(by, Request::SetFlags { inode, flags }, reply);
+            }
             // FITRIM, by fstrim(8), with a struct fstrim_range.
             (0xC018_5879, &[start, len, least]) => {
                 let [start, len, least] = [start, len, least].map(u64::from_ne_bytes);

@@ -132,6 +132,14 @@ impl Adapter {
         });
     }
 
+    /// An ioctl that answers nothing.
+    pub(super) fn done(&self, by: &fuser::Request, request: Request<'_>, reply: ReplyIoctl) {
+        self.serve(by, request, |answer| match answer {
+            Ok(_) => reply.ioctl(0, &[]),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
     /// What FITRIM answers: its argument with the bytes given back as `len`.
     pub(super) fn trimmed(&self, by: &fuser::Request, request: Request<'_>, reply: ReplyIoctl) {
         let (start, least) = match request {

@@ -285,6 +285,9 @@ impl Core {
             R::RemoveXattr { inode, name } => {
                 return self.nothing(fs.removexattr(by, *inode, name)?);
             }
+            R::SetFlags { inode, flags } => {
+                return self.nothing(fs.set_flags(by, *inode, *flags)?);
+            }
             R::Access { inode, mask } => {
                 fs.access(by, *inode, *mask)?;
                 Reply::Done

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::request::{Answer, Request};
 
 /// Kinds of requests, by what Linux calls them in FUSE or as system calls.
-pub const KINDS: [&str; 30] = [
+pub const KINDS: [&str; 31] = [
     "lookup",
     "getattr",
     "setattr",
@@ -41,6 +41,7 @@ pub const KINDS: [&str; 30] = [
     "removexattr",
     "access",
     "forget",
+    "setflags",
 ];
 
 /// The place of `readdir` in [`KINDS`], which is served without a [`Request`].
@@ -83,6 +84,7 @@ impl Request<'_> {
             Request::RemoveXattr { .. } => 27,
             Request::Access { .. } => 28,
             Request::Forget { .. } => 29,
+            Request::SetFlags { .. } => 30,
         }
     }
 }

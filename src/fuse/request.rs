@@ -142,6 +142,11 @@ pub enum Request<'a> {
         inode: InodeNo,
         name: Bytes<'a>,
     },
+    /// FS_IOC_SETFLAGS, of chattr(1).
+    SetFlags {
+        inode: InodeNo,
+        flags: u32,
+    },
     Access {
         inode: InodeNo,
         mask: u32,
@@ -338,6 +343,7 @@ impl Request<'_> {
                 inode,
                 name: own(name),
             },
+            SetFlags { inode, flags } => SetFlags { inode, flags },
             Access { inode, mask } => Access { inode, mask },
             Forget { inode, count } => Forget { inode, count },
         }

@@ -101,6 +101,7 @@ impl Served {
             R::ListXattr { inode } => on("listxattr", inode),
             R::SetXattr { inode, .. } => on("setxattr", inode),
             R::RemoveXattr { inode, .. } => on("removexattr", inode),
+            R::SetFlags { inode, .. } => on("setflags", inode),
             R::Access { inode, .. } => on("access", inode),
             R::Forget { inode, .. } => on("forget", inode),
         };

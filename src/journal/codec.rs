@@ -371,6 +371,18 @@ impl Op {
                 w.bytes(name);
                 w.time(time);
             }
+            Op::SetFlags {
+                by,
+                inode,
+                flags,
+                time,
+            } => {
+                w.u8(14);
+                w.by(by);
+                w.u32(inode.0);
+                w.u32(*flags);
+                w.time(time);
+            }
             Op::Atime { inode, time } => {
                 w.u8(11);
                 w.u32(inode.0);
@@ -475,6 +487,12 @@ impl Op {
             12 => Op::Orphan { inode: r.inode()? },
             13 => Op::Mark {
                 name: r.bytes()?,
+                time: r.time()?,
+            },
+            14 => Op::SetFlags {
+                by: r.by()?,
+                inode: r.inode()?,
+                flags: r.u32()?,
                 time: r.time()?,
             },
             _ => return Err("its operation is unknown"),

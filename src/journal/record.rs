@@ -119,6 +119,13 @@ pub enum Op {
         name: Vec<u8>,
         time: Time,
     },
+    /// chattr(1): `flags` is all of `i_flags` as it became.
+    SetFlags {
+        by: By,
+        inode: InodeNo,
+        flags: u32,
+        time: Time,
+    },
     /// An access time noted for a read; not an operation in the law's sense.
     Atime { inode: InodeNo, time: Time },
     /// A step of freeing an unlinked or truncated file's blocks; not an operation in the law's sense.
@@ -141,6 +148,7 @@ impl Op {
             Op::Fallocate { .. } => "fallocate",
             Op::SetXattr { .. } => "setxattr",
             Op::RemoveXattr { .. } => "removexattr",
+            Op::SetFlags { .. } => "setflags",
             Op::Atime { .. } => "atime",
             Op::Orphan { .. } => "orphan",
             Op::Mark { .. } => "mark",
@@ -164,7 +172,8 @@ impl Op {
             | Op::SetAttr { by, .. }
             | Op::Fallocate { by, .. }
             | Op::SetXattr { by, .. }
-            | Op::RemoveXattr { by, .. } => Some(by),
+            | Op::RemoveXattr { by, .. }
+            | Op::SetFlags { by, .. } => Some(by),
             Op::Atime { .. } | Op::Orphan { .. } | Op::Mark { .. } => None,
         }
     }
@@ -182,6 +191,7 @@ impl Op {
             | Op::Fallocate { inode, .. }
             | Op::SetXattr { inode, .. }
             | Op::RemoveXattr { inode, .. }
+            | Op::SetFlags { inode, .. }
             | Op::Atime { inode, .. }
             | Op::Orphan { inode } => Some(*inode),
             Op::Mark { .. } => None,

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
+use crate::ext4::inode::flag;
 use crate::history::Event;
 use crate::journal::record::{By, Op, Record};
 use crate::units::Time;
@@ -216,6 +217,7 @@ fn describe<'e>(op: &'e Op, object: &mut Object<'e>) {
             object.length = Some(value.len() as u64);
         }
         Op::RemoveXattr { name, .. } | Op::Mark { name, .. } => object.name = Some(text(name)),
+        Op::SetFlags { flags, .. } => object.flags = Some(inode_flags(*flags)),
         Op::Link { .. }
         | Op::Unlink { .. }
         | Op::Rmdir { .. }
@@ -308,6 +310,7 @@ fn details(op: &Op) -> String {
         }
         Op::SetXattr { name, value, .. } => format!("{}, {} bytes", text(name), value.len()),
         Op::RemoveXattr { name, .. } | Op::Mark { name, .. } => text(name).into_owned(),
+        Op::SetFlags { flags, .. } => inode_flags(*flags),
         Op::Rename { .. }
         | Op::Link { .. }
         | Op::Unlink { .. }
@@ -365,6 +368,27 @@ fn fallocate_mode(mode: u32) -> String {
         (libc::FALLOC_FL_UNSHARE_RANGE as u32, "unshare-range"),
     ];
     words(mode, &names)
+}
+
+/// Those that chattr(1) sets.
+fn inode_flags(flags: u32) -> String {
+    let names = [
+        (0x1, "secure-deletion"),
+        (0x2, "undelete"),
+        (0x4, "compress"),
+        (flag::IMMUTABLE, "immutable"),
+        (flag::APPEND, "append-only"),
+        (0x40, "no-dump"),
+        (flag::NOATIME, "no-atime"),
+        (0x8000, "no-tail"),
+        (0x2_0000, "top-directory"),
+        (flag::EXTENTS, "extents"),
+        (flag::INDEX, "index"),
+    ];
+    match flags {
+        0 => "none".to_owned(),
+        flags => words(flags, &names),
+    }
 }
 
 #[cfg(test)]

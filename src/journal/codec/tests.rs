@@ -124,6 +124,12 @@ fn op() -> impl Strategy<Value = Op> {
                 }
             }
         ),
+        (by(), inode(), any::<u32>(), time()).prop_map(|(by, inode, flags, time)| Op::SetFlags {
+            by,
+            inode,
+            flags,
+            time
+        }),
         (by(), inode(), bytes(), time()).prop_map(|(by, inode, name, time)| Op::RemoveXattr {
             by,
             inode,

@@ -238,6 +238,15 @@ impl Again {
                 self.fs
                     .fallocate(&caller, inode, *mode as i32, *offset, *len)?;
             }
+            Op::SetFlags {
+                by,
+                inode,
+                flags,
+                time,
+            } => {
+                let inode = self.find(*inode)?;
+                self.fs.set_flags(&self.caller(by, *time), inode, *flags)?;
+            }
             Op::SetXattr {
                 by,
                 inode,
@@ -342,7 +351,8 @@ fn subjects(op: &Op) -> impl Iterator<Item = InodeNo> {
         | Op::SetAttr { inode, .. }
         | Op::Fallocate { inode, .. }
         | Op::SetXattr { inode, .. }
-        | Op::RemoveXattr { inode, .. } => Some(*inode),
+        | Op::RemoveXattr { inode, .. }
+        | Op::SetFlags { inode, .. } => Some(*inode),
         _ => None,
     };
     op.directories().chain(subject)

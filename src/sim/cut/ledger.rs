@@ -212,6 +212,7 @@ pub fn paths(op: &Op, path: impl Fn(InodeNo) -> Vec<u8>) -> (Vec<u8>, Option<Vec
         | Op::Fallocate { inode, .. }
         | Op::SetXattr { inode, .. }
         | Op::RemoveXattr { inode, .. }
+        | Op::SetFlags { inode, .. }
         | Op::Atime { inode, .. }
         | Op::Orphan { inode } => (path(*inode), None),
         Op::Mark { .. } => (Vec::new(), None),

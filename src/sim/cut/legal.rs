@@ -280,7 +280,7 @@ fn covered(entries: &[Entry], syncs: &[Synced]) -> Vec<bool> {
                 Op::SetAttr {
                     inode: of, size, ..
                 } if *of == inode => granted.all || granted.data && size.is_some(),
-                Op::SetXattr { .. } | Op::RemoveXattr { .. } => granted.all,
+                Op::SetXattr { .. } | Op::RemoveXattr { .. } | Op::SetFlags { .. } => granted.all,
                 // A directory's data are its names.
                 _ => granted.data,
             };
@@ -325,7 +325,8 @@ fn touched(op: &Op) -> Vec<InodeNo> {
         | Op::SetAttr { inode, .. }
         | Op::Fallocate { inode, .. }
         | Op::SetXattr { inode, .. }
-        | Op::RemoveXattr { inode, .. } => vec![*inode],
+        | Op::RemoveXattr { inode, .. }
+        | Op::SetFlags { inode, .. } => vec![*inode],
         Op::Atime { .. } | Op::Orphan { .. } | Op::Mark { .. } => Vec::new(),
     }
 }
