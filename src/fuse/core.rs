@@ -286,7 +286,8 @@ impl Core {
                 return self.nothing(fs.removexattr(by, *inode, name)?);
             }
             R::SetFlags { inode, flags } => {
-                return self.nothing(fs.set_flags(by, *inode, *flags)?);
+                let done = fs.set_flags(by, *inode, *flags)?;
+                return self.done(done, |_| Reply::Done);
             }
             R::Access { inode, mask } => {
                 fs.access(by, *inode, *mask)?;
