@@ -280,7 +280,7 @@ fn a_scrub_finds_rot_in_file_data_of_the_image() {
     needs_fuse!();
     let mut world = World::new("64M");
     world.mount(&[]);
-    let data: Vec<u8> = (0..40_000u32).map(|n| (n * 7919 >> 3) as u8).collect();
+    let data: Vec<u8> = (0..40_000u32).map(|n| ((n * 7919) >> 3) as u8).collect();
     fs::write(world.at("file"), &data).unwrap();
     let refused = world.fails(1, &["verify", "--image", world.point_str()]);
     assert!(refused.contains("unmount it first"), "{refused}");
