@@ -313,11 +313,11 @@ impl Model {
     }
 
     fn data_changed(&mut self, id: Id, change: impl FnOnce(&mut Content)) {
-        let (now, root) = (self.now, self.by.0 == 0);
+        let (now, by) = (self.now, self.by);
         self.changed(id, |node| {
             node.mtime = now;
-            if !root {
-                strip(node);
+            if by.0 != 0 {
+                strip(node, by);
             }
             change(&mut node.content);
         });
@@ -526,12 +526,13 @@ impl Model {
     }
 
     fn chown(&mut self, id: Id, uid: Option<u32>, gid: Option<u32>) {
+        let by = self.by;
         self.changed(id, |node| {
+            if node.kind != Kind::Directory {
+                strip(node, by);
+            }
             node.uid = uid.unwrap_or(node.uid);
             node.gid = gid.unwrap_or(node.gid);
-            if node.kind != Kind::Directory {
-                strip(node);
-            }
         });
     }
 
@@ -574,10 +575,11 @@ impl Model {
     }
 }
 
-/// What a change by others takes away: the right to run as the owner.
-fn strip(node: &mut Node) {
+/// What a change takes away: the right to run as the owner, or as a group that
+/// whoever changes it does not speak for.
+fn strip(node: &mut Node, (uid, gid): (u32, u32)) {
     node.perm &= !SUID;
-    if node.perm & GROUP_EXEC != 0 {
+    if node.perm & GROUP_EXEC != 0 || (uid != 0 && gid != node.gid) {
         node.perm &= !SGID;
     }
 }

@@ -379,7 +379,7 @@ fn a_read_only_file_system_refuses_every_change() {
 }
 
 #[test]
-fn a_directory_tells_its_path() {
+fn directories_tell_their_paths_and_files_those_they_were_seen_under() {
     let world = World::new("1k-blocks", 16 << 20);
     let mut at = ROOT;
     for n in 0..5 {
@@ -401,9 +401,17 @@ fn a_directory_tells_its_path() {
     let (fs, by) = (&world.fs, &world.by);
     fs.rename(by, dir1, b"dir2", ROOT, b"moved", 0).unwrap();
     assert_eq!(fs.path(last).unwrap(), b"/moved/dir3/dir4/sub150");
-    assert_eq!(fs.path(world.file(ROOT, "file")), None);
+    let file = world.file(ROOT, "file");
+    assert_eq!(fs.path(file).unwrap(), b"/file");
+    fs.link(by, file, last, b"other").unwrap();
+    fs.unlink(by, ROOT, b"file").unwrap();
+    let other = b"/moved/dir3/dir4/sub150/other";
+    assert_eq!(fs.path(file).unwrap(), other);
     world.judge();
     // Without having seen a name before:
     let world = world.read_back(Access::Kernel);
     assert_eq!(world.fs.path(last).unwrap(), b"/moved/dir3/dir4/sub150");
+    assert_eq!(world.fs.path(file), None);
+    world.look(last, "other").unwrap();
+    assert_eq!(world.fs.path(file).unwrap(), other);
 }
