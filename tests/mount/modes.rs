@@ -42,7 +42,9 @@ fn json_has_the_keys_that_programs_were_promised() {
         let row = format!("| `{command}` | ");
         let row = readme.lines().find_map(|line| line.strip_prefix(&row));
         let mut promised: Vec<&str> = row.unwrap().split('`').skip(1).step_by(2).collect();
-        promised.retain(|word| !["clean", "errors", "unchecked"].contains(word));
+        // What the verdict of a check may be are no keys.
+        let values = ["clean", "errors", "unchecked"];
+        promised.retain(|word| command != "check" || !values.contains(word));
         let mut keys = Vec::new();
         keys_of(&serde_json::from_str(&printed).unwrap(), &mut keys);
         for key in &keys {
