@@ -62,8 +62,9 @@ impl Journal {
         let done = inner.record(log, &frozen, samples)?;
         log.set_installed(frozen.through, done);
         inner.thaw(&frozen);
-        let freed = frozen.freed;
-        inner.discard(&freed);
+        inner.discard(&frozen.freed);
+        // What it held in the log would keep segments from being cleaned.
+        drop(frozen);
         inner.tidy(log)
     }
 
