@@ -226,6 +226,9 @@ struct Inner {
     /// The guard: shared by views, held alone by the one transaction.
     state: RwLock<State>,
     clean: Clean,
+    /// One block of zeros for all that a replay finds to be so: a record names
+    /// each in nine bytes, and must not take a block's memory for them.
+    zeros: Block,
     /// Whose session it is, repeated by each checkpoint.
     session: Mutex<record::Session>,
     /// One checkpoint at a time.
@@ -290,6 +293,7 @@ impl Journal {
         Ok(Journal(Arc::new(Inner {
             image,
             blocks: len / options.block_size as u64,
+            zeros: vec![0; options.block_size].into(),
             options,
             keep,
             state: RwLock::new(state),

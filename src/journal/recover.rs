@@ -467,7 +467,7 @@ impl Inner {
     /// Does a change again. It has passed [`redo_fits`].
     fn redo(&self, state: &mut State, redo: &Redo, data: Option<&Place>) -> Result<()> {
         match redo {
-            Redo::Zeros { block } => self.set(state, *block, vec![0; self.block_size()].into()),
+            Redo::Zeros { block } => self.set(state, *block, self.zeros.clone()),
             Redo::Image { block, bytes } => self.set(state, *block, bytes.as_slice().into()),
             Redo::Edit { block, ranges } => self.edit(state, *block, |bytes| {
                 for (at, range) in ranges {

@@ -8,14 +8,15 @@ use journalfs::device::memory::{MemoryDir, MemoryDisk, Pages};
 use journalfs::fs::mount::{self, Mounted};
 use journalfs::fs::{Caller, Error, Fs};
 use journalfs::journal::Record;
-use journalfs::units::{InodeNo, Lsn};
+use journalfs::journal::redo::Redo;
+use journalfs::units::{BlockNo, InodeNo, Lsn};
 
 use crate::exercise::options;
 use crate::forge::{Forge, What};
-use crate::journals::{FRAME, Left, frames, seal_frame, seal_segment};
-use crate::sample;
+use crate::journals::{FRAME, Left, frames, meta_len, seal_frame, seal_segment};
 use crate::support::e2fsck;
 use crate::support::images::Variant;
+use crate::{MEMORY, peak_memory, sample};
 
 fn forged(variant: &str, what: fn(What) -> bool, offset: usize, bytes: &[u8]) -> Pages {
     let mut forge = Forge::of(&sample(&Variant::named(variant)));
@@ -224,4 +225,54 @@ fn nobody_counts_the_records_between_two_segments_worlds_apart() {
     assert_eq!(survey.installed(), Lsn(base - 1));
     assert!(survey.frames(Lsn(1)).count() < 10_000);
     check::run_disks(left.image(), Some(left.journal()));
+}
+
+#[test]
+fn a_record_that_calls_a_million_blocks_zeros_needs_no_room_for_each() {
+    let mut left = Left::killed("upstream", false);
+    left.image.set_len(8 << 30);
+    let lsn = |bytes: &[u8], at: usize| {
+        let raw = bytes[at + 16..at + 24].try_into().unwrap();
+        u64::from_le_bytes(raw)
+    };
+    // The last operation of all, with which nothing follows that is durable.
+    let operations = left.files.iter().flat_map(|(name, pages)| {
+        let bytes = pages.to_vec();
+        let found = frames(&bytes).into_iter().filter_map(|at| {
+            let record = Record::decode(bytes.get(at + FRAME..)?.get(..meta_len(&bytes, at))?);
+            matches!(record, Ok(Record::Operation(_))).then(|| (lsn(&bytes, at), at))
+        });
+        let name = name.clone();
+        found
+            .map(|(lsn, at)| (lsn, at, name.clone()))
+            .collect::<Vec<_>>()
+    });
+    let (lsn, at, name) = operations.max().unwrap();
+    let mut bytes = left.files[&name].to_vec();
+    let record = Record::decode(&bytes[at + FRAME..][..meta_len(&bytes, at)]);
+    let Ok(Record::Operation(mut operation)) = record else {
+        panic!("an operation");
+    };
+    operation.redo = (1 << 20..2 << 20)
+        .map(|block| Redo::Zeros {
+            block: BlockNo(block),
+        })
+        .collect();
+    let meta = Record::Operation(operation).encode();
+    bytes.truncate(at + FRAME);
+    bytes[at + 70..at + 72].fill(0);
+    bytes[at + 72..at + 76].copy_from_slice(&(meta.len() as u32).to_le_bytes());
+    bytes[at + 76..at + 80].fill(0);
+    bytes.extend(meta);
+    bytes.resize(bytes.len().next_multiple_of(4096), 0);
+    let size = bytes.len() as u64;
+    bytes[96..104].copy_from_slice(&size.to_le_bytes());
+    seal_segment(&mut bytes);
+    seal_frame(&mut bytes, at);
+    left.files.insert(name, Pages::from_bytes(&bytes));
+    let opened = mount::open(left.image(), left.journal(), options(true, 9)).unwrap();
+    let mounted = opened.mount().unwrap();
+    assert_eq!(mounted.fs().journal().watermarks().appended, Lsn(lsn));
+    let peak = peak_memory();
+    assert!(peak < MEMORY, "{peak} KiB");
 }
