@@ -11,11 +11,12 @@ use journalfs::journal::Record;
 use journalfs::journal::redo::Redo;
 use journalfs::units::{BlockNo, InodeNo, Lsn};
 
-use crate::exercise::options;
+use crate::exercise::{self, options};
 use crate::forge::{Forge, What};
 use crate::journals::{FRAME, Left, frames, meta_len, seal_frame, seal_segment};
 use crate::support::e2fsck;
 use crate::support::images::Variant;
+use crate::support::random::Seeded;
 use crate::{MEMORY, peak_memory, sample};
 
 fn forged(variant: &str, what: fn(What) -> bool, offset: usize, bytes: &[u8]) -> Pages {
@@ -275,4 +276,48 @@ fn a_record_that_calls_a_million_blocks_zeros_needs_no_room_for_each() {
     assert_eq!(mounted.fs().journal().watermarks().appended, Lsn(lsn));
     let peak = peak_memory();
     assert!(peak < MEMORY, "{peak} KiB");
+}
+
+#[test]
+fn a_bitmap_that_calls_the_inode_table_free_makes_nothing_panic() {
+    for (variant, seed) in [("1k-blocks", 1), ("1k-blocks", 2), ("upstream", 3)] {
+        let mut forge = Forge::of(&sample(&Variant::named(variant)));
+        let is_group = |what| matches!(what, What::Group(0));
+        let table = forge.get(is_group, 0x8, 4).try_into().unwrap();
+        // Some of the table's blocks, and no others.
+        let first = u32::from_le_bytes(table) as usize / 8 + 1;
+        let mut bits = [0xFF; 1024];
+        bits[first..first + 4].fill(0);
+        forge.set(|what| matches!(what, What::BlockBitmap(0)), 0, &bits);
+        forge.set(is_group, 0xC, &[32, 0]);
+        let disk = Arc::new(MemoryDisk::from_pages(forge.pages));
+        let mounted = mount::open(
+            disk.clone(),
+            Arc::new(MemoryDir::default()),
+            options(false, 1),
+        );
+        let mounted = mounted.unwrap().mount().unwrap();
+        let (fs, by) = (mounted.fs(), Caller::default());
+        for n in 0..20 {
+            let name = format!("n{n}");
+            let made = match n % 3 {
+                0 => fs.mkdir(&by, InodeNo::ROOT, name.as_bytes(), 0o755, 0),
+                1 => fs.symlink(&by, InodeNo::ROOT, name.as_bytes(), &[b's'; 90]),
+                _ => fs.create(&by, InodeNo::ROOT, name.as_bytes(), 0o644, 0),
+            };
+            if let Ok(made) = made {
+                let _ = fs.write(&by, made.value.inode, 0, &[b'w'; 5000], true);
+            }
+        }
+        let _ = mounted.close();
+        let block_size = if variant == "upstream" { 4096 } else { 1024 };
+        let mut now = vec![0; 32 * block_size];
+        disk.pages().read(&mut now, (first * 8 * block_size) as u64);
+        let taken = now
+            .windows(80)
+            .any(|piece| piece == [b'w'; 80] || piece == [b's'; 80]);
+        assert!(taken, "{variant}: the table's blocks went to nobody");
+        let random = &mut Seeded::from_seed("inode table", seed);
+        exercise::mount_and_work(disk, Arc::new(MemoryDir::default()), random);
+    }
 }
