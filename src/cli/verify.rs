@@ -286,10 +286,15 @@ fn judgement(source: &Source, survey: &Survey) -> Vec<String> {
                 Lsn(bad.lsn.0.saturating_sub(1))
             ),
             "  to go on: restore image and journal from one backup of both;".to_owned(),
-            format!(
-                "  or give up what follows: journalfs salvage --until {} {image}",
-                Lsn(bad.lsn.0.saturating_sub(1))
-            ),
+            match survey.first().filter(|first| *first < bad.lsn) {
+                Some(_) => format!(
+                    "  or give up what follows: journalfs salvage --until {} {image}",
+                    bad.lsn.prev()
+                ),
+                None => format!(
+                    "  or give up all of it: journalfs detach {image}, then e2fsck -f {image}"
+                ),
+            },
         ],
     }
 }

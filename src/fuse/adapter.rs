@@ -513,6 +513,11 @@ impl fuser::Filesystem for Adapter {
                 let inode = inode_of(node);
                 self.flags(by, Request::GetAttr { inode }, reply);
             }
+            // FS_IOC_FSGETXATTR: the kernel asks before it sets flags.
+            (0x801C_581F, _) => {
+                let inode = inode_of(node);
+                self.extended_flags(by, Request::GetAttr { inode }, reply);
+            }
             // FS_IOC_SETFLAGS, by chattr(1); the kernel passes on four bytes.
             (0x4008_6602 | 0x4004_6602, _) => {
                 let Some(flags) = data.first_chunk() else {

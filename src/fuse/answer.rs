@@ -132,6 +132,36 @@ impl Adapter {
         });
     }
 
+    /// The same flags as a struct fsxattr has them (linux/fs.h).
+    pub(super) fn extended_flags(
+        &self,
+        by: &fuser::Request,
+        request: Request<'_>,
+        reply: ReplyIoctl,
+    ) {
+        // `i_flags` and `fsx_xflags` of the same meaning: immutable,
+        // append-only, sync, noatime, nodump.
+        const SAME: [(u32, u32); 5] = [
+            (0x10, 0x8),
+            (0x20, 0x10),
+            (0x8, 0x20),
+            (0x80, 0x40),
+            (0x40, 0x80),
+        ];
+        self.serve(by, request, |answer| match answer {
+            Ok(Reply::Attr(attr)) => {
+                let set = SAME.iter().filter(|(flag, _)| attr.flags & flag != 0);
+                let flags = set.fold(0u32, |all, (_, flag)| all | flag);
+                // Extent sizes, extents and project: none.
+                let mut fsxattr = [0; 28];
+                fsxattr[..4].copy_from_slice(&flags.to_ne_bytes());
+                reply.ioctl(0, &fsxattr);
+            }
+            Ok(_) => reply.error(Errno::EIO),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
     /// An ioctl that answers nothing.
     pub(super) fn done(&self, by: &fuser::Request, request: Request<'_>, reply: ReplyIoctl) {
         self.serve(by, request, |answer| match answer {

@@ -276,6 +276,47 @@ fn damage_where_it_was_durable_is_named_and_the_rest_still_told() {
 }
 
 #[test]
+fn the_damaged_end_of_a_journal_is_given_up_with_a_copy_of_it() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    world.mount_to_kill(&[]);
+    let synced = |name: &str, data: &[u8]| {
+        fs::write(world.at(name), data).unwrap();
+        File::open(world.at(name)).unwrap().sync_all().unwrap();
+    };
+    synced("before", b"kept");
+    synced("spoilt", b"these are the bytes that will be damaged");
+    synced("after", b"lost");
+    world.kill();
+    world.detach_dead();
+    let refused = world.fails(32, &["salvage", "--until", "4", world.image_str()]);
+    assert!(refused.contains("is not corrupt"), "{refused}");
+    spoil(&world, b"these are the bytes");
+    world.fails(32, &["mount", world.image_str(), world.point_str()]);
+    let output = journalfs()
+        .args(["verify", world.image_str()])
+        .output()
+        .unwrap();
+    let text = said(&output);
+    let (_, until) = text.split_once("salvage --until ").unwrap();
+    let until = until.split(' ').next().unwrap();
+    let bytes = world.bytes();
+    world.fails(32, &["salvage", "--until", "9999", world.image_str()]);
+    assert!(world.bytes() == bytes, "a refusal changes nothing");
+    let printed = world.succeeds(&["salvage", "--until", until, world.image_str()]);
+    let (_, aside) = printed.trim_end().split_once("as it was is in ").unwrap();
+    for (path, was) in &bytes[1..] {
+        let copy = std::path::Path::new(aside).join(path.file_name().unwrap());
+        assert!(fs::read(copy).unwrap() == *was, "{}", path.display());
+    }
+    crate::support::e2fsck::assert_clean(&world.image());
+    world.mount(&[]);
+    assert_eq!(fs::read(world.at("before")).unwrap(), b"kept");
+    assert!(!world.at("after").exists());
+    world.umount_and_judge();
+}
+
+#[test]
 fn a_scrub_finds_rot_in_file_data_of_the_image() {
     needs_fuse!();
     let mut world = World::new("64M");

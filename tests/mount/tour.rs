@@ -460,3 +460,35 @@ fn what_fuser_does_not_know_is_refused_politely() {
     assert_eq!(fs::read(world.at("to")).unwrap(), b"copied");
     world.umount_and_judge();
 }
+
+/// Found by stress-ng: chattr(1) failed where kernel ext4 lets it.
+#[test]
+fn chattr_sets_what_programs_and_journalfs_mind() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    world.mount(&[]);
+    fs::write(world.at("file"), b"x").unwrap();
+    let path = world.at("file").display().to_string();
+    let chattr = |how: &str| {
+        let mut chattr = Command::new("chattr");
+        chattr.args([how, &path]).stderr(Stdio::null());
+        chattr.status().unwrap().success()
+    };
+    assert!(chattr("+dA"));
+    let listed = Command::new("lsattr").arg(&path).output().unwrap();
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let flags = listed.split(' ').next().unwrap();
+    assert!(flags.contains('d') && flags.contains('A'), "{listed}");
+    assert!(!chattr("+S"), "what it would not do is refused");
+    if nix::unistd::geteuid().is_root() {
+        assert!(chattr("+i"));
+        let refused = fs::write(&path, b"y").map_err(code);
+        assert_eq!(refused, Err(libc::EPERM));
+        assert_eq!(fs::remove_file(&path).map_err(code), Err(libc::EPERM));
+        assert!(chattr("-i"));
+    }
+    fs::write(&path, b"y").unwrap();
+    let log = world.succeeds(&["log", "--op", "setflags", world.point_str()]);
+    assert!(log.contains("no-dump,no-atime"), "{log}");
+    world.umount_and_judge();
+}
