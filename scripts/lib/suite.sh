@@ -35,7 +35,7 @@ build() {
 # exactly this version, and puts it on the path.
 crate() {
     PATH=$PWD/target/suites/bin:$PATH
-    cargo install --quiet --locked --root target/suites --version "=$2" "$1" ||
+    cargo install --quiet --locked --debug --root target/suites --version "=$2" "$1" ||
         die "cargo can't install $1 $2: is crates.io or a mirror reachable?"
 }
 

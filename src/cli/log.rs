@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::history::{Event, Point, Teller, Totals, Untold};
 use crate::journal::Op;
-use crate::log::{Survey, Verdict};
+use crate::log::{self, Survey, Verdict};
 use crate::units::{Clock as _, HostClock, Lsn};
 
 use super::paper::{self, Paper};
@@ -122,6 +122,8 @@ pub fn run(args: &Args) -> Outcome {
         paper,
         clock: line::Clock::new(),
         durable: None,
+        recycled: None,
+        live: live.is_some(),
         failed: Ok(()),
         untold: 0,
     };
@@ -149,6 +151,10 @@ struct Lister<'a> {
     clock: line::Clock,
     /// Whether the last line was of a durable record.
     durable: Option<bool>,
+    /// Records that have been overwritten, just before.
+    recycled: Option<(Lsn, Lsn)>,
+    /// Beside a daemon at work.
+    live: bool,
     failed: io::Result<()>,
     untold: u64,
 }
@@ -157,8 +163,16 @@ impl Lister<'_> {
     fn list(&mut self, teller: &mut Teller, survey: &Survey, durable: Lsn, range: (Lsn, Lsn)) {
         teller.tell(survey, durable, range, &mut |told| {
             let written = match told {
-                Ok(event) if self.args.wants(&event) => self.line(&event),
+                Ok(event) if self.args.wants(&event) => {
+                    let gap = self.gap();
+                    gap.and_then(|()| self.line(&event))
+                }
                 Ok(_) => Ok(()),
+                Err(Untold::Log(log::Error::Recycled(lsn))) => {
+                    let first = self.recycled.map_or(lsn, |(first, _)| first);
+                    self.recycled = Some((first, lsn));
+                    Ok(())
+                }
                 Err(untold) => self.cant(&untold),
             };
             self.failed = written;
@@ -186,6 +200,17 @@ impl Lister<'_> {
         self.paper.write_all(b"\n")
     }
 
+    /// Old segments are used again in any order: that some records between
+    /// others are not there any more is nothing wrong.
+    fn gap(&mut self) -> io::Result<()> {
+        match self.recycled.take() {
+            Some((first, last)) => {
+                self.note(&format!("records {first} to {last} are not kept any more"))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// A line that is no record; programs find such things by `verify`.
     fn note(&mut self, what: &str) -> io::Result<()> {
         match (self.args.json, self.paper.colour) {
@@ -198,7 +223,7 @@ impl Lister<'_> {
     fn cant(&mut self, untold: &Untold) -> io::Result<()> {
         self.untold += 1;
         if self.args.json {
-            log::warn!("{untold}");
+            ::log::warn!("{untold}");
             return Ok(());
         }
         self.note(&untold.to_string())
@@ -215,10 +240,15 @@ impl Lister<'_> {
                 "record {} is torn ({} at {}): the power went before it was synced, recovery cuts here",
                 first.lsn, first.segment, first.offset
             ),
-            Verdict::Corrupt(bad) => format!(
-                "record {} was durable and is damaged: {} ({} at {}): journalfs verify tells more",
-                bad.lsn, bad.why, bad.segment, bad.offset
-            ),
+            // A daemon at work may have written more meanwhile.
+            Verdict::Corrupt(_) if self.live => return,
+            Verdict::Corrupt(bad) => {
+                self.untold += 1;
+                format!(
+                    "record {} was durable and is damaged: {} ({} at {}): journalfs verify tells more",
+                    bad.lsn, bad.why, bad.segment, bad.offset
+                )
+            }
         };
         self.failed = self.note(&said);
     }
@@ -258,9 +288,10 @@ fn stat(args: &Args, survey: &Survey, range: (Lsn, Lsn)) -> Outcome {
         match told {
             Ok(event) if args.wants(&event) => totals.add(&event),
             Ok(_) => {}
+            Err(Untold::Log(log::Error::Recycled(_))) => {}
             Err(error) => {
                 untold += 1;
-                log::warn!("{error}");
+                ::log::warn!("{error}");
             }
         }
         true

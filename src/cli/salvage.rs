@@ -79,13 +79,37 @@ pub fn run(args: &Args) -> Outcome {
 
 /// A folder beside the journal that isn't there yet.
 fn aside(journal: &Path) -> PathBuf {
-    let mut name = journal.as_os_str().to_owned();
-    name.push(format!(".cut-{}", HostClock.wall().secs));
-    name.into()
+    let name = |more: String| {
+        let mut name = journal.as_os_str().to_owned();
+        name.push(format!(".cut-{}{more}", HostClock.wall().secs));
+        PathBuf::from(name)
+    };
+    let mut names = (1..).map(|n| name(format!("-{n}")));
+    let first = name(String::new());
+    match first.exists() {
+        false => first,
+        true => names.find(|name| !name.exists()).unwrap_or(first),
+    }
 }
 
-/// Copies a folder of files; all of it is on stable storage afterwards.
+/// Copies a folder of files; all of it is on stable storage afterwards. It has
+/// its name only when it is whole.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let mut part = to.as_os_str().to_owned();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    let copied = copy_files(from, &part).and_then(|()| fs::rename(&part, to));
+    if copied.is_err() {
+        let _ = fs::remove_dir_all(&part);
+    }
+    copied?;
+    match to.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+fn copy_files(from: &Path, to: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new().mode(0o700).create(to)?;
     for entry in fs::read_dir(from)? {
@@ -96,9 +120,5 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
             File::open(&copy)?.sync_all()?;
         }
     }
-    File::open(to)?.sync_all()?;
-    match to.parent() {
-        Some(parent) => File::open(parent)?.sync_all(),
-        None => Ok(()),
-    }
+    File::open(to)?.sync_all()
 }

@@ -2,14 +2,20 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use crate::device::host::HostDir;
 use crate::fuse::point;
-use crate::log::Survey;
+use crate::log::{Survey, Verdict};
 
 use super::place::Place;
 use super::status::Live;
 use super::{Failure, at};
+
+/// How often a live journal that seems damaged is looked at again, and when.
+const AGAIN: u32 = 10;
+const MEANWHILE: Duration = Duration::from_millis(50);
 
 /// A journal to be read, by itself or beside a daemon that writes it.
 pub struct Source {
@@ -69,9 +75,19 @@ impl Source {
         self.survey(Survey::glance)
     }
 
-    /// Reads all of it and judges.
+    /// Reads all of it and judges. What a daemon is just writing may look like
+    /// damage, and not at another look.
     pub fn read(&self) -> Result<Survey, Failure> {
-        self.survey(Survey::read)
+        let mut survey = self.survey(Survey::read)?;
+        for _ in 0..AGAIN {
+            let corrupt = matches!(survey.verdict(), Verdict::Corrupt(_));
+            if !corrupt || self.point.is_none() {
+                break;
+            }
+            thread::sleep(MEANWHILE);
+            survey = self.survey(Survey::read)?;
+        }
+        Ok(survey)
     }
 
     fn survey(

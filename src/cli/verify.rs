@@ -10,6 +10,7 @@ use crate::device::{Dir, Disk};
 use crate::ext4::superblock::{OFFSET, SIZE, Superblock};
 use crate::fs::guard::{self, Standing};
 use crate::history::audit::{self, Audit, Damage};
+use crate::journal::record::Session;
 use crate::journal::{Journal, Options, Scrub, Unrecovered};
 use crate::log::{Bad, Survey, Verdict};
 use crate::units::{Lsn, Time};
@@ -94,6 +95,7 @@ struct MismatchObject {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Outcome {
     let source = Source::find(&args.target, args.journal.as_deref()).map_err(unchecked)?;
+    must_be_the_images(&source)?;
     let survey = source.read().map_err(unchecked)?;
     let audit = audit::audit(&survey, &mut |_| {});
     let scrub = match args.image {
@@ -116,6 +118,50 @@ pub fn run(args: &Args) -> Outcome {
 
 fn unchecked(failure: Failure) -> Failure {
     Failure::unchecked(failure.line)
+}
+
+/// A journal that is whole says nothing of an image that lags behind another
+/// one, or behind records that are not here.
+fn must_be_the_images(source: &Source) -> Result<(), Failure> {
+    let (Some(image), None) = (source.image.as_deref(), &source.point) else {
+        return Ok(());
+    };
+    let cant = |e: &dyn std::fmt::Display| Failure::unchecked(at(image, e));
+    let disk = HostDisk::open(image, Access::Read).map_err(|e| cant(&e))?;
+    let mut raw = [0; SIZE];
+    if disk.read_at(&mut raw, OFFSET).is_err() {
+        return Ok(());
+    }
+    let Standing::Guarded(uuid) = guard::standing(&raw) else {
+        return Ok(());
+    };
+    let dir: Arc<dyn Dir> = Arc::new(HostDir::open(&source.journal).map_err(|e| cant(&e))?);
+    let Ok(state) = Journal::open(dir) else {
+        return Ok(()); // told below
+    };
+    let damaged = matches!(state.survey().verdict(), Verdict::Corrupt(_));
+    let session = state.base().map(|base| &base.session);
+    let prior = |session: &Session| {
+        state.is_unused()
+            && session.prior.first_chunk().is_some_and(
+                |prior| matches!(guard::standing(prior), Standing::Guarded(of) if of == uuid),
+            )
+    };
+    match session {
+        Some(session) if session.guard == uuid || prior(session) => Ok(()),
+        _ if damaged => Ok(()),
+        _ => Err(Failure::with_code(
+            4,
+            at(
+                image,
+                format!(
+                    "lags behind a journal that is not the one in {}, or records of it are gone: \
+                     bring its own back, or name it with --journal DIR",
+                    source.journal.display()
+                ),
+            ),
+        )),
+    }
 }
 
 /// Compares the image with the records that are in it.
@@ -287,6 +333,7 @@ fn judgement(source: &Source, survey: &Survey) -> Vec<String> {
             ),
             "  to go on: restore image and journal from one backup of both;".to_owned(),
             match survey.first().filter(|first| *first < bad.lsn) {
+                _ if source.point.is_some() => "  or unmount it, and look again".to_owned(),
                 Some(_) => format!(
                     "  or give up what follows: journalfs salvage --until {} {image}",
                     bad.lsn.prev()

@@ -3,62 +3,67 @@
 //! The kernel names whoever asks by its task's number. Supplementary groups
 //! are read only when an answer depends on them, and again for each such
 //! request: a process may drop a group at any time, and must then be without.
-//! Which process a task belongs to and what that runs is only told to people,
-//! and believed for a second.
+//! What a process runs is told to people with each change, so its file in
+//! `/proc` stays open: reading it again costs a small part of opening it, shows
+//! another program at once, and fails when the number means another process.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::fs::ProcessTable;
 
-/// How long it is believed what a process runs.
-const FRESH: Duration = Duration::from_secs(1);
-/// So many tasks are remembered.
-const MOST: usize = 1024;
+/// So many tasks' files stay open.
+const MOST: usize = 64;
+/// A program's name is at most 15 bytes and a newline; threads of the kernel
+/// have longer ones.
+const LONGEST: usize = 64;
 
 /// The host's process table.
 #[derive(Default)]
 pub struct Processes(Mutex<HashMap<u32, Known>>);
 
-#[derive(Clone)]
 struct Known {
-    asked: Instant,
     process: u32,
-    program: Option<Vec<u8>>,
+    comm: File,
 }
 
 impl Processes {
     /// What a process runs, as in `/proc/PID/comm`; `None` if it has gone or
     /// isn't in our namespace.
     pub fn program(&self, process: u32) -> Option<Vec<u8>> {
-        self.know(process).program
+        self.know(process).map(|(_, program)| program)
     }
 
-    fn know(&self, task: u32) -> Known {
-        let asked = Instant::now();
-        let fresh = |known: &&Known| asked.duration_since(known.asked) < FRESH;
-        if let Some(known) = self.0.lock().get(&task).filter(fresh) {
-            return known.clone();
-        }
-        let status = std::fs::read_to_string(format!("/proc/{task}/status")).unwrap_or_default();
-        let process = field(&status, "Tgid:").and_then(|id| id.parse().ok());
-        let process = process.unwrap_or(task);
-        let comm = std::fs::read(format!("/proc/{process}/comm")).ok();
-        let known = Known {
-            asked,
-            process,
-            program: comm.map(|comm| comm.trim_ascii_end().to_vec()),
-        };
+    /// The process that a task belongs to, and what it runs.
+    fn know(&self, task: u32) -> Option<(u32, Vec<u8>)> {
         let mut all = self.0.lock();
+        if let Some(known) = all.get(&task) {
+            match name(&known.comm) {
+                Some(program) => return Some((known.process, program)),
+                None => drop(all.remove(&task)), // another has the number now, or nobody
+            }
+        }
+        let status = std::fs::read_to_string(format!("/proc/{task}/status")).ok()?;
+        let process = field(&status, "Tgid:")?.parse().ok()?;
+        let comm = File::open(format!("/proc/{process}/comm")).ok()?;
+        let program = name(&comm)?;
         if all.len() >= MOST {
             all.clear();
         }
-        all.insert(task, known.clone());
-        known
+        all.insert(task, Known { process, comm });
+        Some((process, program))
     }
+}
+
+fn name(comm: &File) -> Option<Vec<u8>> {
+    let mut name = [0; LONGEST];
+    let len = comm.read_at(&mut name, 0).ok().filter(|len| *len > 0)?;
+    let name = &name[..len];
+    Some(name.strip_suffix(b"\n").unwrap_or(name).to_vec())
 }
 
 impl ProcessTable for Processes {
@@ -72,7 +77,7 @@ impl ProcessTable for Processes {
     }
 
     fn process(&self, task: u32) -> u32 {
-        self.know(task).process
+        self.know(task).map_or(task, |(process, _)| process)
     }
 }
 
@@ -107,6 +112,26 @@ mod tests {
         assert!(processes.groups(u32::MAX).is_empty());
         assert_eq!(processes.process(u32::MAX), u32::MAX);
         assert_eq!(processes.program(u32::MAX), None);
+    }
+
+    #[test]
+    fn another_program_is_seen_at_once() {
+        let processes = Processes::default();
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "read go; exec cat"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        assert_eq!(processes.program(child.id()).unwrap(), b"sh");
+        use std::io::{Read, Write};
+        let stdin = child.stdin.as_mut().unwrap();
+        stdin.write_all(b"go\nx").unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        assert_eq!(processes.program(child.id()).unwrap(), b"cat");
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!(processes.program(child.id()), None);
     }
 
     #[test]

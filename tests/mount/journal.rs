@@ -272,6 +272,7 @@ fn damage_where_it_was_durable_is_named_and_the_rest_still_told() {
     let text = said(&output);
     assert!(text.contains("create      /safe"), "{text}");
     assert!(text.contains("was durable and is damaged"), "{text}");
+    assert_eq!(output.status.code(), Some(4), "{text}");
     world.beyond_recovery = Some("damaged");
 }
 
@@ -314,6 +315,66 @@ fn the_damaged_end_of_a_journal_is_given_up_with_a_copy_of_it() {
     assert_eq!(fs::read(world.at("before")).unwrap(), b"kept");
     assert!(!world.at("after").exists());
     world.umount_and_judge();
+}
+
+#[test]
+fn a_journal_that_lacks_what_its_image_needs_is_not_called_clean() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    world.mount_to_kill(&[]);
+    fs::write(world.at("file"), b"x").unwrap();
+    world.kill();
+    world.detach_dead();
+    let store = &world.stores()[0];
+    let bytes = fs::read(store).unwrap();
+    fs::write(store, b"").unwrap();
+    let line = world.fails(4, &["verify", world.image_str()]);
+    assert!(line.contains("lags behind a journal"), "{line}");
+    fs::write(store, bytes).unwrap();
+    world.succeeds(&["verify", world.image_str()]);
+}
+
+#[test]
+fn a_program_is_told_that_another_became() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    world.mount(&[]);
+    let script = "echo a > shell; exec dd if=/dev/zero of=dd bs=1 count=1";
+    let done = std::process::Command::new("sh")
+        .args(["-c", script])
+        .current_dir(world.point())
+        .stderr(Stdio::null())
+        .status();
+    assert!(done.unwrap().success());
+    let told = log(&world, &["--op", "write"], world.point_str());
+    let programs: Vec<&Value> = told.iter().map(|event| &event["program"]).collect();
+    assert_eq!(programs, ["sh", "dd"]);
+    assert_eq!(told[0]["pid"], told[1]["pid"]);
+    world.umount_and_judge();
+}
+
+/// Recycled segments leave holes among those that are kept; a healthy journal
+/// is no error for that, and no line for each record.
+#[test]
+fn records_that_were_recycled_are_one_line_of_the_log() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    world.mount(&["-o", "journal_size=8M"]);
+    let data = vec![5; 100_000];
+    for n in 0..400 {
+        fs::write(world.at(&format!("file {}", n % 7)), &data).unwrap();
+        if n % 40 == 0 {
+            // No damage is seen beside a daemon at work.
+            world.succeeds(&["verify", world.point_str()]);
+        }
+    }
+    let listed = world.succeeds(&["log", world.point_str()]);
+    let gaps = listed
+        .lines()
+        .filter(|line| line.contains("not kept any more"));
+    assert!(gaps.count() <= 8, "{listed}");
+    world.umount_and_judge();
+    world.succeeds(&["log", world.image_str()]);
 }
 
 #[test]
