@@ -118,13 +118,15 @@ mod tests {
     fn another_program_is_seen_at_once() {
         let processes = Processes::default();
         let mut child = std::process::Command::new("sh")
-            .args(["-c", "read go; exec cat"])
+            .args(["-c", "echo; read go; exec cat"])
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        assert_eq!(processes.program(child.id()).unwrap(), b"sh");
         use std::io::{Read, Write};
+        // It is not the shell from its beginning on.
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        assert_eq!(processes.program(child.id()).unwrap(), b"sh");
         let stdin = child.stdin.as_mut().unwrap();
         stdin.write_all(b"go\nx").unwrap();
         child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
