@@ -4,7 +4,7 @@
 use super::inode::{load_file, store};
 use super::orphan::Later;
 use super::perm::WRITE;
-use super::{Attr, Caller, Done, Error, Fs, Kind, Result, SetAttr, SetTime, xattr};
+use super::{Attr, Caller, Done, Error, Fs, Kind, Result, SetAttr, SetTime, layout, xattr};
 use crate::ext4::Corrupt;
 use crate::ext4::inode::{Inode, flag, mode};
 use crate::ext4::xattr::ACL_ACCESS;
@@ -93,10 +93,15 @@ impl Fs {
         if changed & (flag::IMMUTABLE | flag::APPEND) != 0 {
             self.is_root(by)?;
         }
-        if changed & !flag::CHANGEABLE != 0 || flags & !flag::VISIBLE & !inode.flags != 0 {
+        if changed & !(flag::CHANGEABLE | flag::EXTENTS) != 0
+            || flags & !flag::VISIBLE & !inode.flags != 0
+        {
             return Err(Error::Unsupported);
         }
-        inode.flags ^= changed;
+        if changed & flag::EXTENTS != 0 {
+            layout::turn(&txn, &self.sb, &mut inode)?;
+        }
+        inode.flags ^= changed & !flag::EXTENTS;
         inode.ctime = time;
         store(&mut txn, &self.sb, &inode)?;
         let lsn = txn.commit(&Op::SetFlags {

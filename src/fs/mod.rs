@@ -27,6 +27,7 @@ mod free;
 pub mod guard;
 pub mod inode;
 pub mod jbd2;
+mod layout;
 pub mod map;
 pub mod mkfs;
 pub mod mount;

@@ -480,6 +480,24 @@ fn chattr_sets_what_programs_and_journalfs_mind() {
     let flags = listed.split(' ').next().unwrap();
     assert!(flags.contains('d') && flags.contains('A'), "{listed}");
     assert!(!chattr("+S"), "what it would not do is refused");
+    for (how, listed) in [("-e", false), ("+e", true)] {
+        assert!(chattr(how), "{how}");
+        let output = Command::new("lsattr").arg(&path).output().unwrap();
+        let flags = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(
+            flags.split(' ').next().unwrap().contains('e'),
+            listed,
+            "{flags}"
+        );
+        assert_eq!(fs::read(&path).unwrap(), b"x");
+        fs::OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .write_all(&[7; 5000])
+            .unwrap();
+        fs::write(&path, b"x").unwrap();
+    }
     if nix::unistd::geteuid().is_root() {
         assert!(chattr("+i"));
         let refused = fs::write(&path, b"y").map_err(code);
