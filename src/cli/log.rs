@@ -124,6 +124,7 @@ pub fn run(args: &Args) -> Outcome {
         durable: None,
         recycled: None,
         live: live.is_some(),
+        dropped: false,
         failed: Ok(()),
         untold: 0,
     };
@@ -134,8 +135,13 @@ pub fn run(args: &Args) -> Outcome {
     lister.list(&mut teller, &survey, durable, (from, until));
     if args.follow {
         lister.follow(&mut teller, &source, survey.last())?;
-    } else if until >= survey.last() {
+    } else if until > survey.last() {
         lister.ending(&survey);
+        if lister.dropped {
+            let beyond = source.beyond()?;
+            let behind = survey.last().next().max(from);
+            lister.list(&mut teller, beyond.survey(), durable, (behind, until));
+        }
     }
     let untold = lister.untold;
     let written = lister.failed.and_then(|()| lister.paper.close());
@@ -155,6 +161,8 @@ struct Lister<'a> {
     recycled: Option<(Lsn, Lsn)>,
     /// Beside a daemon at work.
     live: bool,
+    /// What comes now lies behind a record that is bad: recovery drops it.
+    dropped: bool,
     failed: io::Result<()>,
     untold: u64,
 }
@@ -182,14 +190,14 @@ impl Lister<'_> {
 
     fn line(&mut self, event: &Event<'_>) -> io::Result<()> {
         if self.args.json {
-            return line::object(event, &mut self.paper);
+            return line::object(event, self.dropped, &mut self.paper);
         }
         // Where a cut would have come, or did.
-        if self.durable == Some(true) && !event.durable {
+        if self.durable == Some(true) && !event.durable && !self.dropped {
             self.note("what follows was not known to be durable")?;
         }
         self.durable = Some(event.durable);
-        let dim = self.paper.colour && !event.durable;
+        let dim = self.paper.colour && (!event.durable || self.dropped);
         if dim {
             self.paper.write_all(b"\x1b[33m")?;
         }
@@ -237,7 +245,7 @@ impl Lister<'_> {
         let said = match survey.verdict() {
             Verdict::Clean => return,
             Verdict::Torn { first, .. } => format!(
-                "record {} is torn ({} at {}): the power went before it was synced, recovery cuts here",
+                "record {} is torn ({} at {}): the power went before it was synced, recovery cuts here and drops what follows",
                 first.lsn, first.segment, first.offset
             ),
             // A daemon at work may have written more meanwhile.
@@ -245,12 +253,13 @@ impl Lister<'_> {
             Verdict::Corrupt(bad) => {
                 self.untold += 1;
                 format!(
-                    "record {} was durable and is damaged: {} ({} at {}): journalfs verify tells more",
+                    "record {} was durable and is damaged: {} ({} at {}): journalfs verify tells more; what follows was found behind it",
                     bad.lsn, bad.why, bad.segment, bad.offset
                 )
             }
         };
         self.failed = self.note(&said);
+        self.dropped = true;
     }
 
     /// Goes on as the mount does.

@@ -218,19 +218,22 @@ fn recovery(opened: &mount::Opened) -> Recovery {
 
 /// Whether stock tools are kept off an image: it lags behind its journal.
 pub fn is_guarded(place: &Place) -> Result<bool, Failure> {
+    Ok(matches!(standing_of(place)?, Standing::Guarded(_)))
+}
+
+/// What an image's superblock says of journals.
+pub fn standing_of(place: &Place) -> Result<Standing, Failure> {
     let disk = HostDisk::open(&place.image, Access::Read)
         .map_err(|e| Failure::refused(at(&place.image, e)))?;
-    Ok(matches!(standing(place, &disk)?, Standing::Guarded(_)))
+    standing(place, &disk)
 }
 
 /// Whether an image lacks nothing of any journal.
 fn stands_alone(place: &Place) -> Result<bool, Failure> {
-    let disk = HostDisk::open(&place.image, Access::Read)
-        .map_err(|e| Failure::refused(at(&place.image, e)))?;
-    Ok(standing(place, &disk)? == Standing::Plain)
+    Ok(standing_of(place)? == Standing::Plain)
 }
 
-/// What the image's superblock says of journals.
+/// The same of an open image.
 pub fn standing(place: &Place, disk: &dyn Disk) -> Result<Standing, Failure> {
     let mut raw = [0; SIZE];
     match disk.read_at(&mut raw, OFFSET) {

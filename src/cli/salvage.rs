@@ -22,6 +22,9 @@ pub struct Args {
     /// The last record to keep; journalfs verify names it
     #[arg(long, value_name = "LSN")]
     until: u64,
+    /// Also gives up records that are whole
+    #[arg(long)]
+    force: bool,
     /// The journal's folder, instead of IMAGE.journal
     #[arg(long, value_name = "DIR")]
     journal: Option<PathBuf>,
@@ -33,6 +36,12 @@ pub struct Args {
 pub fn run(args: &Args) -> Outcome {
     let place = Place::find(&args.image, args.journal.as_deref())?;
     let image = place.image.display();
+    if place.is_in_use().unwrap_or(false) {
+        return Err(Failure::refused(at(
+            &place.image,
+            "is mounted: unmount it first, and see what is left then",
+        )));
+    }
     let survey = open::survey(&place)?
         .ok_or_else(|| Failure::refused(at(&place.journal, "no journal here")))?;
     if !matches!(survey.verdict(), Verdict::Corrupt(_)) {
@@ -41,7 +50,16 @@ pub fn run(args: &Args) -> Outcome {
             format!("is not corrupt, there is nothing to give up: journalfs recover {image}"),
         )));
     }
-    let lost = survey.durable();
+    let (last, lost) = (survey.last(), survey.durable());
+    if Lsn(args.until) < last && !args.force {
+        return Err(Failure::refused(at(
+            &place.journal,
+            format!(
+                "records {} to {last} are whole: --until {last} keeps them, --force gives them up too",
+                Lsn(args.until).next()
+            ),
+        )));
+    }
     let refused = |error: mount::Error| place.refused(&error);
     let wish = mount::Options {
         cut_after: Some(Lsn(args.until)),

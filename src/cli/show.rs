@@ -10,9 +10,9 @@ use crate::device::host::{Access, HostDisk};
 use crate::ext4::superblock::{OFFSET, SIZE, Superblock};
 use crate::history::chart::Chart;
 use crate::history::shown::{self, Bytes, Change};
-use crate::history::{Point, Teller};
+use crate::history::{Event, Point, Teller};
 use crate::journal::Record;
-use crate::log::{Kind, Survey};
+use crate::log::{Beyond, Kind, Survey, Verdict};
 use crate::units::{Clock as _, HostClock, Lsn};
 
 use super::log::line::{self, Clock};
@@ -66,33 +66,40 @@ pub fn run(args: &Args) -> Outcome {
     let source = Source::find(&args.target, args.journal.as_deref())?;
     let survey = source.glance()?;
     let lsn = (args.lsn.first(&survey, HostClock.wall())).map_err(Failure::usage)?;
+    // Behind a bad record too, where there is one.
+    let beyond = match lsn > survey.last() && survey.verdict() != &Verdict::Clean {
+        true => Some(source.beyond()?),
+        false => None,
+    };
+    let survey = beyond.as_ref().map_or(&survey, Beyond::survey);
+    let dropped = beyond.is_some();
     let frame = survey.frame(lsn).map_err(|error| {
-        let first = survey.first().unwrap_or_default();
-        Failure::refused(at(
-            &source.journal,
-            format!("{error}: it has records {first} to {}", survey.last()),
-        ))
+        let kept = match survey.first() {
+            Some(first) => format!("it has records {first} to {}", survey.last()),
+            None => "it has no records".to_owned(),
+        };
+        Failure::unchecked(at(&source.journal, format!("{error}: {kept}")))
     })?;
     if frame.kind == Kind::Mark {
         return mark(args, &frame);
     }
     let cant = |why: &str| {
-        Failure::refused(at(
+        Failure::unchecked(at(
             &source.journal,
             format!("record {lsn} can't be understood: {why}"),
         ))
     };
     let record = Record::decode(&frame.meta).map_err(&cant)?;
-    let chart = chart(&source, &survey).ok_or_else(|| {
+    let chart = chart(&source, survey).ok_or_else(|| {
         cant("neither the image nor the journal has a superblock that can be read")
     })?;
-    let changes = shown::changes(&survey, &chart, lsn, &record, frame.data.as_ref());
+    let changes = shown::changes(survey, &chart, lsn, &record, frame.data.as_ref());
     let mut paper = Paper::new(!args.json);
     let mut written = Ok(());
-    Teller::default().tell(&survey, survey.durable(), (lsn, lsn), &mut |told| {
+    Teller::default().tell(survey, survey.durable(), (lsn, lsn), &mut |told| {
         written = match told {
-            Ok(event) if args.json => object(&event, &changes, args.hex, &mut paper),
-            Ok(event) => text(&event, &changes, args.hex, &mut paper),
+            Ok(event) if args.json => object((&event, dropped), &changes, args.hex, &mut paper),
+            Ok(event) => text((&event, dropped), &changes, args.hex, &mut paper),
             Err(error) => writeln!(paper, "{error}"),
         };
         written.is_ok()
@@ -144,13 +151,13 @@ fn chart(source: &Source, survey: &Survey) -> Option<Chart> {
 }
 
 fn object(
-    event: &crate::history::Event<'_>,
+    (event, dropped): (&Event<'_>, bool),
     changes: &[Change],
     hex: bool,
     out: &mut dyn Write,
 ) -> io::Result<()> {
     let mut head = Vec::new();
-    line::object(event, &mut head)?;
+    line::object(event, dropped, &mut head)?;
     let mut whole: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&head)?;
     let changes: Vec<Object<'_>> = (changes.iter())
         .map(|change| Object {
@@ -177,7 +184,7 @@ fn range(bytes: &Bytes) -> Range {
 }
 
 fn text(
-    event: &crate::history::Event<'_>,
+    (event, dropped): (&Event<'_>, bool),
     changes: &[Change],
     hex: bool,
     out: &mut dyn Write,
@@ -186,8 +193,14 @@ fn text(
     let durable = if event.durable { "" } else { "not " };
     writeln!(
         out,
-        "\n{:>8}  {durable}known to be durable; epoch {}",
-        "", event.frame.epoch
+        "\n{:>8}  {durable}known to be durable{}; epoch {}",
+        "",
+        if dropped {
+            "; behind a bad record: recovery drops it"
+        } else {
+            ""
+        },
+        event.frame.epoch
     )?;
     for change in changes {
         let last = change.block.0 + change.count.saturating_sub(1);

@@ -5,9 +5,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use crate::device::host::HostDir;
+use crate::device::host::{Access, HostDir, HostDisk};
+use crate::device::{Dir, Disk};
+use crate::ext4::superblock::{OFFSET, SIZE};
+use crate::fs::guard::{self, Standing};
 use crate::fuse::point;
-use crate::log::{Survey, Verdict};
+use crate::journal::Journal;
+use crate::journal::record::Session;
+use crate::log::{Beyond, Survey, Verdict};
 
 use super::place::Place;
 use super::status::Live;
@@ -36,7 +41,7 @@ impl Source {
         {
             let live = Live::ask(&dir);
             let folder = live.as_ref().map(|live| live.journal.as_path());
-            let place = Place::find(Path::new(&mount.source), journal.or(folder))?;
+            let place = place(Path::new(&mount.source), journal.or(folder))?;
             return Ok(Source {
                 journal: place.journal,
                 image: Some(place.image),
@@ -44,8 +49,8 @@ impl Source {
             });
         }
         if target.is_dir() {
-            if !holds_segments(target) {
-                return Err(Failure::usage(at(
+            if !holds_segments(target)? {
+                return Err(Failure::unchecked(at(
                     target,
                     "no journalfs is mounted here, and it is no journal's folder: give a mountpoint, an image or a journal",
                 )));
@@ -56,7 +61,7 @@ impl Source {
                 point: None,
             });
         }
-        let place = Place::find(target, journal)?;
+        let place = place(target, journal)?;
         let mounted = point::of_image(&place.image);
         Ok(Source {
             journal: place.journal,
@@ -68,6 +73,50 @@ impl Source {
     /// What a live mount says of itself.
     pub fn live(&self) -> Option<Live> {
         Live::ask(self.point.as_ref()?)
+    }
+
+    /// Whether the image lags behind another journal than this one, or behind
+    /// records that are gone from it: whatever it holds then says nothing of
+    /// the image. (A daemon at work has looked.)
+    pub fn is_foreign(&self) -> Result<bool, Failure> {
+        let (Some(image), None) = (self.image.as_deref(), &self.point) else {
+            return Ok(false);
+        };
+        let cant = |e: &dyn std::fmt::Display| Failure::unchecked(at(image, e));
+        let disk = HostDisk::open(image, Access::Read).map_err(|e| cant(&e))?;
+        let mut raw = [0; SIZE];
+        if disk.read_at(&mut raw, OFFSET).is_err() {
+            return Ok(false);
+        }
+        let Standing::Guarded(uuid) = guard::standing(&raw) else {
+            return Ok(false);
+        };
+        let Ok(state) = Journal::open(self.folder()?) else {
+            return Ok(false); // told by whoever reads it
+        };
+        let damaged = matches!(state.survey().verdict(), Verdict::Corrupt(_));
+        let session = state.base().map(|base| &base.session);
+        let prior = |session: &Session| {
+            state.is_unused()
+                && session.prior.first_chunk().is_some_and(
+                    |prior| matches!(guard::standing(prior), Standing::Guarded(of) if of == uuid),
+                )
+        };
+        let ours = session.is_some_and(|session| session.guard == uuid || prior(session));
+        Ok(!ours && !damaged)
+    }
+
+    /// What to say if it is.
+    pub fn foreign(&self) -> String {
+        let image = self.image.as_deref().unwrap_or(Path::new("IMAGE"));
+        at(
+            image,
+            format!(
+                "lags behind a journal that is not the one in {}, or records of it are gone: \
+                 bring its own back, or name it with --journal DIR",
+                self.journal.display()
+            ),
+        )
     }
 
     /// Looks at the journal to list records of it.
@@ -90,26 +139,37 @@ impl Source {
         Ok(survey)
     }
 
-    fn survey(
+    /// Reads also what lies behind a damaged record, to show it.
+    pub fn beyond(&self) -> Result<Beyond, Failure> {
+        self.survey(Survey::beyond)
+    }
+
+    fn survey<T>(
         &self,
-        look: impl FnOnce(Arc<dyn crate::device::Dir>) -> crate::log::Result<Survey>,
-    ) -> Result<Survey, Failure> {
+        look: impl FnOnce(Arc<dyn Dir>) -> crate::log::Result<T>,
+    ) -> Result<T, Failure> {
+        look(self.folder()?).map_err(|e| Failure::unchecked(at(&self.journal, e)))
+    }
+
+    fn folder(&self) -> Result<Arc<dyn Dir>, Failure> {
         let dir = HostDir::open(&self.journal).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Failure::refused(at(
+            std::io::ErrorKind::NotFound => Failure::unchecked(at(
                 &self.journal,
                 "no journal here: name its folder with --journal DIR",
             )),
-            _ => Failure::refused(format!("journal: {e}")),
+            _ => Failure::unchecked(format!("journal: {e}")),
         })?;
-        look(Arc::new(dir)).map_err(|e| Failure::refused(at(&self.journal, e)))
+        Ok(Arc::new(dir))
     }
 }
 
-fn holds_segments(dir: &Path) -> bool {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.into_iter().any(|entry| {
-        Path::new(&entry.file_name())
-            .extension()
-            .is_some_and(|e| e == "store")
-    })
+/// Readers exit as fsck(8) does.
+fn place(image: &Path, journal: Option<&Path>) -> Result<Place, Failure> {
+    Place::find(image, journal).map_err(|failure| Failure::unchecked(failure.line))
+}
+
+fn holds_segments(dir: &Path) -> Result<bool, Failure> {
+    let entries = std::fs::read_dir(dir).map_err(|e| Failure::unchecked(at(dir, e)))?;
+    let mut names = entries.flatten().map(|entry| entry.file_name());
+    Ok(names.any(|name| Path::new(&name).extension().is_some_and(|e| e == "store")))
 }

@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::fs::Fs;
+use crate::fs::guard::Standing;
 use crate::fuse::core::STATUS_XATTR;
 use crate::fuse::meter::Counted;
-use crate::fuse::point;
 use crate::log::{Survey, Verdict};
 
 use super::options::Options;
 use super::place::Place;
 use super::runtime::{Recovery, Runtime};
-use super::{Failure, Outcome, at, open};
+use super::source::Source;
+use super::{Failure, Outcome, open};
 
 mod prometheus;
 
@@ -30,7 +31,7 @@ pub struct Args {
     /// The journal's folder, instead of IMAGE.journal
     #[arg(long, value_name = "DIR")]
     journal: Option<PathBuf>,
-    /// An image, or the directory on which it is mounted
+    /// An image, the directory on which it is mounted, or a journal's folder
     #[arg(value_name = "IMAGE|DIR")]
     target: PathBuf,
 }
@@ -70,7 +71,8 @@ pub struct Live {
 /// Everything that the command says.
 #[derive(Clone, Debug, Default, Serialize)]
 struct Status {
-    image: PathBuf,
+    /// None: a journal's folder alone was looked at.
+    image: Option<PathBuf>,
     journal: PathBuf,
     mounted: bool,
     mountpoint: Option<PathBuf>,
@@ -78,6 +80,11 @@ struct Status {
     read_only: Option<bool>,
     /// Whether stock tools are kept off: the image lags behind its journal.
     guarded: Option<bool>,
+    /// Whether it is an ext4 image whose own (internal) journal has not been
+    /// replayed yet.
+    unreplayed: Option<bool>,
+    /// Whether it lags behind another journal than this one.
+    foreign: Option<bool>,
     /// Whether the mount has a power switch.
     powercut: Option<bool>,
     checkpoint: Option<u64>,
@@ -163,66 +170,71 @@ pub fn run(args: &Args) -> Outcome {
 }
 
 fn look(args: &Args) -> Result<Status, Failure> {
-    if let Ok(dir) = point::absolute(&args.target)
-        && let Some(mount) = point::find(&dir).filter(|mount| mount.kind == point::FS_TYPE)
-    {
-        return of_mount(&dir, Path::new(&mount.source), args.journal.as_deref());
-    }
-    if args.target.is_dir() {
-        return Err(Failure::usage(at(
-            &args.target,
-            "no journalfs is mounted here: give an image or a mountpoint",
-        )));
-    }
-    let place = Place::find(&args.target, args.journal.as_deref())?;
-    match point::of_image(&place.image).first() {
-        Some(mount) => of_mount(&mount.point, &place.image, args.journal.as_deref()),
-        None => of_image(&place),
+    let source = Source::find(&args.target, args.journal.as_deref())?;
+    match (&source.point, &source.image) {
+        (Some(point), Some(image)) => of_mount(&source, point, image),
+        _ => at_rest(&source),
     }
 }
 
-fn of_mount(point: &Path, image: &Path, journal: Option<&Path>) -> Result<Status, Failure> {
-    if let Some(live) = Live::ask(point) {
+fn of_mount(source: &Source, point: &Path, image: &Path) -> Result<Status, Failure> {
+    if let Some(live) = source.live() {
         return Ok(live.into());
     }
     // Root can't ask a user's mount, and a dead one does not answer.
-    let place = Place::find(image, journal)?;
+    let place = Place {
+        image: image.to_owned(),
+        journal: source.journal.clone(),
+    };
     match place.is_in_use() {
         Ok(true) => Ok(Status {
-            image: place.image.clone(),
-            journal: place.journal.clone(),
             mounted: true,
             mountpoint: Some(point.to_owned()),
             pid: Runtime::read(&place.journal).map(|runtime| runtime.pid),
             guarded: open::is_guarded(&place).ok(),
+            image: Some(place.image),
+            journal: place.journal,
             ..Status::default()
         }),
-        _ => of_image(&place),
+        _ => at_rest(source),
     }
 }
 
-fn of_image(place: &Place) -> Result<Status, Failure> {
+fn at_rest(source: &Source) -> Result<Status, Failure> {
     let mut status = Status {
-        image: place.image.clone(),
-        journal: place.journal.clone(),
-        guarded: Some(open::is_guarded(place)?),
-        recovery: Runtime::read(&place.journal).and_then(|runtime| runtime.recovery),
+        image: source.image.clone(),
+        journal: source.journal.clone(),
+        recovery: Runtime::read(&source.journal).and_then(|runtime| runtime.recovery),
         ..Status::default()
     };
-    let Some(survey) = open::survey(place)? else {
-        return Ok(status);
-    };
+    if let Some(image) = &source.image {
+        let place = Place {
+            image: image.clone(),
+            journal: source.journal.clone(),
+        };
+        let standing = open::standing_of(&place)?;
+        status.guarded = Some(matches!(standing, Standing::Guarded(_)));
+        status.unreplayed = Some(standing == Standing::Unreplayed);
+        if !source.journal.exists() {
+            return Ok(status);
+        }
+        status.foreign = Some(source.is_foreign()?);
+    }
+    let survey = source.read()?;
     let (installed, last) = (survey.installed().0, survey.last().0);
     status.checkpoint = Some(installed);
     status.durable = Some(survey.durable().0);
     status.written = Some(last);
     status.appended = Some(last);
+    let known = status.foreign != Some(true) && !matches!(survey.verdict(), Verdict::Corrupt(_));
     // Behind the checkpoint of an unguarded image lies only bookkeeping.
-    status.lag = Some(if status.guarded == Some(true) {
-        last.saturating_sub(installed)
-    } else {
-        0
-    });
+    status.lag = status
+        .guarded
+        .filter(|_| known)
+        .map(|guarded| match guarded {
+            true => last.saturating_sub(installed),
+            false => 0,
+        });
     status.epoch = Some(survey.epoch().0);
     status.verdict = Some(verdict(&survey).to_owned());
     status.segments = Some(survey.segments().len() as u64);
@@ -244,8 +256,10 @@ impl From<Live> for Status {
             mounted: true,
             guarded: Some(live.guarded),
             powercut: Some(live.powercut),
+            unreplayed: Some(false),
+            foreign: Some(false),
             lag: Some(live.appended.saturating_sub(live.checkpoint)),
-            image: live.image,
+            image: Some(live.image),
             journal: live.journal,
             mountpoint: Some(live.mountpoint),
             pid: Some(live.pid),
@@ -267,9 +281,12 @@ impl From<Live> for Status {
 
 impl Status {
     fn text(&self) -> String {
-        let mut text = format!("{}\n", self.image.display());
+        let subject = self.image.as_deref().unwrap_or(&self.journal);
+        let mut text = format!("{}\n", subject.display());
         let mut line = |name: &str, what: String| text.push_str(&format!("  {name:<12}{what}\n"));
-        line("mounted", self.mounted_text());
+        if self.image.is_some() {
+            line("mounted", self.mounted_text());
+        }
         match self.guarded {
             _ if self.powercut == Some(true) => line(
                 "powercut",
@@ -280,10 +297,21 @@ impl Status {
                 "guard",
                 "on: the image lags behind its journal, stock tools refuse it".to_owned(),
             ),
+            Some(false) if self.unreplayed == Some(true) => line(
+                "guard",
+                "off: an ext4 image with a journal of its own, which the next mount (or e2fsck) replays"
+                    .to_owned(),
+            ),
             Some(false) => line("guard", "off: an ordinary ext4 image".to_owned()),
             None => {}
         }
-        line("journal", self.journal.display().to_string());
+        let foreign = match self.foreign {
+            Some(true) => {
+                " (not the one that the image lags behind, or records of it are gone: bring its own back, or name it with --journal DIR)"
+            }
+            _ => "",
+        };
+        line("journal", format!("{}{foreign}", self.journal.display()));
         if let (Some(checkpoint), Some(durable), Some(written), Some(appended)) =
             (self.checkpoint, self.durable, self.written, self.appended)
         {
@@ -301,10 +329,17 @@ impl Status {
             line("segments", format!("{segments}, {} MiB", bytes >> 20));
         }
         if let Some(verdict) = &self.verdict {
-            line("verdict", verdict.clone());
+            let more = match verdict.as_str() {
+                "clean" => "",
+                "torn" => ": a power cut took what was not synced, the next mount cuts there",
+                _ => {
+                    ": what was durable is damaged, nothing mounts this: journalfs verify tells more"
+                }
+            };
+            line("verdict", format!("{verdict}{more}"));
         }
         if let Some(recovery) = &self.recovery {
-            line("recovery", recovery.text());
+            line("last mount", recovery.text());
         }
         let mut name = "requests";
         for counted in &self.requests {

@@ -10,10 +10,9 @@ use crate::device::{Dir, Disk};
 use crate::ext4::superblock::{OFFSET, SIZE, Superblock};
 use crate::fs::guard::{self, Standing};
 use crate::history::audit::{self, Audit, Damage};
-use crate::journal::record::Session;
 use crate::journal::{Journal, Options, Scrub, Unrecovered};
 use crate::log::{Bad, Survey, Verdict};
-use crate::units::{Lsn, Time};
+use crate::units::Time;
 
 use super::log::line;
 use super::source::Source;
@@ -55,7 +54,7 @@ struct Object {
     last: u64,
     /// The first record that is bad, if the log isn't whole.
     bad: Option<BadObject>,
-    /// Whole records behind a torn one, none of them synced.
+    /// Whole records behind the bad one.
     dropped: u64,
     damaged: Vec<DamagedObject>,
     /// With --image: blocks compared, and those that differ.
@@ -94,21 +93,27 @@ struct MismatchObject {
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Outcome {
-    let source = Source::find(&args.target, args.journal.as_deref()).map_err(unchecked)?;
-    must_be_the_images(&source)?;
-    let survey = source.read().map_err(unchecked)?;
+    let source = Source::find(&args.target, args.journal.as_deref())?;
+    if source.is_foreign()? {
+        return Err(Failure::with_code(4, source.foreign()));
+    }
+    let survey = source.read()?;
     let audit = audit::audit(&survey, &mut |_| {});
+    let dropped = dropped(&source, &survey)?;
     let scrub = match args.image {
         true => Some(scrub(&source)?),
         false => None,
     };
-    let object = object(&source.journal, &survey, &audit, scrub.as_ref());
+    let object = object(&source.journal, &survey, &audit, dropped, scrub.as_ref());
     match args.json {
         true => println!(
             "{}",
             serde_json::to_string(&object).map_err(Failure::system)?
         ),
-        false => print!("{}", text(&source, &survey, &audit, scrub.as_ref())),
+        false => print!(
+            "{}",
+            text(&source, &survey, &audit, dropped, scrub.as_ref())
+        ),
     }
     let sound = audit.damaged.is_empty()
         && !matches!(survey.verdict(), Verdict::Corrupt(_))
@@ -116,64 +121,16 @@ pub fn run(args: &Args) -> Outcome {
     Ok(if sound { 0 } else { 4 })
 }
 
-fn unchecked(failure: Failure) -> Failure {
-    Failure::unchecked(failure.line)
-}
-
-/// A journal that is whole says nothing of an image that lags behind another
-/// one, or behind records that are not here.
-fn must_be_the_images(source: &Source) -> Result<(), Failure> {
-    let (Some(image), None) = (source.image.as_deref(), &source.point) else {
-        return Ok(());
-    };
-    let cant = |e: &dyn std::fmt::Display| Failure::unchecked(at(image, e));
-    let disk = HostDisk::open(image, Access::Read).map_err(|e| cant(&e))?;
-    let mut raw = [0; SIZE];
-    if disk.read_at(&mut raw, OFFSET).is_err() {
-        return Ok(());
-    }
-    let Standing::Guarded(uuid) = guard::standing(&raw) else {
-        return Ok(());
-    };
-    let dir: Arc<dyn Dir> = Arc::new(HostDir::open(&source.journal).map_err(|e| cant(&e))?);
-    let Ok(state) = Journal::open(dir) else {
-        return Ok(()); // told below
-    };
-    let damaged = matches!(state.survey().verdict(), Verdict::Corrupt(_));
-    let session = state.base().map(|base| &base.session);
-    let prior = |session: &Session| {
-        state.is_unused()
-            && session.prior.first_chunk().is_some_and(
-                |prior| matches!(guard::standing(prior), Standing::Guarded(of) if of == uuid),
-            )
-    };
-    match session {
-        Some(session) if session.guard == uuid || prior(session) => Ok(()),
-        _ if damaged => Ok(()),
-        _ => Err(Failure::with_code(
-            4,
-            at(
-                image,
-                format!(
-                    "lags behind a journal that is not the one in {}, or records of it are gone: \
-                     bring its own back, or name it with --journal DIR",
-                    source.journal.display()
-                ),
-            ),
-        )),
-    }
-}
-
 /// Compares the image with the records that are in it.
 fn scrub(source: &Source) -> Result<Scrub, Failure> {
     let image = source.image.as_deref().ok_or_else(|| {
-        Failure::usage(at(
+        Failure::unchecked(at(
             &source.journal,
             "--image: give the image, and its journal with --journal DIR",
         ))
     })?;
     if let Some(point) = &source.point {
-        return Err(Failure::usage(at(
+        return Err(Failure::unchecked(at(
             point,
             "--image: the image changes under a mount: unmount it first",
         )));
@@ -210,11 +167,29 @@ fn must_belong(image: &Path, raw: &[u8; SIZE], state: &Unrecovered) -> Result<()
     }
 }
 
-fn object(journal: &Path, survey: &Survey, audit: &Audit, scrub: Option<&Scrub>) -> Object {
-    let (bad, dropped) = match survey.verdict() {
-        Verdict::Clean => (None, 0),
-        Verdict::Torn { first, dropped } => (Some(first), *dropped),
-        Verdict::Corrupt(bad) => (Some(bad), 0),
+/// Whole records behind the first bad one.
+fn dropped(source: &Source, survey: &Survey) -> Result<u64, Failure> {
+    match survey.verdict() {
+        Verdict::Clean => Ok(0),
+        Verdict::Torn { dropped, .. } => Ok(*dropped),
+        Verdict::Corrupt(bad) => {
+            let beyond = source.beyond()?;
+            let behind = beyond.survey().frames(bad.lsn);
+            Ok(behind.filter(Result::is_ok).count() as u64)
+        }
+    }
+}
+
+fn object(
+    journal: &Path,
+    survey: &Survey,
+    audit: &Audit,
+    dropped: u64,
+    scrub: Option<&Scrub>,
+) -> Object {
+    let bad = match survey.verdict() {
+        Verdict::Clean => None,
+        Verdict::Torn { first: bad, .. } | Verdict::Corrupt(bad) => Some(bad),
     };
     let utc = |time: Option<Time>| time.map(line::utc);
     Object {
@@ -261,7 +236,13 @@ fn object(journal: &Path, survey: &Survey, audit: &Audit, scrub: Option<&Scrub>)
 /// Lines of one kind that are printed; programs get all.
 const MOST: usize = 20;
 
-fn text(source: &Source, survey: &Survey, audit: &Audit, scrub: Option<&Scrub>) -> String {
+fn text(
+    source: &Source,
+    survey: &Survey,
+    audit: &Audit,
+    dropped: u64,
+    scrub: Option<&Scrub>,
+) -> String {
     let journal = source.journal.display();
     let span = match audit.span {
         Some((first, last)) => format!(", from {} to {}", line::utc(first), line::utc(last)),
@@ -271,7 +252,7 @@ fn text(source: &Source, survey: &Survey, audit: &Audit, scrub: Option<&Scrub>) 
         "{journal}: {} records are whole, {} bytes{span}",
         audit.whole, audit.bytes
     )];
-    lines.extend(judgement(source, survey));
+    lines.extend(judgement(source, survey, dropped));
     let (old, new): (Vec<&Damage>, Vec<&Damage>) =
         audit.damaged.iter().partition(|damage| damage.installed);
     let damages = |damages: &[&Damage], what: &str, lines: &mut Vec<String>| {
@@ -291,9 +272,10 @@ fn text(source: &Source, survey: &Survey, audit: &Audit, scrub: Option<&Scrub>) 
 }
 
 /// The verdict: what, where, when, what is lost, and how to go on.
-fn judgement(source: &Source, survey: &Survey) -> Vec<String> {
+fn judgement(source: &Source, survey: &Survey, dropped: u64) -> Vec<String> {
     let image = source.image.as_deref().unwrap_or(Path::new("IMAGE"));
     let image = image.display();
+    let target = source.image.as_deref().unwrap_or(&source.journal).display();
     let place = |bad: &Bad| {
         let after = bad
             .after
@@ -311,7 +293,7 @@ fn judgement(source: &Source, survey: &Survey) -> Vec<String> {
         Verdict::Torn { .. } if source.point.is_some() => vec![format!(
             "clean: records to {last}, durable to {durable}; the daemon is writing more"
         )],
-        Verdict::Torn { first, dropped } => vec![
+        Verdict::Torn { first, .. } => vec![
             format!("torn: record {}: {}", first.lsn, place(first)),
             format!(
                 "  the power went before it was synced; {dropped} later records are whole, none of them was synced either"
@@ -324,13 +306,11 @@ fn judgement(source: &Source, survey: &Survey) -> Vec<String> {
         Verdict::Corrupt(bad) => vec![
             format!("corrupt: record {}: {}", bad.lsn, place(bad)),
             format!(
-                "  it had been durable; what is lost begins with it and reaches to {} at least",
+                "  it had been durable; what is lost begins with it and reaches to {} at least; \
+                 {dropped} records behind it are whole",
                 durable.max(bad.lsn)
             ),
-            format!(
-                "  to see what it followed: journalfs log --until {} {image}",
-                Lsn(bad.lsn.0.saturating_sub(1))
-            ),
+            format!("  to see what it followed, and those: journalfs log {target}"),
             "  to go on: restore image and journal from one backup of both;".to_owned(),
             match survey.first().filter(|first| *first < bad.lsn) {
                 _ if source.point.is_some() => "  or unmount it, and look again".to_owned(),
@@ -349,6 +329,11 @@ fn judgement(source: &Source, survey: &Survey) -> Vec<String> {
 fn scrubbed(source: &Source, scrub: &Scrub) -> Vec<String> {
     let image = source.image.as_deref().unwrap_or(Path::new("IMAGE"));
     let image = image.display();
+    if scrub.blocks == 0 {
+        return vec![format!(
+            "{image}: nothing to compare: no block was last changed by a record that is in the image for certain"
+        )];
+    }
     if scrub.mismatches.is_empty() {
         return vec![format!(
             "{image}: all {} blocks that the journal knows are as it left them",

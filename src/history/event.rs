@@ -18,6 +18,8 @@ pub struct Event<'r> {
     pub deleted: bool,
     /// Of a rename, the new name.
     pub to: Option<Vec<u8>>,
+    /// Of a link, a name that the file had before.
+    pub of: Option<Vec<u8>>,
     /// What the process that asked was running then.
     pub program: Option<Arc<[u8]>>,
     /// Whether it is known to have been on stable storage.

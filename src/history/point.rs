@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use jiff::Timestamp;
-use jiff::civil::DateTime;
+use jiff::civil::{DateTime, Time as TimeOfDay};
 use jiff::tz::TimeZone;
 
 use crate::journal::record::{Op, Record};
@@ -30,7 +30,9 @@ pub enum PointError {
     #[error("{0}: not an age: say -90s, -5m, -2h or -1d")]
     Age(String),
     /// It looks like a time and isn't.
-    #[error("{0}: not a time: say 2026-11-25T08:30:00Z, or 2026-11-25T08:30 in local time")]
+    #[error(
+        "{0}: not a time: say 2026-11-25T08:30:00Z, or 2026-11-25T08:30 or 08:30 in local time"
+    )]
     Time(String),
     /// No such mark.
     #[error("no mark {0} in the journal: journalfs log --op mark lists those there are")]
@@ -49,8 +51,8 @@ impl FromStr for Point {
     type Err = PointError;
 
     /// All digits: a record's number. `-5m`: an age. What begins like a date
-    /// is a time, RFC 3339 or without an offset in local time. All else is a
-    /// mark's name.
+    /// is a time, RFC 3339 or without an offset in local time; `08:30` is
+    /// today's. All else is a mark's name.
     fn from_str(text: &str) -> Result<Point, PointError> {
         if let Ok(lsn) = text.parse() {
             return Ok(Point::Lsn(Lsn(lsn)));
@@ -59,6 +61,13 @@ impl FromStr for Point {
             return parse_age(age)
                 .map(Point::Ago)
                 .ok_or_else(|| PointError::Age(text.to_owned()));
+        }
+        if text.contains(':')
+            && text
+                .chars()
+                .all(|c| c.is_ascii_digit() || c == ':' || c == '.')
+        {
+            return parse_today(text).ok_or_else(|| PointError::Time(text.to_owned()));
         }
         let dated = text.len() >= 10
             && text.is_char_boundary(10)
@@ -72,12 +81,18 @@ impl FromStr for Point {
                 .map(|zoned| zoned.timestamp())
         });
         match time {
-            Ok(time) => Ok(Point::Time(Time::from_nanos(
-                time.as_nanosecond().clamp(i64::MIN.into(), i64::MAX.into()) as i64,
-            ))),
+            Ok(time) => Ok(Point::at(time)),
             Err(_) => Err(PointError::Time(text.to_owned())),
         }
     }
+}
+
+/// `08:30` or `08:30:15` of this day in local time.
+fn parse_today(text: &str) -> Option<Point> {
+    let time = TimeOfDay::from_str(text).ok()?;
+    let today = Timestamp::now().to_zoned(TimeZone::system()).date();
+    let zoned = today.to_datetime(time).to_zoned(TimeZone::system()).ok()?;
+    Some(Point::at(zoned.timestamp()))
 }
 
 /// `90s`, `5m`, `2h`, `1d` in nanoseconds.
@@ -98,6 +113,12 @@ fn parse_age(text: &str) -> Option<i64> {
 }
 
 impl Point {
+    fn at(time: Timestamp) -> Point {
+        let nanos = time.as_nanosecond();
+        let nanos = nanos.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
+        Point::Time(Time::from_nanos(nanos))
+    }
+
     /// The first record at or behind the point, where `now` is the time by
     /// which ages are reckoned. One past the last record if there is none.
     pub fn first(&self, survey: &Survey, now: Time) -> Result<Lsn, PointError> {
@@ -176,6 +197,8 @@ mod tests {
             parse("2026-11-25T99:00"),
             Err(PointError::Time("2026-11-25T99:00".into()))
         );
+        assert!(matches!(parse("08:30"), Ok(Point::Time(_))));
+        assert_eq!(parse("25:99"), Err(PointError::Time("25:99".into())));
         assert!(parse("-99999999999999999d").is_err());
         assert!(matches!(parse("ünïcödé-ünï"), Ok(Point::Mark(_))));
     }

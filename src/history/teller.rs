@@ -129,10 +129,13 @@ impl Teller {
         visit: &mut dyn FnMut(Result<Event<'_>, Untold>) -> bool,
     ) -> bool {
         self.hear(&told.record);
-        let (mut path, mut to, mut program, mut deleted) = (None, None, None, false);
+        let (mut path, mut to, mut of, mut program, mut deleted) = (None, None, None, None, false);
         if let Record::Operation(operation) = &told.record {
             let op = &operation.op;
             (path, to) = self.paths(op);
+            if let Op::Link { inode, .. } = op {
+                of = self.names.path(*inode);
+            }
             let alone = op.directories().next().is_none();
             deleted = alone && op.inode().is_some_and(|inode| self.names.is_deleted(inode));
             program = op.by().and_then(|by| self.programs.get(&by.pid)).cloned();
@@ -143,6 +146,7 @@ impl Teller {
             path,
             deleted,
             to,
+            of,
             program,
             durable: told.durable,
         }));

@@ -40,7 +40,7 @@ mod tests;
 pub use frame::{Kind, lsn_of};
 pub use segment::{Frame, Place, SegmentInfo, SegmentState};
 pub use slot::Slot;
-pub use survey::{Bad, Survey, Verdict};
+pub use survey::{Bad, Beyond, Survey, Verdict};
 
 use segment::Segment;
 use tail::Tail;

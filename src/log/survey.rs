@@ -73,6 +73,28 @@ pub struct Survey {
     infos: Vec<SegmentInfo>,
 }
 
+/// How much of a folder is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    /// Every frame that is not installed.
+    All,
+    /// Sealed indexes are believed.
+    Indexes,
+    /// Every frame, also those behind a bad one.
+    Beyond,
+}
+
+/// A log with all of its frames that are whole, also those behind the first bad
+/// one: to be looked at. Nothing may go on from it, hence no `Survey` to have.
+pub struct Beyond(Survey);
+
+impl Beyond {
+    /// What was found; the verdict is that of [`Survey::read`].
+    pub fn survey(&self) -> &Survey {
+        &self.0
+    }
+}
+
 /// A segment and the part of it that counts.
 pub(super) struct Piece {
     /// Its place in `Survey::files`.
@@ -87,25 +109,31 @@ impl Survey {
     pub fn read(dir: Arc<dyn Dir>) -> Result<Survey> {
         // A live log may recycle segments while an outside reader is at it;
         // what looks like damage then is gone at another look.
-        Self::steadily(dir, false)
+        Self::steadily(dir, Depth::All)
     }
 
     /// The same for whoever only wants to read records, and soon: a sealed
     /// index is believed, so that most of the store is not looked at. Records
     /// are verified as they are read; the verdict is not to be relied on.
     pub fn glance(dir: Arc<dyn Dir>) -> Result<Survey> {
-        Self::steadily(dir, true)
+        Self::steadily(dir, Depth::Indexes)
     }
 
-    fn steadily(dir: Arc<dyn Dir>, trusting: bool) -> Result<Survey> {
+    /// All that can be read, past whatever is damaged. Records behind the
+    /// verdict's bad one may be missing, or of a later epoch that was cut off.
+    pub fn beyond(dir: Arc<dyn Dir>) -> Result<Beyond> {
+        Self::look(dir, Depth::Beyond).map(Beyond)
+    }
+
+    fn steadily(dir: Arc<dyn Dir>, depth: Depth) -> Result<Survey> {
         for _ in 0..4 {
-            let survey = Self::look(dir.clone(), trusting)?;
+            let survey = Self::look(dir.clone(), depth)?;
             let damaged = matches!(survey.verdict, Verdict::Corrupt(_));
             if !damaged || !survey.has_moved_on()? {
                 return Ok(survey);
             }
         }
-        Self::look(dir, trusting)
+        Self::look(dir, depth)
     }
 
     /// Whether the folder holds other segments than it did.
@@ -119,7 +147,7 @@ impl Survey {
         Ok(salts(&self.files) != salts(&folder::files(&*self.dir)?))
     }
 
-    fn look(dir: Arc<dyn Dir>, trusting: bool) -> Result<Survey> {
+    fn look(dir: Arc<dyn Dir>, depth: Depth) -> Result<Survey> {
         let files = folder::files(&*dir)?;
         let chain = lineage(&files);
         let known = chain
@@ -129,16 +157,10 @@ impl Survey {
             .unwrap_or_default();
         let mut scans = Vec::new();
         for link in &chain {
-            scans.push(read_segment(
-                &*dir,
-                &files[link.file],
-                link,
-                known,
-                trusting,
-            )?);
+            scans.push(read_segment(&*dir, &files[link.file], link, known, depth)?);
         }
         let witness = hear_witnesses(&files, &chain)?;
-        Ok(judge(dir, files, chain, scans, witness))
+        Ok(judge(dir, files, chain, scans, witness, depth))
     }
 
     /// The log's segments, oldest first.
@@ -382,9 +404,9 @@ fn read_segment(
     file: &File,
     link: &Link,
     installed: Lsn,
-    trusting: bool,
+    depth: Depth,
 ) -> Result<Scan> {
-    if link.through <= installed || trusting {
+    if link.through <= installed || depth == Depth::Indexes {
         let name = Segment::index_name(link.header.base);
         if let Some(mut entries) = folder::sealed_index(dir, &name, &link.header) {
             let most = link.through.0.saturating_sub(link.header.base.prev().0);
@@ -422,6 +444,7 @@ fn judge(
     chain: Vec<Link>,
     mut scans: Vec<Scan>,
     witness: Witness,
+    depth: Depth,
 ) -> Survey {
     let epochs = files.iter().filter_map(|file| Some(file.header()?.epoch));
     let epoch = epochs.max().unwrap_or_default().max(witness.epoch);
@@ -451,7 +474,10 @@ fn judge(
     let bad = first_bad(&chain, &scans, installed, &files);
     let bad =
         bad.or_else(|| unexplained_end(&chain, &scans, durable.max(witness.last), seen, &files));
-    let last = bad.as_ref().map_or(seen, |bad| bad.lsn.prev());
+    let last = match &bad {
+        Some(bad) if depth != Depth::Beyond => bad.lsn.prev(),
+        _ => seen,
+    };
 
     let mut dropped = 0;
     for (link, scan) in chain.iter().zip(&mut scans) {

@@ -13,10 +13,10 @@ use crate::history::Event;
 use crate::journal::record::{By, Op, Record};
 use crate::units::Time;
 
-/// Bytes of a name as text: what isn't UTF-8 or printable becomes `\xNN`, a
-/// backslash `\\`.
+/// Bytes of a name as text: what isn't UTF-8 or printable, or would change how
+/// what follows looks, becomes `\xNN`, a backslash `\\`.
 pub fn text(bytes: &[u8]) -> Cow<'_, str> {
-    let plain = |c: char| !c.is_control() && c != '\\';
+    let plain = |c: char| !c.is_control() && !is_invisible(c) && c != '\\';
     if let Ok(text) = std::str::from_utf8(bytes)
         && text.chars().all(plain)
     {
@@ -37,6 +37,14 @@ pub fn text(bytes: &[u8]) -> Cow<'_, str> {
         escape(chunk.invalid(), &mut out);
     }
     Cow::Owned(out)
+}
+
+/// Unicode's format characters that names could deceive with (direction, joining, width
+/// none), and its separators of lines.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+        | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+        | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 fn escape(bytes: &[u8], out: &mut String) {
@@ -104,6 +112,9 @@ struct Object<'e> {
     deleted: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     to: Option<Cow<'e, str>>,
+    /// Of a link, the name that there was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    of: Option<Cow<'e, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     inode: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -143,10 +154,13 @@ struct Object<'e> {
     #[serde(skip_serializing_if = "Option::is_none")]
     program: Option<Cow<'e, str>>,
     durable: bool,
+    /// It lies behind a record that is bad: recovery drops it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    dropped: bool,
 }
 
-/// Writes an event as one JSON object.
-pub fn object(event: &Event<'_>, out: &mut dyn Write) -> io::Result<()> {
+/// Writes an event as one JSON object; `dropped` as its key says.
+pub fn object(event: &Event<'_>, dropped: bool, out: &mut dyn Write) -> io::Result<()> {
     let by = event.op().and_then(Op::by);
     let mut object = Object {
         lsn: event.frame.lsn.0,
@@ -156,12 +170,14 @@ pub fn object(event: &Event<'_>, out: &mut dyn Write) -> io::Result<()> {
         path: event.path.as_deref().map(text),
         deleted: event.deleted,
         to: event.to.as_deref().map(text),
+        of: event.of.as_deref().map(text),
         inode: event.op().and_then(Op::inode).map(|inode| inode.0),
         uid: by.map(|by| by.uid),
         gid: by.map(|by| by.gid),
         pid: by.map(|by| by.pid),
         program: event.program.as_deref().map(text),
         durable: event.durable,
+        dropped,
         ..Object::default()
     };
     match event.record {
@@ -240,6 +256,9 @@ pub fn columns(event: &Event<'_>, clock: &mut Clock, out: &mut dyn Write) -> io:
     )?;
     if let Some(to) = &event.to {
         write!(out, " → {}", text(to))?;
+    }
+    if let Some(of) = &event.of {
+        write!(out, ", another name of {}", text(of))?;
     }
     let details = match event.record {
         Record::Operation(operation) => details(&operation.op),
@@ -401,6 +420,8 @@ mod tests {
         assert_eq!(text(b"/a\xffb"), "/a\\xffb");
         assert_eq!(text(b"/a\\xffb"), "/a\\\\xffb");
         assert_eq!(text(b"/new\nline\x1b"), "/new\\x0aline\\x1b");
+        let reversed = "/gpj.\u{202e}exe";
+        assert_eq!(text(reversed.as_bytes()), "/gpj.\\xe2\\x80\\xaeexe");
     }
 
     #[test]

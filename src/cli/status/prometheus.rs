@@ -8,7 +8,13 @@ use crate::fuse::meter::{CLASSES, Counted};
 
 /// One text, each metric with its help and type.
 pub fn text(status: &Status) -> String {
-    let image = escape(&status.image.to_string_lossy());
+    let image = escape(
+        &status
+            .image
+            .as_deref()
+            .unwrap_or(&status.journal)
+            .to_string_lossy(),
+    );
     let mut page = Page {
         text: String::new(),
         image,
@@ -157,7 +163,7 @@ mod tests {
         let mut classes = vec![0; CLASSES];
         (classes[0], classes[2], classes[CLASSES - 1]) = (3, 1, 1);
         let status = Status {
-            image: "/a \"b\"\n".into(),
+            image: Some("/a \"b\"\n".into()),
             mounted: true,
             lag: Some(7),
             requests: vec![Counted {
