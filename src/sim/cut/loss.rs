@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::ledger::Entry;
-use super::legal::{Order, Part};
+use super::legal::{Model, Order, Part};
 use crate::device::powercut::Cut;
 use crate::journal::Op;
 use crate::units::Lsn;
@@ -163,10 +163,17 @@ impl Loss {
                 "  of the disks' unsynced changes {kept} were kept, {lost} lost, {torn} torn"
             ));
         }
-        lines.push(format!(
-            "  durable through record {}, survived through {}",
-            self.durable, self.last
-        ));
+        // The other models don't keep a prefix: a last record says little there.
+        lines.push(match self.model == Model::Prefix.to_string() {
+            true => format!(
+                "  durable through record {}, survived through {}",
+                self.durable, self.last
+            ),
+            false => format!(
+                "  journalfs would have kept all up to record {}; the newest that {} kept is {}, older ones may be lost",
+                self.durable, self.model, self.last
+            ),
+        });
         match self.range {
             None => lines.push("  no operation is lost".to_owned()),
             Some((first, last)) if first == last => {
