@@ -117,15 +117,18 @@ impl Names {
         if at == ROOT {
             return b"/".to_vec();
         }
-        let mut names = Vec::new();
-        while at != ROOT {
-            names.push(&self.nodes[at].name);
-            at = self.nodes[at].parent;
+        // From its end to its beginning, so that its length comes first.
+        let (mut len, mut up) = (0, at);
+        while up != ROOT {
+            len += self.nodes[up].name.len() + 1;
+            up = self.nodes[up].parent;
         }
-        let mut path = Vec::with_capacity(names.iter().map(|name| name.len() + 1).sum());
-        for name in names.iter().rev() {
-            path.push(b'/');
-            path.extend_from_slice(name);
+        let mut path = vec![b'/'; len];
+        while at != ROOT {
+            let name = &self.nodes[at].name;
+            path[len - name.len()..len].copy_from_slice(name);
+            len -= name.len() + 1;
+            at = self.nodes[at].parent;
         }
         path
     }

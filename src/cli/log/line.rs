@@ -245,14 +245,14 @@ fn describe<'e>(op: &'e Op, object: &mut Object<'e>) {
 /// Writes an event in columns: number, time, operation, path and details, who.
 pub fn columns(event: &Event<'_>, clock: &mut Clock, out: &mut dyn Write) -> io::Result<()> {
     let time = event.frame.time;
+    let subject = subject(event);
     write!(
         out,
-        "{:>8}  {}.{:06}  {:<11} {}",
+        "{:>8}  {}.{:06}  {:<11} {subject}",
         event.frame.lsn,
         clock.second(time),
         time.nanos / 1000,
         event.kind(),
-        subject(event)
     )?;
     if let Some(to) = &event.to {
         write!(out, " → {}", text(to))?;
@@ -267,11 +267,12 @@ pub fn columns(event: &Event<'_>, clock: &mut Clock, out: &mut dyn Write) -> io:
         Record::Clean(_) => "the session ended well".to_owned(),
     };
     if !details.is_empty() {
-        let space = if subject(event).is_empty() { "" } else { ", " };
+        let space = if subject.is_empty() { "" } else { ", " };
         write!(out, "{space}{details}")?;
     }
     if let Some(by) = event.op().and_then(Op::by) {
-        write!(out, "  {}", who(by, event.program.as_deref()))?;
+        out.write_all(b"  ")?;
+        who(by, event.program.as_deref(), out)?;
     }
     Ok(())
 }
@@ -287,9 +288,9 @@ fn subject<'e>(event: &'e Event<'_>) -> Cow<'e, str> {
 }
 
 /// `cp[2231] 1000:1000`.
-pub fn who(by: &By, program: Option<&[u8]>) -> String {
+fn who(by: &By, program: Option<&[u8]>, out: &mut dyn Write) -> io::Result<()> {
     let program = program.map_or("?".into(), text);
-    format!("{program}[{}] {}:{}", by.pid, by.uid, by.gid)
+    write!(out, "{program}[{}] {}:{}", by.pid, by.uid, by.gid)
 }
 
 fn details(op: &Op) -> String {
