@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::check;
 
 use super::place::Place;
+use super::progress::Progress;
 use super::{Failure, Outcome, at};
 
 /// Reads every frame of the journal and walks the image; changes nothing. An
@@ -37,7 +38,9 @@ pub fn run(args: &Args) -> Outcome {
             "is in use: unmount it first (journalfs umount DIR)",
         )));
     }
+    let progress = Progress::of("checking");
     let report = check::check_host(&place.image, &place.journal);
+    drop(progress);
     match args.json {
         true => println!(
             "{}",

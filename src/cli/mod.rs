@@ -27,6 +27,7 @@ mod options;
 mod paper;
 mod place;
 mod power;
+mod progress;
 mod recover;
 mod runtime;
 mod salvage;

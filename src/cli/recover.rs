@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::Outcome;
 use super::open;
 use super::place::Place;
+use super::progress::Progress;
 use super::runtime::Runtime;
 
 /// Replays the journal without mounting: afterwards the image is an ordinary
@@ -21,7 +22,10 @@ pub struct Args {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Outcome {
     let place = Place::find(&args.image, args.journal.as_deref())?;
-    let recovery = open::recover(&place)?;
+    let progress = Progress::of("recovering");
+    let recovery = open::recover(&place);
+    drop(progress);
+    let recovery = recovery?;
     println!("{}: {}", place.image.display(), recovery.text());
     if place.journal.exists() {
         Runtime {

@@ -10,6 +10,7 @@ use crate::fs::mount::journal_folder;
 use crate::fuse::point::{self, Mount};
 
 use super::place::{self, Place};
+use super::progress::Progress;
 use super::runtime::Runtime;
 use super::status::Live;
 use super::{Failure, Outcome, at};
@@ -41,11 +42,13 @@ pub fn run(args: &Args) -> Outcome {
     }
     let journal = live.as_ref().map(|live| live.journal.clone());
     let journal_at = journal.clone().unwrap_or_else(|| journal_folder(&image));
+    let progress = Progress::of("bringing everything home");
     place::wait_until_free(&image, &journal_at)
         .map_err(|e| Failure::refused(at(&image, format!("can't be waited for: {e}"))))?;
     if let Some(live) = &live {
         wait_for_end(live.pid);
     }
+    drop(progress);
     // It has written nothing, so that a lagging image still lags.
     if mount.read_only && live.as_ref().is_none_or(|live| live.read_only) {
         return Ok(0);

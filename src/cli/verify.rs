@@ -12,9 +12,10 @@ use crate::fs::guard::{self, Standing};
 use crate::history::audit::{self, Audit, Damage};
 use crate::journal::{Journal, Options, Scrub, Unrecovered};
 use crate::log::{Bad, Survey, Verdict};
-use crate::units::Time;
+use crate::units::{Lsn, Time};
 
 use super::log::line;
+use super::progress::Progress;
 use super::source::Source;
 use super::{Failure, Outcome, at};
 
@@ -98,7 +99,9 @@ pub fn run(args: &Args) -> Outcome {
         return Err(Failure::with_code(4, source.foreign()));
     }
     let survey = source.read()?;
-    let audit = audit::audit(&survey, &mut |_| {});
+    let progress = Progress::through("reading", survey.numbers(Lsn(1)).count() as u64);
+    let audit = audit::audit(&survey, &mut |_| progress.step());
+    drop(progress);
     let dropped = dropped(&source, &survey)?;
     let scrub = match args.image {
         true => Some(scrub(&source)?),
