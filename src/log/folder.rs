@@ -66,15 +66,26 @@ fn open(dir: &dyn Dir, name: &str) -> Result<Option<File>> {
             Some(header) => Content::Segment(header),
             None => spare_content(&page).unwrap_or(Content::Unknown),
         };
-        Ok(File {
-            name: name.to_owned(),
-            disk,
-            len,
-            content,
-        })
+        let version = match content {
+            Content::Unknown => Header::other_version(&page),
+            Content::Segment(_) | Content::Spare { .. } => None,
+        };
+        Ok((
+            version,
+            File {
+                name: name.to_owned(),
+                disk,
+                len,
+                content,
+            },
+        ))
     };
     match read() {
-        Ok(file) => Ok(Some(file)),
+        Ok((None, file)) => Ok(Some(file)),
+        Ok((Some(version), _)) => Err(Error::Version {
+            segment: name.to_owned(),
+            version,
+        }),
         Err(e) if io::Error::kind(&e) == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io(format!("segment {name}"), e)),
     }

@@ -96,6 +96,17 @@ pub enum Error {
         /// How many.
         segments: u32,
     },
+    /// Another version of journalfs made it.
+    #[error(
+        "segment {segment} has format version {version}, this journalfs knows {}: use the one that made it, to recover the image at least",
+        segment::VERSION
+    )]
+    Version {
+        /// The segment's file name.
+        segment: String,
+        /// Its format version.
+        version: u32,
+    },
     /// An earlier write or sync failed; that is final.
     #[error("the journal has stopped after an earlier error: {0}")]
     Dead(Arc<str>),

@@ -16,7 +16,7 @@ use crate::device::Disk;
 use crate::units::{Epoch, Lsn, Time};
 
 const MAGIC: [u8; 8] = *b"jfsegmnt";
-const VERSION: u32 = 0;
+pub const VERSION: u32 = 0;
 const ENCODED: usize = 128;
 /// The second copy of the header, in another sector of the first page.
 const COPY: usize = 2048;
@@ -51,6 +51,11 @@ pub(super) struct Header {
     /// Bytes of the store file.
     pub size: u64,
     pub flags: u32,
+}
+
+/// Whether this is a header, of any version.
+fn is_whole(raw: &[u8]) -> bool {
+    raw[0..8] == MAGIC && le32(raw, 12) == crc32fast::hash(&raw[16..])
 }
 
 impl Header {
@@ -91,9 +96,18 @@ impl Header {
         copy(0).or_else(|| copy(COPY))
     }
 
+    /// The format version of a header that is whole and of another one than
+    /// ours.
+    pub fn other_version(page: &[u8]) -> Option<u32> {
+        let version = |at: usize| {
+            let raw = page.get(at..at + ENCODED)?;
+            Some(le32(raw, 8)).filter(|version| is_whole(raw) && *version != VERSION)
+        };
+        version(0).or_else(|| version(COPY))
+    }
+
     fn decode_copy(raw: &[u8]) -> Option<Header> {
-        let known = raw[0..8] == MAGIC && le32(raw, 8) == VERSION;
-        if !known || le32(raw, 12) != crc32fast::hash(&raw[16..]) {
+        if !is_whole(raw) || le32(raw, 8) != VERSION {
             return None;
         }
         let word = |at: usize| le64(raw, 24 + 8 * at);

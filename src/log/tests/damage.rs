@@ -249,6 +249,23 @@ fn a_lost_header_is_not_an_empty_log() {
 }
 
 #[test]
+fn a_log_of_another_version_is_not_called_damaged() {
+    let small = small();
+    let mut files = small.dir.files();
+    let pages = files.get_mut(STORE).unwrap();
+    let later = (super::super::segment::VERSION + 1).to_le_bytes();
+    pages.write(&later, 8);
+    pages.write(&later, 2048 + 8);
+    match Survey::read(Arc::new(MemoryDir::from_files(files))) {
+        Err(Error::Version { version, .. }) => {
+            assert_eq!(version.to_le_bytes(), later);
+        }
+        Err(other) => panic!("{other}"),
+        Ok(survey) => panic!("{:?}", survey.verdict()),
+    }
+}
+
+#[test]
 fn frames_at_or_below_installed_are_not_judged() {
     let dir = Arc::new(MemoryDir::default());
     let log = open(&dir, 1);
