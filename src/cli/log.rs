@@ -68,7 +68,7 @@ pub struct Args {
 }
 
 /// Kinds that `--op` may name.
-const KINDS: [&str; 17] = [
+const KINDS: [&str; 18] = [
     "create",
     "link",
     "unlink",
@@ -84,6 +84,7 @@ const KINDS: [&str; 17] = [
     "atime",
     "orphan",
     "session",
+    "install",
     "checkpoint",
     "clean",
 ];

@@ -31,18 +31,21 @@ impl Event<'_> {
     pub fn op(&self) -> Option<&Op> {
         match self.record {
             Record::Operation(operation) => Some(&operation.op),
-            Record::Session(_) | Record::Checkpoint(_) | Record::Clean(_) => None,
+            Record::Session(_) | Record::Checkpoint(_) | Record::Clean(_) | Record::Install(_) => {
+                None
+            }
         }
     }
 
     /// What kind of record it is: an operation's [`Op::kind`], or `session`,
-    /// `checkpoint`, `clean`.
+    /// `checkpoint`, `clean`, `install`.
     pub fn kind(&self) -> &'static str {
         match self.record {
             Record::Operation(operation) => operation.op.kind(),
             Record::Session(_) => "session",
             Record::Checkpoint(_) => "checkpoint",
             Record::Clean(_) => "clean",
+            Record::Install(_) => "install",
         }
     }
 

@@ -3,15 +3,17 @@
 //! ```text
 //!     freeze     under the guard: C = appended; what is dirty now is frozen,
 //!                later changes start over with whole blocks
-//!     prove      log synced to C, and a frame that says so synced too
+//!     prove      log synced to C, and a record that says so, and that blocks as
+//!                of C go home now, synced too
 //!     install    newest frozen version of each block, verified, sorted, home
 //!     sync       the image
 //!     record     "all up to C is home", synced: now the log may forget
 //!     discard    what was free at C, and still is, if that is wanted
 //! ```
-//! Why a frame that says so: were C durable but nothing durable that proves
+//! Why a record that says so: were C durable but nothing durable that proves
 //! it, damage to the records below could be taken for a torn tail and cut,
-//! although the image already has a part of them.
+//! although the image already has a part of them. And whoever wants to see the
+//! image as it was at an earlier record learns from it that it is too late.
 
 use std::sync::Arc;
 
@@ -169,7 +171,9 @@ impl Inner {
     fn prove(&self, log: &Log, through: Lsn) -> Result<Installable> {
         log.wait_written(through).map_err(|e| self.stop(e.into()))?;
         let durable = self.sync(log)?;
-        let marked = self.mark(log)?;
+        let told = self.append(log, &Record::Install(through))?;
+        let marked = self.sync(log)?;
+        self.waiting.marked(told);
         assert!(
             through <= durable.lsn() && durable < marked,
             "a sync that proves too little"

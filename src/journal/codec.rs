@@ -41,6 +41,10 @@ impl Record {
                 w.bytes(&clean.fingerprint);
                 w.bytes(&clean.restored);
             }
+            Record::Install(through) => {
+                w.u8(5);
+                w.u64(through.0);
+            }
         }
         w.0
     }
@@ -79,6 +83,7 @@ impl Record {
                 fingerprint: r.bytes()?,
                 restored: r.bytes()?,
             }),
+            5 => Record::Install(Lsn(r.u64()?)),
             _ => return Err("its kind is unknown"),
         })
     }

@@ -80,6 +80,11 @@ impl Waiting {
         self.durable.lock().push((lsn, tell));
     }
 
+    /// A record with this number carries the newest durable mark.
+    pub fn marked(&self, lsn: Lsn) {
+        self.pace.lock().marked = lsn;
+    }
+
     pub fn want_room(&self) {
         self.wants_room.store(true, Ordering::SeqCst);
         self.keeper.ring();
@@ -213,7 +218,7 @@ impl Inner {
     pub(super) fn mark(&self, log: &Log) -> Result<Durable> {
         let lsn = log.mark().map_err(|e| self.stop(e.into()))?;
         let durable = self.sync(log)?;
-        self.waiting.pace.lock().marked = lsn;
+        self.waiting.marked(lsn);
         Ok(durable)
     }
 

@@ -251,6 +251,9 @@ pub enum Record {
     Checkpoint(Base),
     /// The session ended well.
     Clean(Clean),
+    /// Blocks as they were after this record, no later, are about to go home:
+    /// durable before the first of them does.
+    Install(Lsn),
 }
 
 /// An operation with its redo.

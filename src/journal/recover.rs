@@ -95,6 +95,7 @@ pub struct Unrecovered {
     clean: Option<Clean>,
     /// The base is a session's opening that nothing followed.
     unused: bool,
+    reach: Lsn,
     report: Report,
 }
 
@@ -104,6 +105,7 @@ struct History {
     base: Option<(Lsn, Base)>,
     clean: Option<Clean>,
     unused: bool,
+    installing: Lsn,
     operations: Vec<Lsn>,
 }
 
@@ -123,6 +125,13 @@ impl Replay for History {
                 (self.base, self.clean, self.unused) = (Some((at.lsn, base.clone())), None, false);
             }
             Record::Clean(clean) => self.clean = Some(clean.clone()),
+            Record::Install(through) if *through >= at.lsn => {
+                return Err(Error::Corrupt {
+                    lsn: at.lsn,
+                    why: "it sends records home that come after it",
+                });
+            }
+            Record::Install(through) => self.installing = self.installing.max(*through),
             Record::Operation(_) => {
                 self.operations.push(at.lsn);
                 (self.unused, self.clean) = (false, None);
@@ -169,6 +178,7 @@ impl Journal {
             .base
             .as_ref()
             .map_or(survey.installed(), |(_, base)| base.through);
+        let reach = home.max(history.installing);
         let report = Report {
             verdict: survey.verdict().clone(),
             last: survey.last(),
@@ -187,6 +197,7 @@ impl Journal {
             base,
             clean,
             unused,
+            reach,
             report,
         })
     }
@@ -201,6 +212,12 @@ impl Unrecovered {
     /// The folder as the log sees it.
     pub fn survey(&self) -> &Survey {
         &self.survey
+    }
+
+    /// The image may hold blocks as late as this record, and none later: what
+    /// it was at an earlier one can't be told from it.
+    pub fn reach(&self) -> Lsn {
+        self.reach
     }
 
     /// Where replay starts, and whose session it was.

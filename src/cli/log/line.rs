@@ -142,7 +142,7 @@ struct Object<'e> {
     /// Of a rename or fallocate, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     flags: Option<String>,
-    /// Of a session or checkpoint.
+    /// Of a session, a checkpoint or what precedes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     through: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -182,6 +182,7 @@ pub fn object(event: &Event<'_>, dropped: bool, out: &mut dyn Write) -> io::Resu
     };
     match event.record {
         Record::Session(base) | Record::Checkpoint(base) => object.through = Some(base.through.0),
+        Record::Install(through) => object.through = Some(through.0),
         Record::Clean(_) => {}
         Record::Operation(operation) => describe(&operation.op, &mut object),
     }
@@ -265,6 +266,7 @@ pub fn columns(event: &Event<'_>, clock: &mut Clock, out: &mut dyn Write) -> io:
         Record::Session(_) => "begins".to_owned(),
         Record::Checkpoint(base) => format!("all up to {} is in the image", base.through),
         Record::Clean(_) => "the session ended well".to_owned(),
+        Record::Install(through) => format!("what was changed up to {through} goes to the image"),
     };
     if !details.is_empty() {
         let space = if subject.is_empty() { "" } else { ", " };

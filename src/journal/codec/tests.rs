@@ -194,6 +194,7 @@ fn record() -> impl Strategy<Value = Record> {
             .prop_map(|(op, paths, program, redo)| Record::Operation(Operation { op, paths, program, redo })),
         1 => base().prop_map(Record::Session),
         1 => base().prop_map(Record::Checkpoint),
+        1 => any::<u64>().prop_map(|through| Record::Install(Lsn(through))),
         1 => (bytes(), bytes()).prop_map(|(fingerprint, restored)| Record::Clean(Clean { fingerprint, restored })),
     ]
 }

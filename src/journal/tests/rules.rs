@@ -121,6 +121,21 @@ fn blocks_go_home_only_behind_a_synced_log_that_says_so() {
     let unrecovered = Journal::open(Host::new(snapshot).folder()).unwrap();
     let last_step = *world.states.keys().next_back().unwrap();
     assert!(unrecovered.report().durable >= last_step);
+    assert!(
+        unrecovered.reach() >= last_step,
+        "the image may be that new"
+    );
+
+    let mut frontier = Frontier::new(&world.host.start());
+    trace[..before]
+        .iter()
+        .for_each(|event| frontier.pass(event));
+    let (snapshot, _) = frontier.crash(&Plan::random(frontier.pending(), 1));
+    let unrecovered = Journal::open(Host::new(snapshot).folder()).unwrap();
+    assert!(
+        unrecovered.reach() < last_step,
+        "nothing of it was sent home"
+    );
 }
 
 #[test]
