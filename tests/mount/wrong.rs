@@ -222,7 +222,7 @@ fn a_mountpoint_must_be_a_directory() {
     assert!(line.contains("not a mountpoint"), "{line}");
     let line = world.fails(1, &["umount", "/proc"]);
     assert!(line.contains("not of journalfs"), "{line}");
-    let line = world.fails(1, &["status", world.point_str()]);
+    let line = world.fails(8, &["status", world.point_str()]);
     assert!(line.contains("no journalfs"), "{line}");
 }
 
