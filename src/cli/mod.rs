@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod archiving;
 mod background;
 mod check;
 mod commands;

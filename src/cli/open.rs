@@ -13,7 +13,8 @@ use crate::fs::{self, Fs};
 use crate::log::{Survey, Verdict};
 use crate::sim::cut::Rig;
 
-use super::options::Options;
+use super::archiving::Archiving;
+use super::options::{Options, Wish};
 use super::place::Place;
 use super::runtime::Recovery;
 use super::{Failure, at};
@@ -42,11 +43,20 @@ impl Opened {
     /// Locks an image and its journal, and replays what is needed.
     pub fn open(place: &Place, wish: &Options, point: &[u8]) -> Result<Opened, Failure> {
         let refused = |error: mount::Error| place.refused(&error);
+        let archiving = match wish.read_only || wish.powercut {
+            true => None,
+            false => Archiving::wanted(place, wish)?,
+        };
+        let asked = matches!(wish.archive, Wish::To(_));
+        let history = archiving.as_ref().map(|archiving| archiving.open(asked));
         let (opened, recovery, rig) = match wish.powercut {
             false => {
-                let opened =
-                    mount::open_host(&place.image, Some(&place.journal), options(wish, point))
-                        .map_err(refused)?;
+                let options = mount::Options {
+                    history: history.transpose()?.flatten(),
+                    ..options(wish, point)
+                };
+                let opened = mount::open_host(&place.image, Some(&place.journal), options)
+                    .map_err(refused)?;
                 let recovery = recovery(&opened);
                 sweep(place, wish)?;
                 (opened, recovery, None)
@@ -67,6 +77,10 @@ impl Opened {
         if let Some(why) = mounted.degraded() {
             let image = place.image.display();
             log::warn!("{image}: mounted for reading only, since it can't be recovered: {why}");
+        }
+        if !wish.read_only && !wish.powercut {
+            let remembered = Archiving::remember(&place.journal, archiving.as_ref());
+            remembered.map_err(|e| Failure::refused(at(&place.journal, e)))?;
         }
         mounted.start_background().map_err(refused)?;
         Ok(Opened {
@@ -153,7 +167,14 @@ pub fn recover(place: &Place) -> Result<Recovery, Failure> {
         });
     }
     let refused = |error: mount::Error| place.refused(&error);
-    let wish = options(&Options::default(), b"");
+    let history = match Archiving::recall(&place.journal) {
+        Some(archiving) => archiving.open(false)?,
+        None => None,
+    };
+    let wish = mount::Options {
+        history,
+        ..options(&Options::default(), b"")
+    };
     let opened = mount::open_host(&place.image, Some(&place.journal), wish).map_err(refused)?;
     let recovery = recovery(&opened);
     opened.recover().map_err(refused)?;

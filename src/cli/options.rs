@@ -1,9 +1,24 @@
 //! `-o` options, with the meaning that ext4's users know.
 
+use std::path::PathBuf;
+
 use crate::fs::{Access, Atime};
 use crate::fuse::session::MountFlag;
+use crate::history::parse_age;
 
 use super::{Failure, size};
+
+/// Where to archive.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Wish {
+    /// Where the journal did before, if it did.
+    #[default]
+    AsBefore,
+    /// Nowhere, from now on.
+    Nowhere,
+    /// Into this folder.
+    To(PathBuf),
+}
 
 /// What `-o` (and `--read-only`) asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +34,12 @@ pub struct Options {
     pub fakeroot: bool,
     /// The host gets back the space of freed blocks.
     pub discard: bool,
+    /// Where history goes that the journal has no room for.
+    pub archive: Wish,
+    /// Seconds back to which every state is to be reached.
+    pub archive_age: Option<u64>,
+    /// Bytes that an archive should not exceed.
+    pub archive_size: Option<u64>,
     /// A power switch under the mount.
     pub powercut: bool,
     pub threads: usize,
@@ -74,6 +95,12 @@ impl Options {
             ("journal_size", Some(value)) => {
                 self.journal_size = Some(bytes(option, value, 8 << 20)?)
             }
+            ("archive", Some("none")) => self.archive = Wish::Nowhere,
+            ("archive", Some(dir)) if !dir.is_empty() => self.archive = Wish::To(dir.into()),
+            ("archive_age", Some(value)) => self.archive_age = Some(age(option, value)?),
+            ("archive_size", Some(value)) => {
+                self.archive_size = Some(bytes(option, value, 64 << 20)?)
+            }
             // What we do in any case after an error.
             ("errors", Some("remount-ro")) => {}
             ("errors", Some("continue" | "panic")) => {
@@ -118,6 +145,13 @@ fn number(option: &str, value: &str, least: u64, most: u64) -> Result<u64, Failu
     }
 }
 
+/// `90s`, `5m`, `2h`, `30d` in seconds.
+fn age(option: &str, value: &str) -> Result<u64, Failure> {
+    let nanos = parse_age(value).filter(|nanos| *nanos > 0);
+    let seconds = nanos.map(|nanos| nanos as u64 / 1_000_000_000);
+    seconds.ok_or_else(|| Failure::usage(format!("-o {option}: want an age: 90s, 5m, 2h or 30d")))
+}
+
 fn bytes(option: &str, value: &str, least: u64) -> Result<u64, Failure> {
     match size::parse(value) {
         Ok(n) if n >= least => Ok(n),
@@ -156,6 +190,9 @@ mod tests {
             "errors=panic",
             "discard=1",
             "cache_size=1",
+            "archive=",
+            "archive_age=soon",
+            "archive_size=1",
         ] {
             let failure = Options::parse([wrong]).unwrap_err();
             assert_eq!(failure.code, 1);

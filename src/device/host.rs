@@ -137,6 +137,22 @@ fn unsupported(e: &io::Error) -> bool {
 }
 
 impl Disk for HostDisk {
+    fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
+        use rustix::fs::{SeekFrom, seek};
+        use rustix::io::Errno;
+        match seek(&self.file, SeekFrom::Data(offset)) {
+            Ok(from) => Ok(Some((from, seek(&self.file, SeekFrom::Hole(from))?))),
+            Err(Errno::NXIO) => Ok(None),
+            // A device, or a host that does not tell.
+            Err(_) => {
+                let len = Disk::len(self)?;
+                Ok((offset < len).then_some((offset, len)))
+            }
+        }
+    }
+    fn host_file(&self) -> Option<&File> {
+        Some(&self.file)
+    }
     fn len(&self) -> io::Result<u64> {
         let about = self.file.metadata()?;
         match about.file_type().is_block_device() {

@@ -55,6 +55,16 @@ pub trait Disk: Send + Sync {
     /// (fdatasync). An error is final: what was dirty may be lost although
     /// later reads still show it.
     fn sync(&self) -> io::Result<()>;
+    /// The next range from `offset` on that is not a hole: its beginning and
+    /// end, bytes. `None`: only holes follow.
+    fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
+        let len = self.len()?;
+        Ok((offset < len).then_some((offset, len)))
+    }
+    /// The file of the host behind it, if it is nothing but that.
+    fn host_file(&self) -> Option<&std::fs::File> {
+        None
+    }
     /// Maps the first `len` bytes, which must be allocated: a disposable
     /// view whose stores are never durable by promise.
     fn map(&self, len: u64) -> io::Result<Box<dyn Map>>;

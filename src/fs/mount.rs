@@ -13,7 +13,8 @@ use super::{Fs, Options as FsOptions};
 use crate::device::{Dir, Disk};
 use crate::ext4::superblock::SIZE;
 use crate::ext4::{Superblock, fault};
-use crate::journal::{self, Background, Journal, Report, Unrecovered};
+use crate::journal::archive::Limits;
+use crate::journal::{self, Archive, Background, Journal, Report, Unrecovered};
 use crate::units::{Clock, HostClock, Lsn, Time};
 
 mod course;
@@ -49,6 +50,19 @@ pub struct Options {
     pub seed: u64,
     /// Gives up the journal's records behind this one, also durable ones.
     pub cut_after: Option<Lsn>,
+    /// Where history goes that the journal has no room for.
+    pub history: Option<History>,
+}
+
+/// An archive's folder.
+#[derive(Clone)]
+pub struct History {
+    /// The folder.
+    pub dir: Arc<dyn Dir>,
+    /// How much it keeps.
+    pub limits: Limits,
+    /// Its lock, kept as long as this.
+    pub held: Arc<dyn Any + Send + Sync>,
 }
 
 impl Default for Options {
@@ -64,6 +78,7 @@ impl Default for Options {
             clock: Arc::new(HostClock),
             seed: 0,
             cut_after: None,
+            history: None,
         }
     }
 }
@@ -261,7 +276,8 @@ impl Opened {
             held,
         } = self;
         let report = unrecovered.report().clone();
-        let kept = options.journal(length(&*image)?, &sb);
+        let mut kept = options.journal(length(&*image)?, &sb);
+        kept.archive = archive(&options, &sb, &unrecovered)?;
         let replayed = pending.map(replay).transpose()?;
         let journal = match course {
             Course::First | Course::Anew => unrecovered.begin_anew(image.clone(), kept)?,
@@ -472,6 +488,22 @@ fn retry_when_full(fs: &Fs, work: impl Fn() -> super::Result<()>) -> Result<()> 
         idle = if now == last { idle + 1 } else { 0 };
         last = now;
     }
+}
+
+/// Opens the archive, which must know this journal's past or none.
+fn archive(
+    options: &Options,
+    sb: &Superblock,
+    unrecovered: &Unrecovered,
+) -> Result<Option<Arc<Archive>>> {
+    let Some(history) = &options.history else {
+        return Ok(None);
+    };
+    let archive = Archive::open(history.dir.clone(), Some(sb.uuid), history.limits)?;
+    if archive.epoch() > unrecovered.survey().epoch() {
+        return Err(Error::OtherHistory);
+    }
+    Ok(Some(Arc::new(archive)))
 }
 
 fn length(image: &dyn Disk) -> Result<u64> {

@@ -96,7 +96,7 @@ fn parse_today(text: &str) -> Option<Point> {
 }
 
 /// `90s`, `5m`, `2h`, `1d` in nanoseconds.
-fn parse_age(text: &str) -> Option<i64> {
+pub fn parse_age(text: &str) -> Option<i64> {
     let unit = text.chars().last()?;
     let seconds = match unit {
         's' => 1,

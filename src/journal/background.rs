@@ -7,9 +7,10 @@ use super::{Error, Journal};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread::{self, JoinHandle};
 
-/// Two threads that tick: the committer, which serves waiting fsyncs back to
-/// back, and the keeper, which checkpoints and keeps segments ready. Dropping
-/// it stops and joins them.
+/// Threads that tick: the committer, which serves waiting fsyncs back to back,
+/// the keeper, which checkpoints and keeps segments ready, and with an archive
+/// the archivist, which copies the image now and then. Dropping it stops and
+/// joins them.
 pub struct Background {
     journal: Journal,
     stop: Arc<AtomicBool>,
@@ -35,6 +36,13 @@ impl Background {
             journal.0.waiting.keeper().wait(PERIOD);
             journal.tick_checkpoint(journal.0.options.clock.wall())
         })?;
+        if journal.0.options.archive.is_some() {
+            background.spawn("archivist", |journal| {
+                journal.tick_archive(journal.0.options.clock.wall());
+                thread::sleep(PERIOD);
+                Ok(())
+            })?;
+        }
         Ok(background)
     }
 
@@ -75,6 +83,9 @@ impl Drop for Watch<'_> {
 impl Drop for Background {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
+        if let Some(archive) = &self.journal.0.options.archive {
+            archive.stop();
+        }
         self.journal.0.waiting.committer().ring();
         self.journal.0.waiting.keeper().ring();
         for thread in self.threads.drain(..) {

@@ -171,6 +171,9 @@ impl Inner {
     fn prove(&self, log: &Log, through: Lsn) -> Result<Installable> {
         log.wait_written(through).map_err(|e| self.stop(e.into()))?;
         let durable = self.sync(log)?;
+        if let Some(archive) = &self.options.archive {
+            archive.note_installing(through);
+        }
         let told = self.append(log, &Record::Install(through))?;
         let marked = self.sync(log)?;
         self.waiting.marked(told);

@@ -200,6 +200,25 @@ impl Journal {
         self.0.uncrowd();
         Ok(())
     }
+
+    /// What the archive wants: a new base, and to forget what it need not keep.
+    /// It may take long, and its failure is the archive's alone.
+    pub(super) fn tick_archive(&self, now: Time) {
+        let inner = &*self.0;
+        let (Some(archive), Keep::Log(log)) = (&inner.options.archive, &inner.keep) else {
+            return;
+        };
+        if archive.wants_base(now) {
+            let clock = || inner.options.clock.wall();
+            let at = (log.watermarks().installed, log.epoch());
+            if archive.take_base(&*inner.image, at, &clock).is_err() {
+                return; // said
+            }
+        }
+        if let Err(error) = archive.keep_within_limits(now) {
+            ::log::warn!("the archive can't be pruned: {error}");
+        }
+    }
 }
 
 impl Inner {

@@ -27,6 +27,7 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, RwLock};
 use crate::units::{BlockNo, Clock, HostClock, Lsn};
 
+pub mod archive;
 mod background;
 mod cache;
 mod checkpoint;
@@ -42,6 +43,7 @@ mod scrub;
 mod txn;
 mod view;
 
+pub use archive::Archive;
 pub use background::Background;
 pub use commit::OnDurable;
 pub use discard::{FreeRuns, OnTrimmed};
@@ -175,6 +177,8 @@ pub struct Options {
     pub clock: Arc<dyn Clock>,
     /// Seed of salts (0: the host's randomness).
     pub seed: u64,
+    /// Where history goes that the journal has no room for.
+    pub archive: Option<Arc<Archive>>,
 }
 
 impl Options {
@@ -194,6 +198,7 @@ impl Options {
             discard: false,
             clock: Arc::new(HostClock),
             seed: 0,
+            archive: None,
         }
     }
 
@@ -203,6 +208,10 @@ impl Options {
             segments: self.segments,
             clock: self.clock.clone(),
             seed: self.seed,
+            keeper: self
+                .archive
+                .clone()
+                .map(|archive| archive as Arc<dyn crate::log::Keeper>),
         }
     }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::folder::Spare;
 use super::index::Index;
+use super::keep::Sealed;
 use super::segment::Segment;
 use super::tail::Room;
 use super::{Durable, Error, Inner, Log, Result};
@@ -81,6 +82,10 @@ impl Log {
         }
         let recorded = self.recorded();
         for base in self.0.idle_through(recorded) {
+            if !self.0.may_go(base) {
+                // Nor may those behind it, or what is kept had a gap.
+                break;
+            }
             self.0.retire(base, recorded)?;
         }
         Ok(())
@@ -105,6 +110,29 @@ impl Log {
 }
 
 impl Inner {
+    /// Whether a segment has been kept elsewhere, if that is wanted. When the
+    /// log needs its room it goes all the same: what is written now comes
+    /// before what is remembered.
+    fn may_go(&self, base: Lsn) -> bool {
+        let Some(keeper) = &self.options.keeper else {
+            return true;
+        };
+        let Some(segment) = self.chain.read().get(&base).cloned() else {
+            return false;
+        };
+        let sealed = Sealed(segment);
+        let kept = keeper.keep(&sealed);
+        let pressed = || {
+            let room = self.tail.lock().room(&self.options);
+            room < self.options.capacity() * 2
+        };
+        if kept.is_err() && pressed() {
+            keeper.lose(&sealed);
+            return true;
+        }
+        kept.is_ok()
+    }
+
     /// Bases of the oldest segments, as many as are wholly at or below
     /// `through` and not in use. (One in the middle stays: readers would
     /// find a gap.)

@@ -56,7 +56,7 @@ pub(super) fn files(dir: &dyn Dir) -> Result<Vec<File>> {
 }
 
 /// A file, or `None` if it has gone meanwhile (a live log cleans itself).
-fn open(dir: &dyn Dir, name: &str) -> Result<Option<File>> {
+pub(super) fn open(dir: &dyn Dir, name: &str) -> Result<Option<File>> {
     let read = || {
         let disk = dir.open(name)?;
         let len = disk.len()?;
@@ -270,6 +270,11 @@ pub(super) fn sweep(dir: &dyn Dir, keep: &BTreeSet<String>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The name of the index that goes with a store file of this name.
+pub(super) fn index_of(store: &str) -> String {
+    format!("{}.index", store.strip_suffix(".store").unwrap_or(store))
 }
 
 /// The entries of a segment's index file, if it is sealed.

@@ -154,16 +154,28 @@ impl Mapped {
     /// Nothing more will come: a later process may believe the file.
     pub fn seal(&self, salt: u64, base: u64, crc: u32) {
         let count = self.count.load(Ordering::Relaxed);
-        let mut raw = [0; HEADER];
-        raw[0..8].copy_from_slice(&MAGIC);
-        raw[16..24].copy_from_slice(&salt.to_le_bytes());
-        raw[24..32].copy_from_slice(&base.to_le_bytes());
-        raw[32..40].copy_from_slice(&count.to_le_bytes());
-        raw[40..44].copy_from_slice(&crc.to_le_bytes());
-        let own = crc32fast::hash(&raw[16..]);
-        raw[12..16].copy_from_slice(&own.to_le_bytes());
-        self.map.store(0, &raw);
+        self.map.store(0, &header(salt, base, count, crc));
     }
+}
+
+fn header(salt: u64, base: u64, count: u64, crc: u32) -> [u8; HEADER] {
+    let mut raw = [0; HEADER];
+    raw[0..8].copy_from_slice(&MAGIC);
+    raw[16..24].copy_from_slice(&salt.to_le_bytes());
+    raw[24..32].copy_from_slice(&base.to_le_bytes());
+    raw[32..40].copy_from_slice(&count.to_le_bytes());
+    raw[40..44].copy_from_slice(&crc.to_le_bytes());
+    let own = crc32fast::hash(&raw[16..]);
+    raw[12..16].copy_from_slice(&own.to_le_bytes());
+    raw
+}
+
+/// The bytes of a sealed index file with these entries.
+pub(super) fn sealed(salt: u64, base: u64, entries: &[Entry]) -> Vec<u8> {
+    let body: Vec<u8> = entries.iter().flat_map(|entry| entry.encode()).collect();
+    let mut bytes = header(salt, base, entries.len() as u64, crc32fast::hash(&body)).to_vec();
+    bytes.extend(body);
+    bytes
 }
 
 /// The running CRC of the entries pushed, for [`Mapped::seal`].

@@ -28,6 +28,7 @@ mod clean;
 mod folder;
 mod frame;
 mod index;
+mod keep;
 mod open;
 mod segment;
 mod slot;
@@ -38,6 +39,7 @@ mod tail;
 mod tests;
 
 pub use frame::{Kind, lsn_of};
+pub use keep::{Found, Keeper, Sealed, found, found_in};
 pub use segment::{Frame, Place, SegmentInfo, SegmentState};
 pub use slot::Slot;
 pub use survey::{Bad, Beyond, Survey, Verdict};
@@ -157,6 +159,8 @@ pub struct Options {
     /// Seed of salts: 0 draws them from the host's randomness; simulation
     /// passes its own, another at every opening, so that runs repeat.
     pub seed: u64,
+    /// Who gets segments before they are overwritten.
+    pub keeper: Option<Arc<dyn Keeper>>,
 }
 
 /// How far the log has come; see the module's picture.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use super::folder::{self, Content, File};
 use super::frame;
 use super::index::Index;
+use super::keep::Sealed;
 use super::segment::{ANEW, Frame, Header, OPENING, Segment, SegmentInfo, SegmentState};
 use super::store::{self, Scan, Window, Witness};
 use super::{Durable, Error, Frames, Log, Options, Result};
@@ -327,6 +328,13 @@ impl Survey {
         Some(self)
     }
 
+    /// The log's segments as a whole, for whoever keeps them elsewhere.
+    pub fn sealed(&self) -> impl Iterator<Item = Sealed> + '_ {
+        self.pieces
+            .iter()
+            .map(|piece| Sealed(piece.segment.clone()))
+    }
+
     /// What the survey proves durable without any further write.
     pub fn proof(&self) -> Durable {
         Durable(self.proven.min(self.last))
@@ -407,8 +415,13 @@ fn read_segment(
     depth: Depth,
 ) -> Result<Scan> {
     if link.through <= installed || depth == Depth::Indexes {
-        let name = Segment::index_name(link.header.base);
-        if let Some(mut entries) = folder::sealed_index(dir, &name, &link.header) {
+        // A power failure may have given the store another name than its index.
+        let names = [
+            folder::index_of(&file.name),
+            Segment::index_name(link.header.base),
+        ];
+        let mut sealed = (names.iter()).filter_map(|n| folder::sealed_index(dir, n, &link.header));
+        if let Some(mut entries) = sealed.next() {
             let most = link.through.0.saturating_sub(link.header.base.prev().0);
             entries.truncate(usize::try_from(most).unwrap_or(usize::MAX));
             return Ok(Scan {

@@ -35,6 +35,7 @@ fn open(host: &Arc<Host>, seed: u64) -> Result<Log, String> {
             segments: 5,
             clock,
             seed,
+            keeper: None,
         })
         .map_err(|e| e.to_string())
 }

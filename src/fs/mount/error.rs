@@ -69,6 +69,12 @@ pub enum Error {
     /// The superblock is damaged, and the rest is not what the journal remembers.
     #[error("the superblock is damaged, and the image is not the one that the journal belongs to")]
     Unrecognised,
+    /// The archive knows more than the journal does.
+    #[error(
+        "the archive's history is another journal's, or this journal is an old copy: \
+         archive into an empty folder (-o archive=DIR), or not at all (-o archive=none)"
+    )]
+    OtherHistory,
     /// Somebody has it.
     #[error("{0}")]
     InUse(String),

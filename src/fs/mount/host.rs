@@ -71,7 +71,7 @@ impl Lock {
     }
 
     /// On a file made for the purpose.
-    fn in_folder(folder: &Path, shared: bool) -> Result<Option<Lock>> {
+    pub fn in_folder(folder: &Path, shared: bool) -> Result<Option<Lock>> {
         let path = folder.join("lock");
         let file = match shared {
             true => OpenOptions::new().read(true).open(&path),

@@ -25,6 +25,7 @@ fn options(seed: u64) -> Options {
         segments: 6,
         clock,
         seed,
+        keeper: None,
     }
 }
 

@@ -1,0 +1,115 @@
+//! Where an image's history goes that its journal has no room for. The journal
+//! remembers it, so that a mount which does not say so leaves no gap.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::device::host::HostDir;
+use crate::fs::mount::{History, Lock};
+use crate::journal::archive::Limits;
+
+use super::options::{Options, Wish};
+use super::place::Place;
+use super::{Failure, at};
+
+const NAME: &str = "archive.json";
+
+/// An archive and how much it keeps.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Archiving {
+    /// The folder, absolute.
+    pub archive: PathBuf,
+    /// Seconds.
+    age: Option<u64>,
+    /// Bytes.
+    size: Option<u64>,
+}
+
+impl Archiving {
+    /// What a journal remembers.
+    pub fn recall(journal: &Path) -> Option<Archiving> {
+        let text = fs::read(journal.join(NAME)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// What a mount is to do: what it says, or else as before.
+    pub fn wanted(place: &Place, options: &Options) -> Result<Option<Archiving>, Failure> {
+        let known = Archiving::recall(&place.journal);
+        let mut archiving = match (&options.archive, known) {
+            (Wish::Nowhere, _) | (Wish::AsBefore, None) => return Ok(None),
+            (Wish::AsBefore, Some(known)) => known,
+            (Wish::To(dir), known) => {
+                HostDir::create(dir).map_err(|e| Failure::refused(format!("archive: {e}")))?;
+                let archive = fs::canonicalize(dir).map_err(|e| Failure::refused(at(dir, e)))?;
+                let same = known.filter(|known| known.archive == archive);
+                Archiving {
+                    archive,
+                    ..same.unwrap_or_default()
+                }
+            }
+        };
+        archiving.age = options.archive_age.or(archiving.age);
+        archiving.size = options.archive_size.or(archiving.size);
+        Ok(Some(archiving))
+    }
+
+    /// Its limits.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            age: self.age.map(Duration::from_secs),
+            size: self.size,
+        }
+    }
+
+    /// Opens the folder for this mount alone. One that is only remembered, and
+    /// not there now, keeps nobody from mounting.
+    pub fn open(&self, asked: bool) -> Result<Option<History>, Failure> {
+        let open = || -> Result<History, Failure> {
+            let dir = HostDir::open(&self.archive).map_err(Failure::refused)?;
+            let lock = Lock::in_folder(&self.archive, false).map_err(Failure::refused)?;
+            Ok(History {
+                dir: Arc::new(dir),
+                limits: self.limits(),
+                held: Arc::new(lock),
+            })
+        };
+        match open() {
+            Ok(history) => Ok(Some(history)),
+            Err(failure) if asked => Err(failure),
+            Err(failure) => {
+                ::log::warn!(
+                    "nothing is archived this time: {}: mount with -o archive=DIR to name another \
+                     folder, with -o archive=none to do without",
+                    failure.line
+                );
+                Ok(None)
+            }
+        }
+    }
+
+    /// Lets the journal remember it, or nothing.
+    pub fn remember(journal: &Path, archiving: Option<&Archiving>) -> io::Result<()> {
+        let path = journal.join(NAME);
+        let Some(archiving) = archiving else {
+            return match fs::remove_file(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+                _ => Ok(()),
+            };
+        };
+        if Archiving::recall(journal).as_ref() == Some(archiving) {
+            return Ok(());
+        }
+        let temporary = journal.join("archive.json.new");
+        let mut file = File::create(&temporary)?;
+        file.write_all(&serde_json::to_vec(archiving)?)?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)?;
+        File::open(journal)?.sync_all()
+    }
+}

@@ -1,0 +1,143 @@
+//! The manifest: what an archive holds, in one file for people and programs.
+//!
+//! Everything in it but the image's UUID and the bases' times can be told
+//! from the other files, and is: a damaged or missing manifest costs no more.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use super::{State, io as failed};
+use crate::device::Dir;
+use crate::journal::Result;
+use crate::log::Found;
+use crate::units::Time;
+
+/// Its file's name.
+pub const NAME: &str = "manifest.json";
+/// Longer than any that makes sense.
+const LONGEST: u64 = 64 << 20;
+/// Its format's version.
+const VERSION: u32 = 0;
+
+/// What it says.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Manifest {
+    version: u32,
+    /// The image's UUID, in hexadecimal.
+    image: String,
+    #[serde(skip)]
+    pub identity: [u8; 16],
+    /// A segment has gone without having been kept since the newest base.
+    pub lost: bool,
+    pub bases: Vec<Base>,
+    segments: Vec<Segment>,
+}
+
+/// A base; times in nanoseconds since 1970.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Base {
+    pub name: String,
+    from: u64,
+    through: u64,
+    epoch: u32,
+    time: Option<i64>,
+    pub bytes: u64,
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Segment {
+    name: String,
+    epoch: u32,
+    first: u64,
+    last: u64,
+    /// The number that binds its frames to it, and that of the one before.
+    salt: u64,
+    before: u64,
+    /// A new timeline begins with it.
+    timeline: bool,
+    begun: i64,
+    ended: Option<i64>,
+    bytes: u64,
+}
+
+impl Base {
+    pub fn time(&self) -> Option<Time> {
+        self.time.map(Time::from_nanos)
+    }
+}
+
+impl From<&Found> for Segment {
+    fn from(found: &Found) -> Segment {
+        Segment {
+            name: found.name.clone(),
+            epoch: found.epoch.0,
+            first: found.base.0,
+            last: found.last.0,
+            salt: found.salt,
+            before: found.before,
+            timeline: found.anew,
+            begun: found.begun.as_nanos(),
+            ended: found.ended.map(Time::as_nanos),
+            bytes: found.bytes,
+        }
+    }
+}
+
+impl Manifest {
+    pub fn of(identity: [u8; 16], state: &State) -> Manifest {
+        let bases = state.bases.iter().map(|base| Base {
+            name: base.name.clone(),
+            from: base.from.0,
+            through: base.through.0,
+            epoch: base.epoch.0,
+            time: base.time.map(Time::as_nanos),
+            bytes: base.bytes,
+        });
+        Manifest {
+            version: VERSION,
+            image: identity.iter().map(|byte| format!("{byte:02x}")).collect(),
+            identity,
+            lost: state.lost,
+            bases: bases.collect(),
+            segments: state.segments.values().map(Segment::from).collect(),
+        }
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
+        bytes.push(b'\n');
+        bytes
+    }
+
+    /// Reads it; `None` if there is none that can be understood.
+    pub fn read(dir: &dyn Dir) -> Result<Option<Manifest>> {
+        let read = || {
+            let disk = dir.open(NAME)?;
+            let mut bytes = vec![0; disk.len()?.min(LONGEST) as usize];
+            disk.read_at(&mut bytes, 0)?;
+            Ok(bytes)
+        };
+        match read() {
+            Ok(bytes) => Ok(Self::decode(&bytes)),
+            Err(e) if io::Error::kind(&e) == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(failed(NAME)(e)),
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Manifest> {
+        let mut manifest: Manifest = serde_json::from_slice(bytes).ok()?;
+        let digits = manifest.image.as_bytes();
+        if manifest.version != VERSION || digits.len() != 32 {
+            return None;
+        }
+        for (byte, pair) in manifest.identity.iter_mut().zip(digits.chunks(2)) {
+            let pair = std::str::from_utf8(pair).ok()?;
+            *byte = u8::from_str_radix(pair, 16).ok()?;
+        }
+        Some(manifest)
+    }
+}

@@ -1,0 +1,376 @@
+//! The archive: history beyond what the journal keeps.
+//!
+//! Redo can't go backwards, so a past state needs a *base*, an image as it
+//! was earlier, and all records since. The archive is a folder of both:
+//! copies of segments, made before the journal uses their files again, and
+//! copies of the image, taken while it is in use.
+//!
+//! ```text
+//!     base S ≤ E          segments                        the journal
+//!     |----|--------------------------------------|---------------------|
+//!     S    E   each state from E on can be made ..................  last
+//! ```
+//! A copy of an image in use is no image of one moment: blocks of it are as of
+//! records between S, home when copying began, and E, the newest on its way
+//! home when it ended. Redone from S on they all become what they were at E:
+//! the first change of a block after S brings it whole.
+//!
+//! The archive holds up nobody: should it fail, the file system goes on
+//! without it, and a new base is taken when it works again. FORMAT.md has the
+//! files.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Error, Result};
+use crate::device::Dir;
+use crate::log::{self, Found, Keeper, Sealed};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::units::{Epoch, Lsn, Time};
+
+mod base;
+mod manifest;
+mod reach;
+#[cfg(test)]
+mod tests;
+mod union;
+
+pub use base::ImageBase;
+pub use reach::{Reach, Timeline, reaches};
+
+use manifest::Manifest;
+use union::Union;
+
+/// How long it is left alone after it failed.
+const REST: Duration = Duration::from_secs(3);
+/// A file is written under its name with this behind it until it is whole.
+const PART: &str = ".part";
+
+/// How much an archive keeps. What a state within these limits needs is never
+/// thrown away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// States older than this need not be reached any more.
+    pub age: Option<Duration>,
+    /// Bytes that it should not exceed, if it can do with less.
+    pub size: Option<u64>,
+}
+
+/// An archive's folder.
+pub struct Archive {
+    dir: Arc<dyn Dir>,
+    identity: [u8; 16],
+    limits: Limits,
+    state: Mutex<State>,
+    /// Blocks as of this record may be on their way home.
+    installing: AtomicU64,
+    /// Whoever copies an image should give up.
+    stopping: AtomicBool,
+}
+
+/// What it holds.
+#[derive(Clone, Default)]
+struct State {
+    segments: BTreeMap<(Epoch, Lsn), Found>,
+    bases: Vec<ImageBase>,
+    /// Bytes of segments taken since the newest base.
+    grown: u64,
+    /// A segment went without having been kept, since the newest base.
+    lost: bool,
+    /// Why it takes nothing, the last time that it was tried.
+    failing: Option<Arc<str>>,
+    /// When that was.
+    tried: Option<Instant>,
+}
+
+impl Archive {
+    /// Opens a folder, maybe an empty one, for the image with this UUID; `None`
+    /// takes it as it is. Nothing is changed.
+    pub fn open(dir: Arc<dyn Dir>, identity: Option<[u8; 16]>, limits: Limits) -> Result<Archive> {
+        let noted = Manifest::read(&*dir)?;
+        if let (Some(noted), Some(wanted)) = (&noted, identity)
+            && noted.identity != wanted
+        {
+            return Err(refused("it belongs to another image"));
+        }
+        let identity = identity.or(noted.as_ref().map(|noted| noted.identity));
+        let noted = noted.unwrap_or_default();
+        let segments: BTreeMap<_, _> = log::found(&*dir)?
+            .into_iter()
+            .map(|found| ((found.epoch, found.base), found))
+            .collect();
+        let bases = base::found(&*dir, &noted)?;
+        let since = bases.last().map_or(Lsn(0), |base| base.from);
+        let grown = segments.values().filter(|found| found.last > since);
+        let state = State {
+            grown: grown.map(|found| found.bytes).sum(),
+            lost: noted.lost,
+            segments,
+            bases,
+            ..State::default()
+        };
+        Ok(Archive {
+            dir,
+            identity: identity.unwrap_or_default(),
+            limits,
+            state: Mutex::new(state),
+            installing: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+        })
+    }
+
+    /// Bases, oldest first.
+    pub fn bases(&self) -> Vec<ImageBase> {
+        self.state.lock().bases.clone()
+    }
+
+    /// Segments, by epoch and first record.
+    pub fn segments(&self) -> Vec<Found> {
+        self.state.lock().segments.values().cloned().collect()
+    }
+
+    /// The UUID of the image that it belongs to.
+    pub fn identity(&self) -> [u8; 16] {
+        self.identity
+    }
+
+    /// Its folder.
+    pub fn dir(&self) -> &Arc<dyn Dir> {
+        &self.dir
+    }
+
+    /// Why nothing can be added, if so.
+    pub fn failing(&self) -> Option<Arc<str>> {
+        self.state.lock().failing.clone()
+    }
+
+    /// The newest opening of a log that it knows.
+    pub fn epoch(&self) -> Epoch {
+        let state = self.state.lock();
+        let bases = state.bases.iter().map(|base| base.epoch);
+        let segments = state.segments.keys().map(|(epoch, _)| *epoch);
+        bases.chain(segments).max().unwrap_or_default()
+    }
+
+    /// The archive's segments and those that a journal's folder still has, as
+    /// one folder to survey. Read only.
+    pub fn with_journal(&self, journal: Arc<dyn Dir>) -> Arc<dyn Dir> {
+        let names = self.segments().into_iter().map(|found| found.name);
+        Arc::new(Union::new(Some(journal), self.dir.clone(), names))
+    }
+
+    /// The archive's segments of a timeline that has ended.
+    pub fn of_timeline(&self, timeline: &Timeline) -> Arc<dyn Dir> {
+        let names = (self.segments().into_iter())
+            .filter(|found| timeline.has(found.epoch))
+            .map(|found| found.name);
+        Arc::new(Union::new(None, self.dir.clone(), names))
+    }
+
+    /// Takes all segments of a log that is given up for a new timeline.
+    pub fn keep_all(&self, survey: &log::Survey) {
+        for segment in survey.sealed() {
+            if self.keep(&segment).is_err() {
+                self.lose(&segment);
+            }
+        }
+    }
+
+    /// Blocks as of this record, no later, are about to go home.
+    pub(super) fn note_installing(&self, through: Lsn) {
+        self.installing.fetch_max(through.0, Ordering::SeqCst);
+    }
+
+    /// Makes an unfinished copy of the image give up.
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+    }
+
+    fn take(&self, segment: &Sealed) -> Result<()> {
+        let info = segment.info();
+        let mut state = self.state.lock();
+        let key = (info.epoch, info.base);
+        match state.segments.get(&key) {
+            Some(known) if known.salt != info.salt => {
+                return Err(refused("it holds another history of this image"));
+            }
+            Some(known) if known.last >= info.last => return Ok(()),
+            _ => {}
+        }
+        let name = format!("{:010}-{:020}", info.epoch.0, info.base.0);
+        let store = format!("{name}.store");
+        self.file(&format!("{name}.index"), |disk| segment.copy_index(disk))?;
+        self.file(&store, |disk| segment.copy_store(disk))?;
+        self.dir.sync().map_err(io("sync"))?;
+        let found = log::found_in(&*self.dir, &store)?;
+        let found = found.ok_or_else(|| refused("a copy reads back as nothing"))?;
+        state.grown += found.bytes;
+        state.segments.insert(key, found);
+        self.note(&state)
+    }
+
+    /// Writes a file that has its name only when it is whole.
+    fn file(
+        &self,
+        name: &str,
+        write: impl FnOnce(&dyn crate::device::Disk) -> log::Result<()>,
+    ) -> Result<()> {
+        let part = format!("{name}{PART}");
+        let _ = self.dir.remove(&part);
+        let disk = self.dir.create(&part).map_err(io(name))?;
+        let written = write(&*disk).map_err(Error::from);
+        let named = written.and_then(|()| self.dir.rename(&part, name).map_err(io(name)));
+        if named.is_err() {
+            let _ = self.dir.remove(&part);
+        }
+        named
+    }
+
+    /// Writes down what there is, for people and for a quick opening.
+    fn note(&self, state: &State) -> Result<()> {
+        let manifest = Manifest::of(self.identity, state);
+        let bytes = manifest.encode();
+        self.file(manifest::NAME, |disk| {
+            let write = || {
+                disk.write_at(&bytes, 0)?;
+                disk.sync()
+            };
+            write().map_err(|e| log::Error::Io {
+                what: format!("write of {}", manifest::NAME),
+                source: Arc::new(e),
+            })
+        })?;
+        self.dir.sync().map_err(io("sync"))
+    }
+
+    /// Whether it failed just now: copying much in vain, again and again, would
+    /// take the disk from those who need it.
+    fn rests(&self) -> bool {
+        let state = self.state.lock();
+        state.failing.is_some() && state.tried.is_some_and(|at| at.elapsed() < REST)
+    }
+
+    /// Says once that it fails, and why; and once that it works again.
+    fn say(&self, result: &Result<()>) {
+        let mut state = self.state.lock();
+        state.tried = Some(Instant::now());
+        match (result, &state.failing) {
+            (Err(error), None) => {
+                ::log::warn!(
+                    "the archive takes nothing: {error}: the journal keeps what it has room for; \
+                     once the archive works again it begins with a new copy of the image"
+                );
+                state.failing = Some(error.to_string().into());
+            }
+            (Ok(()), Some(_)) => {
+                ::log::warn!("the archive works again");
+                state.failing = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// Throws away what lies beyond its own limits.
+    pub(super) fn keep_within_limits(&self, now: Time) -> Result<()> {
+        self.prune(self.limits, now).map(drop)
+    }
+
+    /// Throws away what lies beyond the limits; a base goes with all that only
+    /// it needed, never the last one. Answers how many files went.
+    pub fn prune(&self, limits: Limits, now: Time) -> Result<usize> {
+        let mut state = self.state.lock();
+        let mut gone = 0;
+        while let [oldest, next, ..] = &state.bases[..] {
+            let old = limits.age.is_some_and(|age| {
+                let age = i64::try_from(age.as_nanos()).unwrap_or(i64::MAX);
+                next.time
+                    .is_some_and(|time| time.as_nanos() <= now.as_nanos().saturating_sub(age))
+            });
+            let large = limits.size.is_some_and(|most| size(&state) > most);
+            if !old && !large {
+                break;
+            }
+            let (oldest, from, epoch) = (oldest.name.clone(), next.from, next.epoch);
+            // The manifest first: what it names must be there.
+            state.bases.remove(0);
+            let spent: Vec<Found> = (state.segments.values())
+                .filter(|found| found.last <= from && found.epoch <= epoch)
+                .cloned()
+                .collect();
+            for found in &spent {
+                state.segments.remove(&(found.epoch, found.base));
+            }
+            self.note(&state)?;
+            let names = spent.iter().flat_map(|found| {
+                let stem = found.name.trim_end_matches(".store");
+                [found.name.clone(), format!("{stem}.index")]
+            });
+            for name in names.chain([oldest]) {
+                match self.dir.remove(&name) {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(io(&name)(e));
+                    }
+                    _ => gone += 1,
+                }
+            }
+        }
+        Ok(gone)
+    }
+}
+
+/// Bytes of all files.
+fn size(state: &State) -> u64 {
+    let bases: u64 = state.bases.iter().map(|base| base.bytes).sum();
+    let segments: u64 = state.segments.values().map(|found| found.bytes).sum();
+    bases + segments
+}
+
+impl Keeper for Archive {
+    fn keep(&self, segment: &Sealed) -> log::Result<()> {
+        let taken = match self.rests() {
+            true => Err(refused("it failed just now")),
+            false => {
+                let taken = self.take(segment);
+                self.say(&taken);
+                taken
+            }
+        };
+        taken.map_err(|error| match error {
+            Error::Log(error) => error,
+            other => log::Error::Io {
+                what: "archive".to_owned(),
+                source: Arc::new(std::io::Error::other(other.to_string())),
+            },
+        })
+    }
+
+    fn lose(&self, segment: &Sealed) {
+        let info = segment.info();
+        let mut state = self.state.lock();
+        if !state.lost {
+            ::log::warn!(
+                "records {} to {} leave the journal without having been archived",
+                info.base,
+                info.last
+            );
+        }
+        state.lost = true;
+    }
+}
+
+fn refused(why: &str) -> Error {
+    Error::Io {
+        what: "archive".to_owned(),
+        source: Arc::new(std::io::Error::other(why.to_owned())),
+    }
+}
+
+fn io(what: &str) -> impl FnOnce(std::io::Error) -> Error + use<> {
+    let what = format!("{what} in the archive");
+    move |source| Error::Io {
+        what,
+        source: Arc::new(source),
+    }
+}
