@@ -29,6 +29,7 @@ use crate::units::{BlockNo, Clock, HostClock, Lsn};
 
 pub mod archive;
 mod background;
+pub mod blocks;
 mod cache;
 mod checkpoint;
 mod codec;
@@ -45,6 +46,7 @@ mod view;
 
 pub use archive::Archive;
 pub use background::Background;
+pub use blocks::BlockIndex;
 pub use commit::OnDurable;
 pub use discard::{FreeRuns, OnTrimmed};
 pub use record::{Op, Record};
