@@ -23,8 +23,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::blocks::BlockIndex;
 use super::{Error, Result};
-use crate::device::Dir;
+use crate::device::{Dir, Disk};
 use crate::log::{self, Found, Keeper, Sealed};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -202,6 +203,13 @@ impl Archive {
         let name = format!("{:010}-{:020}", info.epoch.0, info.base.0);
         let store = format!("{name}.store");
         self.file(&format!("{name}.index"), |disk| segment.copy_index(disk))?;
+        // Of a damaged segment there is none; what is whole in it may do.
+        if let Ok(blocks) = BlockIndex::of(info.base, info.salt, segment.frames()) {
+            self.file(&format!("{name}.blocks"), |disk| {
+                write(disk, &blocks.encode())
+            })?;
+        }
+        // The store last: what has one is complete.
         self.file(&store, |disk| segment.copy_store(disk))?;
         self.dir.sync().map_err(io("sync"))?;
         let found = log::found_in(&*self.dir, &store)?;
@@ -212,11 +220,7 @@ impl Archive {
     }
 
     /// Writes a file that has its name only when it is whole.
-    fn file(
-        &self,
-        name: &str,
-        write: impl FnOnce(&dyn crate::device::Disk) -> log::Result<()>,
-    ) -> Result<()> {
+    fn file(&self, name: &str, write: impl FnOnce(&dyn Disk) -> log::Result<()>) -> Result<()> {
         let part = format!("{name}{PART}");
         let _ = self.dir.remove(&part);
         let disk = self.dir.create(&part).map_err(io(name))?;
@@ -232,16 +236,7 @@ impl Archive {
     fn note(&self, state: &State) -> Result<()> {
         let manifest = Manifest::of(self.identity, state);
         let bytes = manifest.encode();
-        self.file(manifest::NAME, |disk| {
-            let write = || {
-                disk.write_at(&bytes, 0)?;
-                disk.sync()
-            };
-            write().map_err(|e| log::Error::Io {
-                what: format!("write of {}", manifest::NAME),
-                source: Arc::new(e),
-            })
-        })?;
+        self.file(manifest::NAME, |disk| write(disk, &bytes))?;
         self.dir.sync().map_err(io("sync"))
     }
 
@@ -305,7 +300,7 @@ impl Archive {
             self.note(&state)?;
             let names = spent.iter().flat_map(|found| {
                 let stem = found.name.trim_end_matches(".store");
-                [found.name.clone(), format!("{stem}.index")]
+                [".store", ".index", ".blocks"].map(|kind| format!("{stem}{kind}"))
             });
             for name in names.chain([oldest]) {
                 match self.dir.remove(&name) {
@@ -318,6 +313,14 @@ impl Archive {
         }
         Ok(gone)
     }
+}
+
+fn write(disk: &dyn Disk, bytes: &[u8]) -> log::Result<()> {
+    let written = disk.write_at(bytes, 0).and_then(|()| disk.sync());
+    written.map_err(|e| log::Error::Io {
+        what: "write".to_owned(),
+        source: Arc::new(e),
+    })
 }
 
 /// Bytes of all files.
