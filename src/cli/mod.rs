@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod archive;
 mod archiving;
 mod background;
 mod check;
@@ -63,6 +64,7 @@ enum Command {
     Segments(segments::Args),
     Verify(verify::Args),
     Salvage(salvage::Args),
+    Archive(archive::Args),
     Mark(mark::Args),
     Cut(cut::Args),
     Unsynced(unsynced::Args),
@@ -155,6 +157,7 @@ fn run(command: Command) -> Outcome {
         Command::Segments(args) => segments::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Salvage(args) => salvage::run(&args),
+        Command::Archive(args) => archive::run(&args),
         Command::Mark(args) => mark::run(&args),
         Command::Cut(args) => cut::run(&args),
         Command::Unsynced(args) => unsynced::run(&args),

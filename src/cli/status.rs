@@ -10,6 +10,7 @@ use crate::fuse::core::STATUS_XATTR;
 use crate::fuse::meter::Counted;
 use crate::log::{Survey, Verdict};
 
+use super::archiving::Archiving;
 use super::options::Options;
 use super::place::Place;
 use super::runtime::{Recovery, Runtime};
@@ -62,6 +63,10 @@ pub struct Live {
     pub segments: u64,
     pub journal_bytes: u64,
     pub recovery: Option<Recovery>,
+    /// Where history goes that the journal has no room for.
+    pub archive: Option<PathBuf>,
+    /// Why nothing is archived now.
+    pub archive_error: Option<String>,
     /// Damage that was met, in words.
     pub damage: Option<String>,
     /// Requests served since it was mounted, by kind.
@@ -98,6 +103,10 @@ struct Status {
     segments: Option<u64>,
     journal_bytes: Option<u64>,
     recovery: Option<Recovery>,
+    /// Where history goes that the journal has no room for, and why nothing
+    /// goes there now, in words.
+    archive: Option<PathBuf>,
+    archive_error: Option<String>,
     /// Damage that a mount has met, in words.
     damage: Option<String>,
     requests: Vec<Counted>,
@@ -134,6 +143,14 @@ impl Live {
             segments: segments.len() as u64,
             journal_bytes: segments.iter().map(|segment| segment.bytes).sum(),
             recovery: Some(recovery.clone()),
+            archive: journal
+                .archive()
+                .and(Archiving::recall(&place.journal))
+                .map(|to| to.archive),
+            archive_error: journal
+                .archive()
+                .and_then(|archive| archive.failing())
+                .map(|e| e.to_string()),
             damage,
             requests: Vec::new(),
         }
@@ -205,6 +222,7 @@ fn at_rest(source: &Source) -> Result<Status, Failure> {
         image: source.image.clone(),
         journal: source.journal.clone(),
         recovery: Runtime::read(&source.journal).and_then(|runtime| runtime.recovery),
+        archive: Archiving::recall(&source.journal).map(|to| to.archive),
         ..Status::default()
     };
     if let Some(image) = &source.image {
@@ -272,6 +290,8 @@ impl From<Live> for Status {
             journal_bytes: Some(live.journal_bytes),
             recovery: live.recovery,
             requests: live.requests,
+            archive: live.archive,
+            archive_error: live.archive_error,
             damage: live.damage,
             epoch: None,
             verdict: None,
@@ -340,6 +360,13 @@ impl Status {
         }
         if let Some(recovery) = &self.recovery {
             line("last mount", recovery.text());
+        }
+        if let Some(archive) = &self.archive {
+            let error = match &self.archive_error {
+                Some(why) => format!(": takes nothing now: {why}"),
+                None => String::new(),
+            };
+            line("archive", format!("{}{error}", archive.display()));
         }
         let mut name = "requests";
         for counted in &self.requests {

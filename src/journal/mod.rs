@@ -400,6 +400,11 @@ impl Journal {
         }
     }
 
+    /// Where history goes that it has no room for.
+    pub fn archive(&self) -> Option<&Archive> {
+        self.0.options.archive.as_deref()
+    }
+
     /// Why no more changes are taken, if so.
     pub fn stopped(&self) -> Option<Arc<str>> {
         self.0.stopped.get().cloned()

@@ -310,7 +310,7 @@ impl Unrecovered {
     /// What the log holds is history of another timeline, or there is none.
     pub fn begin_anew(self, image: Arc<dyn Disk>, options: Options) -> Result<Journal> {
         if let Some(archive) = &options.archive {
-            archive.keep_all(&self.survey);
+            archive.end_timeline(&self.survey);
         }
         let log = self.survey.open_anew(options.log())?;
         let state = State {

@@ -10,8 +10,9 @@ use crate::device::crash::{Frontier, Plan};
 use crate::device::memory::Pages;
 use crate::device::volatile::{Event, FileId, Host, Snapshot};
 use crate::log::Verdict;
-use crate::units::{InodeNo, StepClock, Time};
+use crate::units::{Epoch, InodeNo, StepClock, Time};
 
+mod archive;
 mod crashes;
 mod limits;
 #[cfg(feature = "shuttle")]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::folder::{self, File};
 use super::frame::PAGE;
 use super::index::{self, Entry};
-use super::segment::{ANEW, Frame, Segment, SegmentInfo, SegmentState};
+use super::segment::{ANEW, Frame, Header, Segment, SegmentInfo, SegmentState};
 use super::{Error, Result};
 use crate::device::{Dir, Disk};
 use crate::units::{Epoch, Lsn, Time};
@@ -118,6 +118,22 @@ pub fn found(dir: &dyn Dir) -> Result<Vec<Found>> {
     found.collect()
 }
 
+/// The segment that one file holds, to be read.
+pub fn read_in(dir: &dyn Dir, name: &str) -> Result<Option<Sealed>> {
+    let Some(file) = folder::open(dir, name)? else {
+        return Ok(None);
+    };
+    let Some(header) = file.header().copied() else {
+        return Ok(None);
+    };
+    let entries = entries(dir, &file, &header)?;
+    Ok(Some(Sealed(Arc::new(Segment {
+        header,
+        disk: file.disk,
+        index: index::Index::Built(entries),
+    }))))
+}
+
 /// The segment that one file holds, if it does.
 pub fn found_in(dir: &dyn Dir, name: &str) -> Result<Option<Found>> {
     match folder::open(dir, name)? {
@@ -130,14 +146,7 @@ fn look(dir: &dyn Dir, file: File) -> Result<Option<Found>> {
     let Some(header) = file.header().copied() else {
         return Ok(None);
     };
-    let entries = match folder::sealed_index(dir, &folder::index_of(&file.name), &header) {
-        Some(entries) => entries,
-        None => {
-            super::store::scan(&*file.disk, &header, Lsn(u64::MAX), Lsn(0))
-                .map_err(|e| Error::io(format!("read of segment {}", file.name), e))?
-                .entries
-        }
-    };
+    let entries = entries(dir, &file, &header)?;
     Ok(Some(Found {
         name: file.name,
         epoch: header.epoch,
@@ -150,4 +159,14 @@ fn look(dir: &dyn Dir, file: File) -> Result<Option<Found>> {
         ended: entries.last().map(|entry| Time::from_nanos(entry.time)),
         bytes: file.len,
     }))
+}
+
+/// By the sealed index, or else by reading the store.
+fn entries(dir: &dyn Dir, file: &File, header: &Header) -> Result<Vec<Entry>> {
+    if let Some(entries) = folder::sealed_index(dir, &folder::index_of(&file.name), header) {
+        return Ok(entries);
+    }
+    let scan = super::store::scan(&*file.disk, header, Lsn(u64::MAX), Lsn(0));
+    let scan = scan.map_err(|e| Error::io(format!("read of segment {}", file.name), e))?;
+    Ok(scan.entries)
 }

@@ -8,6 +8,7 @@
 mod support;
 
 mod alike;
+mod archive;
 mod crew;
 mod cut;
 mod daemon;

@@ -290,7 +290,7 @@ fn a_damaged_unsynced_record_is_cut_off_with_those_behind_it_and_that_is_said() 
     world.umount_and_judge();
 }
 
-fn wait_until(mut done: impl FnMut() -> bool) {
+pub fn wait_until(mut done: impl FnMut() -> bool) {
     let patience = Instant::now() + Duration::from_secs(60);
     while !done() {
         assert!(Instant::now() < patience, "waited for a minute");

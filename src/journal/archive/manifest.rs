@@ -3,11 +3,12 @@
 //! Everything in it but the image's UUID and the bases' times can be told
 //! from the other files, and is: a damaged or missing manifest costs no more.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::{State, io as failed};
+use super::{ImageBase, State, io as failed};
 use crate::device::Dir;
 use crate::journal::Result;
 use crate::log::Found;
@@ -105,6 +106,22 @@ impl Manifest {
             bases: bases.collect(),
             segments: state.segments.values().map(Segment::from).collect(),
         }
+    }
+
+    /// Files that it names and that are not among these, in words.
+    pub fn missing<'f>(
+        &self,
+        bases: &[ImageBase],
+        found: impl Iterator<Item = &'f Found>,
+    ) -> Vec<String> {
+        let mut here: BTreeSet<&str> = found.map(|found| found.name.as_str()).collect();
+        here.extend(bases.iter().map(|base| base.name.as_str()));
+        let bases = self.bases.iter().map(|base| &base.name);
+        let named = bases.chain(self.segments.iter().map(|segment| &segment.name));
+        named
+            .filter(|name| !here.contains(name.as_str()))
+            .map(|name| format!("{name} is in the manifest, and not in the folder"))
+            .collect()
     }
 
     pub fn encode(&self) -> Vec<u8> {

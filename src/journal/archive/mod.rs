@@ -34,8 +34,6 @@ use crate::units::{Epoch, Lsn, Time};
 mod base;
 mod manifest;
 mod reach;
-#[cfg(test)]
-mod tests;
 mod union;
 
 pub use base::ImageBase;
@@ -64,6 +62,7 @@ pub struct Archive {
     dir: Arc<dyn Dir>,
     identity: [u8; 16],
     limits: Limits,
+    missing: Vec<String>,
     state: Mutex<State>,
     /// Blocks as of this record may be on their way home.
     installing: AtomicU64,
@@ -103,6 +102,7 @@ impl Archive {
             .map(|found| ((found.epoch, found.base), found))
             .collect();
         let bases = base::found(&*dir, &noted)?;
+        let missing = noted.missing(&bases, segments.values());
         let since = bases.last().map_or(Lsn(0), |base| base.from);
         let grown = segments.values().filter(|found| found.last > since);
         let state = State {
@@ -116,6 +116,7 @@ impl Archive {
             dir,
             identity: identity.unwrap_or_default(),
             limits,
+            missing,
             state: Mutex::new(state),
             installing: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
@@ -135,6 +136,42 @@ impl Archive {
     /// The UUID of the image that it belongs to.
     pub fn identity(&self) -> [u8; 16] {
         self.identity
+    }
+
+    /// The timelines that its segments belong to, oldest first.
+    pub fn timelines(&self) -> Vec<Timeline> {
+        let segments = self.segments();
+        let all = reach::timelines(&segments.iter().collect::<Vec<_>>());
+        let used = |line: &Timeline| segments.iter().any(|found| line.has(found.epoch));
+        all.into_iter().filter(used).collect()
+    }
+
+    /// The name of the block index that goes with a segment.
+    pub fn blocks_of(&self, found: &Found) -> String {
+        format!("{}.blocks", found.name.trim_end_matches(".store"))
+    }
+
+    /// A segment's block index; `None` if it is not there or not whole.
+    pub fn blocks(&self, found: &Found) -> Result<Option<BlockIndex>> {
+        let name = self.blocks_of(found);
+        let read = || {
+            let disk = self.dir.open(&name)?;
+            let mut bytes = vec![0; disk.len()? as usize];
+            disk.read_at(&mut bytes, 0)?;
+            Ok(bytes)
+        };
+        let bytes: Vec<u8> = match read() {
+            Ok(bytes) => bytes,
+            Err(e) if std::io::Error::kind(&e) == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(io(&name)(e)),
+        };
+        let index = BlockIndex::decode(&bytes).ok();
+        Ok(index.filter(|index| (index.base(), index.salt()) == (found.base, found.salt)))
+    }
+
+    /// What the manifest has and the folder has not, in words.
+    pub fn missing(&self) -> Vec<String> {
+        self.missing.clone()
     }
 
     /// Its folder.
@@ -170,13 +207,15 @@ impl Archive {
         Arc::new(Union::new(None, self.dir.clone(), names))
     }
 
-    /// Takes all segments of a log that is given up for a new timeline.
-    pub fn keep_all(&self, survey: &log::Survey) {
+    /// A log is given up for a new timeline: takes all its segments. No base
+    /// so far leads to what comes.
+    pub(super) fn end_timeline(&self, survey: &log::Survey) {
         for segment in survey.sealed() {
             if self.keep(&segment).is_err() {
                 self.lose(&segment);
             }
         }
+        self.state.lock().lost = true;
     }
 
     /// Blocks as of this record, no later, are about to go home.
@@ -187,6 +226,12 @@ impl Archive {
     /// Makes an unfinished copy of the image give up.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
+    }
+
+    /// Forgets that it failed just now.
+    #[cfg(test)]
+    pub(in crate::journal) fn wake(&self) {
+        self.state.lock().tried = None;
     }
 
     fn take(&self, segment: &Sealed) -> Result<()> {

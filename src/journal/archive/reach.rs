@@ -74,7 +74,8 @@ pub fn reaches(bases: &[ImageBase], segments: &[Found]) -> Vec<Reach> {
     all
 }
 
-fn timelines(segments: &[&Found]) -> Vec<Timeline> {
+/// The timelines of segments sorted by epoch.
+pub fn timelines(segments: &[&Found]) -> Vec<Timeline> {
     let mut begins = vec![Epoch(0)];
     begins.extend(
         segments

@@ -1,0 +1,164 @@
+//! Archives on real mounts: history that the journal has forgotten.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::daemon::{World, journalfs, said};
+use crate::modes::wait_until;
+use crate::needs_fuse;
+
+/// Writes and syncs so much that a journal of 8 MiB is used several times over.
+fn write_much(world: &World, name: &str) {
+    let data: Vec<u8> = (0..1_500_000u32)
+        .map(|n| (n.wrapping_mul(7919) >> 5) as u8)
+        .collect();
+    for n in 0..12 {
+        let path = world.at(&format!("{name}-{n}"));
+        fs::write(&path, &data).unwrap();
+        fs::File::open(&path).unwrap().sync_all().unwrap();
+    }
+}
+
+fn list(world: &World, archive: &Path) -> Value {
+    let journal = world.journal().display().to_string();
+    let dir = archive.display().to_string();
+    let printed = world.succeeds(&["archive", &dir, "list", "--json", "--journal", &journal]);
+    serde_json::from_str(&printed).unwrap()
+}
+
+fn option(archive: &Path, more: &str) -> String {
+    format!("journal_size=8M,archive={}{more}", archive.display())
+}
+
+/// The states that the newest base leads to.
+fn reach(listed: &Value) -> (u64, u64) {
+    let last = listed["restorable"].as_array().unwrap().last().unwrap();
+    (last["from"].as_u64().unwrap(), last["to"].as_u64().unwrap())
+}
+
+#[test]
+fn an_archive_has_all_that_the_journal_forgot_also_after_a_kill() {
+    needs_fuse!();
+    let mut world = World::new("256M");
+    let archive = world.beside("archive");
+    world.mount_to_kill(&["-o", &option(&archive, "")]);
+    wait_until(|| archive.join("manifest.json").exists());
+    write_much(&world, "first");
+    world.kill();
+    world.detach_dead();
+    // Without a word about it: the journal remembers.
+    world.mount(&["-o", "journal_size=8M"]);
+    write_much(&world, "second");
+    world.umount_and_judge();
+    let listed = list(&world, &archive);
+    let (from, to) = reach(&listed);
+    assert_eq!(from, 0, "{listed}");
+    let verdict = world.succeeds(&["verify", "--json", world.image_str()]);
+    let verdict: Value = serde_json::from_str(&verdict).unwrap();
+    assert_eq!(Some(to), verdict["last"].as_u64(), "{listed}");
+    let kept = verdict["records"].as_u64().unwrap();
+    assert!(kept < to / 2, "the journal has only {kept} of {to} records");
+    let dir = archive.display().to_string();
+    world.succeeds(&["archive", &dir, "verify"]);
+    let pruned = world.fails(1, &["archive", &dir, "prune"]);
+    assert!(pruned.contains("--age"), "{pruned}");
+
+    let store = listed["segments"][1]["name"].as_str().unwrap();
+    let store = fs::OpenOptions::new().write(true).open(archive.join(store));
+    store.unwrap().write_at(&[0xAB; 64], 5000).unwrap();
+    let output = journalfs()
+        .args(["archive", &dir, "verify"])
+        .output()
+        .unwrap();
+    let told = said(&output);
+    assert_eq!(output.status.code(), Some(4), "{told}");
+    assert!(told.contains("damaged: record"), "{told}");
+    let journal = world.journal().display().to_string();
+    world.fails(8, &["archive", &format!("{journal}/nowhere"), "list"]);
+}
+
+#[test]
+fn a_mount_can_archive_elsewhere_or_no_longer() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    let (one, two) = (world.beside("one"), world.beside("two"));
+    world.mount(&["-o", &option(&one, ",archive_size=64M,archive_age=2h")]);
+    let line = world.fails(
+        8,
+        &["archive", one.to_str().unwrap(), "prune", "--age", "1h"],
+    );
+    assert!(line.contains("prunes it"), "{line}");
+    world.umount();
+    world.mount(&["-o", &option(&two, "")]);
+    wait_until(|| two.join("manifest.json").exists());
+    world.umount();
+    let before = fs::read_dir(&two).unwrap().count();
+    world.mount(&["-o", "journal_size=8M,archive=none"]);
+    write_much(&world, "x");
+    world.umount();
+    world.mount(&["-o", "journal_size=8M"]);
+    write_much(&world, "y");
+    world.umount_and_judge();
+    assert_eq!(fs::read_dir(&two).unwrap().count(), before);
+    // What it lacks now can't be had any more: a base is where it goes on.
+    world.mount(&["-o", &option(&two, "")]);
+    write_much(&world, "z");
+    world.umount_and_judge();
+
+    let other = World::new("64M");
+    let line = other.fails(
+        32,
+        &[
+            "mount",
+            "-o",
+            &option(&two, ""),
+            other.image_str(),
+            other.point_str(),
+        ],
+    );
+    assert!(line.contains("another image"), "{line}");
+    fs::remove_dir_all(&two).unwrap();
+    // Remembered, and not there: that is no reason not to mount.
+    world.mount(&[]);
+    world.umount_and_judge();
+}
+
+#[test]
+fn a_full_archive_stops_nobody() {
+    needs_fuse!();
+    let mut world = World::new("256M");
+    let archive = world.beside("small");
+    fs::create_dir(&archive).unwrap();
+    let tmpfs = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=6M", "archive"])
+        .arg(&archive)
+        .output()
+        .unwrap();
+    if !tmpfs.status.success() {
+        eprintln!("skipped: no tmpfs can be mounted here");
+        return;
+    }
+    let _gone = Unmount(&archive);
+    world.mount(&["-o", &option(&archive, "")]);
+    wait_until(|| archive.join("manifest.json").exists());
+    write_much(&world, "x");
+    let status = world.succeeds(&["status", world.point_str()]);
+    assert!(status.contains("No space left"), "{status}");
+    world.umount_and_judge();
+    world.succeeds(&["archive", archive.to_str().unwrap(), "list"]);
+}
+
+/// Takes a tmpfs away, also when the test fails.
+struct Unmount<'p>(&'p Path);
+
+impl Drop for Unmount<'_> {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(self.0)
+            .status();
+    }
+}
