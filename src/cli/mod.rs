@@ -31,6 +31,7 @@ mod place;
 mod power;
 mod progress;
 mod recover;
+mod report;
 mod runtime;
 mod salvage;
 mod segments;
@@ -63,6 +64,7 @@ enum Command {
     Show(show::Args),
     Segments(segments::Args),
     Verify(verify::Args),
+    Report(report::Args),
     Salvage(salvage::Args),
     Archive(archive::Args),
     Mark(mark::Args),
@@ -156,6 +158,7 @@ fn run(command: Command) -> Outcome {
         Command::Show(args) => show::run(&args),
         Command::Segments(args) => segments::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Salvage(args) => salvage::run(&args),
         Command::Archive(args) => archive::run(&args),
         Command::Mark(args) => mark::run(&args),

@@ -171,7 +171,7 @@ fn must_belong(image: &Path, raw: &[u8; SIZE], state: &Unrecovered) -> Result<()
 }
 
 /// Whole records behind the first bad one.
-fn dropped(source: &Source, survey: &Survey) -> Result<u64, Failure> {
+pub(super) fn dropped(source: &Source, survey: &Survey) -> Result<u64, Failure> {
     match survey.verdict() {
         Verdict::Clean => Ok(0),
         Verdict::Torn { dropped, .. } => Ok(*dropped),
@@ -275,7 +275,7 @@ fn text(
 }
 
 /// The verdict: what, where, when, what is lost, and how to go on.
-fn judgement(source: &Source, survey: &Survey, dropped: u64) -> Vec<String> {
+pub(super) fn judgement(source: &Source, survey: &Survey, dropped: u64) -> Vec<String> {
     let image = source.image.as_deref().unwrap_or(Path::new("IMAGE"));
     let image = image.display();
     let target = source.image.as_deref().unwrap_or(&source.journal).display();

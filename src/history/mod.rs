@@ -6,6 +6,7 @@
 
 pub mod audit;
 pub mod chart;
+pub mod chronicle;
 mod event;
 mod names;
 mod point;

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::ext4::inode::flag;
 use crate::history::Event;
 use crate::journal::record::{By, Op, Record};
-use crate::units::Time;
+use crate::units::{Lsn, Time};
 
 /// Bytes of a name as text: what isn't UTF-8 or printable, or would change how
 /// what follows looks, becomes `\xNN`, a backslash `\\`.
@@ -240,6 +240,45 @@ fn describe<'e>(op: &'e Op, object: &mut Object<'e>) {
         | Op::Rmdir { .. }
         | Op::Atime { .. }
         | Op::Orphan { .. } => {}
+    }
+}
+
+/// An event's columns but for its time.
+pub struct Cells {
+    /// Number.
+    pub lsn: Lsn,
+    /// Operation.
+    pub kind: &'static str,
+    /// Path and details.
+    pub what: String,
+    /// Process, user and group.
+    pub who: String,
+}
+
+/// An event for a table.
+pub fn cells(event: &Event<'_>) -> Cells {
+    let mut what = subject(event).into_owned();
+    if let Some(to) = &event.to {
+        what = format!("{what} → {}", text(to));
+    }
+    if let Some(of) = &event.of {
+        what = format!("{what}, another name of {}", text(of));
+    }
+    let details = event.op().map(details).unwrap_or_default();
+    if !details.is_empty() {
+        let space = if what.is_empty() { "" } else { ", " };
+        what = format!("{what}{space}{details}");
+    }
+    let mut name = Vec::new();
+    if let Some(by) = event.op().and_then(Op::by) {
+        // Into memory, which takes it.
+        let _ = who(by, event.program.as_deref(), &mut name);
+    }
+    Cells {
+        lsn: event.frame.lsn,
+        kind: event.kind(),
+        what,
+        who: String::from_utf8_lossy(&name).into_owned(),
     }
 }
 
