@@ -214,6 +214,11 @@ impl Unrecovered {
         &self.survey
     }
 
+    /// The folder alone, for whoever only reads its records.
+    pub fn into_survey(self) -> Survey {
+        self.survey
+    }
+
     /// The image may hold blocks as late as this record, and none later: what
     /// it was at an earlier one can't be told from it.
     pub fn reach(&self) -> Lsn {

@@ -17,6 +17,7 @@ mod crashes;
 mod limits;
 #[cfg(feature = "shuttle")]
 mod models;
+mod past;
 mod rules;
 
 const SIZE: usize = 1024;
