@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! cli ──► fuse, sim ──► fs ──► journal ──► log ──► device
+//!         past ───────► fs, history           (the file system as it was)
 //!         check ─────────────► journal        (never fs: an independent witness)
 //!         history ───────────► journal        (what records tell people)
 //!         ext4: the format as pure bytes ↔ values, no I/O; used by fs, check, sim
@@ -23,6 +24,7 @@ pub mod fuse;
 pub mod history;
 pub mod journal;
 pub mod log;
+pub mod past;
 pub mod sim;
 mod sync;
 pub mod units;

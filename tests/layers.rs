@@ -24,10 +24,14 @@ fn allowed() -> HashMap<&'static str, Vec<&'static str>> {
             vec!["fs", "journal", "log", "device", "ext4", "units"],
         ),
         (
+            "past",
+            vec!["history", "fs", "journal", "log", "device", "ext4", "units"],
+        ),
+        (
             "cli",
             vec![
-                "fuse", "sim", "check", "history", "fs", "journal", "log", "device", "ext4",
-                "units",
+                "past", "fuse", "sim", "check", "history", "fs", "journal", "log", "device",
+                "ext4", "units",
             ],
         ),
     ])

@@ -320,6 +320,16 @@ impl Opened {
         Ok(Some(report))
     }
 
+    /// Image and journal, for whoever wants to see the image as it was.
+    pub fn into_remains(self) -> Remains {
+        Remains {
+            image: self.image,
+            unrecovered: self.unrecovered,
+            course: self.course,
+            held: self.held,
+        }
+    }
+
     /// Its locks, for one who needs the image longer than the file system does.
     pub fn take_held(&mut self) -> Held {
         std::mem::take(&mut self.held)
@@ -361,6 +371,18 @@ impl Opened {
             held,
         })
     }
+}
+
+/// What an earlier state of an image is made of; nothing has been changed.
+pub struct Remains {
+    /// The image.
+    pub image: Arc<dyn Disk>,
+    /// What its journal holds.
+    pub unrecovered: Unrecovered,
+    /// Whether the one is the other's history.
+    pub course: Course,
+    /// Locks: nobody changes the image while they are held.
+    pub held: Held,
 }
 
 /// An open file system, with what has to happen at its end.

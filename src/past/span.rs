@@ -1,0 +1,189 @@
+//! What image, journal and archive together can show.
+
+use std::sync::Arc;
+
+use super::watched::Watched;
+use super::{Error, Instant, Result, io_error};
+use crate::device::Dir;
+use crate::fs::mount::{Course, Held, Remains};
+use crate::journal::archive::{Archive, ImageBase, Limits, reaches};
+use crate::journal::record::Record;
+use crate::journal::{BlockIndex, Ground, Past};
+use crate::log::{Kind, Survey, found};
+use crate::units::{BlockNo, Lsn};
+
+/// Says up to which record blocks of an image in use may have gone home;
+/// `None` if nobody answers.
+pub type Live = Arc<dyn Fn() -> Option<Lsn> + Send + Sync>;
+
+/// The states that can be made.
+pub struct Span {
+    survey: Arc<Survey>,
+    image: Option<Ground>,
+    live: Option<Live>,
+    archive: Option<Archive>,
+    bases: Vec<ImageBase>,
+    held: Arc<Held>,
+}
+
+impl Span {
+    /// Of an image with its journal. `live`: a daemon is working on it.
+    pub fn of_image(remains: Remains, live: Option<Live>) -> Result<Span> {
+        let image = ground(&remains)?;
+        Ok(Span {
+            survey: Arc::new(remains.unrecovered.into_survey()),
+            image: Some(image),
+            live,
+            archive: None,
+            bases: Vec::new(),
+            held: Arc::new(remains.held),
+        })
+    }
+
+    /// With the bases of an archive, and the image itself where that can serve.
+    /// `journal` is the folder of what is not archived yet.
+    pub fn of_archive(
+        archive: Arc<dyn Dir>,
+        journal: Arc<dyn Dir>,
+        remains: Option<Remains>,
+        live: Option<Live>,
+    ) -> Result<Span> {
+        let archive = Archive::open(archive, None, Limits::default())?;
+        let mut segments = archive.segments();
+        segments.extend(found(&*journal)?);
+        let reached = reaches(&archive.bases(), &segments);
+        let now = reached
+            .into_iter()
+            .filter(|reach| reach.timeline.end.is_none());
+        let bases = now.map(|reach| reach.base).collect();
+        let survey = Survey::glance(archive.with_journal(journal))?;
+        let image = remains.as_ref().and_then(|remains| ground(remains).ok());
+        let held = remains.map(|remains| remains.held).unwrap_or_default();
+        Ok(Span {
+            survey: Arc::new(survey),
+            image,
+            live,
+            archive: Some(archive),
+            bases,
+            held: Arc::new(held),
+        })
+    }
+
+    /// The records.
+    pub fn survey(&self) -> &Survey {
+        &self.survey
+    }
+
+    /// The oldest state that can be made: that after this record.
+    pub fn oldest(&self) -> Option<Lsn> {
+        let image = self.image.iter().map(|ground| ground.through);
+        image
+            .chain(self.bases.iter().map(|base| base.through))
+            .min()
+    }
+
+    /// The image as it was after a record.
+    pub fn at(&self, at: Lsn) -> Result<Instant> {
+        if at > self.survey.last() {
+            return Err(Error::Future {
+                wanted: at,
+                last: self.survey.last(),
+            });
+        }
+        let ground = self.ground(at)?;
+        let block_size = ground.pinned.as_ref().map_or(0, |(_, bytes)| bytes.len());
+        let stored = |base: Lsn, salt: u64| self.stored(base, salt);
+        let past = Past::new(ground, self.survey.clone(), block_size, at, &stored)?;
+        Instant::new(past, self.held.clone())
+    }
+
+    /// The newest base that is not too new.
+    fn ground(&self, at: Lsn) -> Result<Ground> {
+        if let Some(image) = self.image.as_ref().filter(|image| image.through <= at) {
+            let mut ground = image.clone();
+            if let Some(live) = &self.live {
+                ground.image = Arc::new(Watched::new(ground.image, live.clone(), at));
+            }
+            return Ok(ground);
+        }
+        let fitting = self.bases.iter().filter(|base| base.through <= at);
+        match (fitting.max_by_key(|base| base.from), self.oldest()) {
+            (Some(base), _) => self.open_base(base),
+            (None, Some(oldest)) => Err(Error::Gone {
+                wanted: at,
+                oldest,
+                time: self.survey.frame(oldest).ok().map(|frame| frame.time),
+            }),
+            (None, None) => Err(Error::NoImage),
+        }
+    }
+
+    fn open_base(&self, base: &ImageBase) -> Result<Ground> {
+        let archive = self.archive.as_ref().expect("bases are an archive's");
+        let image = archive
+            .dir()
+            .open(&base.name)
+            .map_err(io_error(&base.name))?;
+        let pinned = self.pinned(base.from)?;
+        Ok(Ground {
+            image,
+            from: base.from,
+            through: base.through,
+            pinned: Some((home(&pinned), pinned)),
+        })
+    }
+
+    /// The pinned block as of `from`, which the record says that called
+    /// everything up to there home.
+    fn pinned(&self, from: Lsn) -> Result<Vec<u8>> {
+        for frame in self.survey.frames(from.next()) {
+            let frame = frame?;
+            if frame.kind == Kind::Mark {
+                continue;
+            }
+            match Record::decode_meaning(&frame.meta) {
+                Ok(Record::Session(base) | Record::Checkpoint(base)) if base.through == from => {
+                    return Ok(base.pinned);
+                }
+                _ => {}
+            }
+        }
+        Err(Error::NoHistory)
+    }
+
+    /// A segment's block index, if the archive has it.
+    fn stored(&self, base: Lsn, salt: u64) -> Option<BlockIndex> {
+        let archive = self.archive.as_ref()?;
+        let segments = archive.segments();
+        let segment = segments
+            .iter()
+            .find(|found| found.base == base && found.salt == salt)?;
+        let name = format!("{}.blocks", segment.name.trim_end_matches(".store"));
+        let disk = archive.dir().open(&name).ok()?;
+        let mut raw = vec![0; usize::try_from(disk.len().ok()?).ok()?];
+        disk.read_at(&mut raw, 0).ok()?;
+        BlockIndex::decode(&raw).ok()
+    }
+}
+
+/// The image itself as a base.
+fn ground(remains: &Remains) -> Result<Ground> {
+    let Some(base) = remains.unrecovered.base() else {
+        return Err(Error::NoHistory);
+    };
+    match remains.course {
+        Course::First => Err(Error::NoHistory),
+        Course::Anew => Err(Error::Foreign),
+        Course::GoOn | Course::Recover => Ok(Ground {
+            image: remains.image.clone(),
+            from: base.through,
+            through: remains.unrecovered.reach(),
+            pinned: Some((home(&base.pinned), base.pinned.clone())),
+        }),
+    }
+}
+
+/// Where the superblock's block lies, by its length.
+fn home(pinned: &[u8]) -> BlockNo {
+    BlockNo(u64::from(pinned.len() == 1024))
+}
