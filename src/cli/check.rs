@@ -1,6 +1,6 @@
 //! `journalfs check`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::check;
 
@@ -51,16 +51,14 @@ pub fn run(args: &Args) -> Outcome {
     Ok(report.exit_code())
 }
 
-fn print_text(place: &Place, report: &check::Report) {
+/// What was found in an image.
+pub fn print_image(image: &Path, report: &check::Report) {
+    let image = image.display();
     for finding in &report.findings {
-        println!("{}: {finding}", place.image.display());
+        println!("{image}: {finding}");
     }
     if report.suppressed > 0 {
-        println!(
-            "{}: and {} findings more",
-            place.image.display(),
-            report.suppressed
-        );
+        println!("{image}: and {} findings more", report.suppressed);
     }
     let counts = &report.counts;
     let verdict = match report.verdict() {
@@ -69,8 +67,7 @@ fn print_text(place: &Place, report: &check::Report) {
         check::Verdict::Unchecked => "could not be checked",
     };
     println!(
-        "{}: {verdict}: {}/{} inodes, {}/{} blocks of {} bytes, {} directories",
-        place.image.display(),
+        "{image}: {verdict}: {}/{} inodes, {}/{} blocks of {} bytes, {} directories",
         counts.inodes_used,
         counts.inodes,
         counts.blocks_used,
@@ -78,6 +75,10 @@ fn print_text(place: &Place, report: &check::Report) {
         counts.block_size,
         counts.directories,
     );
+}
+
+fn print_text(place: &Place, report: &check::Report) {
+    print_image(&place.image, report);
     if let Some(journal) = &report.journal {
         println!(
             "{}: {}: {} frames in {} segments, records to {}, durable to {}, in the image to {}",

@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 mod archive;
 mod archiving;
 mod background;
+mod cat;
 mod check;
 mod commands;
 mod control;
@@ -32,17 +33,20 @@ mod power;
 mod progress;
 mod recover;
 mod report;
+mod restore;
 mod runtime;
 mod salvage;
 mod segments;
 mod show;
 mod size;
 mod source;
+mod span;
 mod status;
 mod umount;
 mod unsynced;
 mod usage;
 mod verify;
+mod view;
 
 /// Mounts ext4 images with every change journaled before it reaches the image.
 #[derive(Parser)]
@@ -67,6 +71,8 @@ enum Command {
     Report(report::Args),
     Salvage(salvage::Args),
     Archive(archive::Args),
+    Restore(restore::Args),
+    Cat(cat::Args),
     Mark(mark::Args),
     Cut(cut::Args),
     Unsynced(unsynced::Args),
@@ -161,6 +167,8 @@ fn run(command: Command) -> Outcome {
         Command::Report(args) => report::run(&args),
         Command::Salvage(args) => salvage::run(&args),
         Command::Archive(args) => archive::run(&args),
+        Command::Restore(args) => restore::run(&args),
+        Command::Cat(args) => cat::run(&args),
         Command::Mark(args) => mark::run(&args),
         Command::Cut(args) => cut::run(&args),
         Command::Unsynced(args) => unsynced::run(&args),

@@ -8,6 +8,7 @@ use crate::fuse::meter::Meter;
 use crate::fuse::session::{self, MountFlag};
 use crate::fuse::tap::Tap;
 use crate::fuse::{Core, MountOptions, Session, point};
+use crate::history::Point;
 
 use super::control::Control;
 use super::open::Opened;
@@ -15,8 +16,9 @@ use super::options::Options;
 use super::place::Place;
 use super::power::Power;
 use super::runtime::Runtime;
+use super::span::Asked;
 use super::status::Live;
-use super::{Failure, Outcome, at, background, commands, mkfs, size};
+use super::{Failure, Outcome, at, background, commands, mkfs, size, view};
 
 /// Mounts an image; every change is journaled before it reaches the image.
 ///
@@ -40,6 +42,13 @@ pub struct Args {
     /// The journal's folder, instead of IMAGE.journal
     #[arg(long, value_name = "DIR")]
     journal: Option<PathBuf>,
+    /// Show the state at a point in time (a record's number, a time, -5m, or a
+    /// mark's name), for reading only, beside a mount of the image if there is one
+    #[arg(long, value_name = "POINT", allow_hyphen_values = true, conflicts_with_all = ["create", "options"])]
+    at: Option<Point>,
+    /// The archive's folder, with --at, instead of the one that the journal remembers
+    #[arg(long, value_name = "DIR", requires = "at")]
+    archive: Option<PathBuf>,
     /// Make the image first
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     create: Option<u64>,
@@ -69,10 +78,11 @@ fn in_background(args: &Args, options: &Options) -> u8 {
     let mut ready = false;
     let outcome = serve(args, options, || {
         ready = true;
-        let place = Place::find(&args.image, args.journal.as_deref())?;
         let log = match options.read_only {
             true => PathBuf::from("/dev/null"), // beside the journal nothing is written either
-            false => place.journal.join("daemon.log"),
+            false => Place::find(&args.image, args.journal.as_deref())?
+                .journal
+                .join("daemon.log"),
         };
         background::tell_ready(&log).map_err(Failure::system)
     });
@@ -91,7 +101,7 @@ fn in_background(args: &Args, options: &Options) -> u8 {
 impl Args {
     fn options(&self) -> Result<Options, Failure> {
         let mut options = Options::parse(self.options.iter().map(String::as_str))?;
-        options.read_only |= self.read_only;
+        options.read_only |= self.read_only || self.at.is_some();
         if options.powercut && options.read_only {
             return Err(Failure::usage(
                 "-o powercut: nothing can be lost of a read-only mount: drop one of both",
@@ -111,6 +121,14 @@ fn serve(args: &Args, options: &Options, ready: impl FnOnce() -> Result<(), Fail
     // Before any thread, so that signals come to the one that waits for them.
     session::block_signals().map_err(Failure::system)?;
     let point = point::prepare(&args.dir).map_err(|e| Failure::refused(unusable(&e)))?;
+    if let Some(at) = &args.at {
+        let asked = Asked {
+            target: &args.image,
+            journal: args.journal.as_deref(),
+            archive: args.archive.as_deref(),
+        };
+        return view::serve(&asked, at, &point, options, ready);
+    }
     if let Some(size) = args.create {
         mkfs::create(&args.image, size)?;
     }
@@ -124,7 +142,7 @@ fn serve(args: &Args, options: &Options, ready: impl FnOnce() -> Result<(), Fail
         None => None,
     };
     let core = core(&place, &point, options, &opened, power.clone());
-    let session = match Session::mount(core, &point, &mount_options(&place, options)) {
+    let session = match Session::mount(core, &point, &mount_options(place.image.clone(), options)) {
         Ok(session) => session,
         Err(error) => {
             opened.close(|| ())?;
@@ -237,7 +255,8 @@ fn core(
     Core::new(fs, options.sync, Box::new(status), meter, tap)
 }
 
-fn mount_options(place: &Place, options: &Options) -> MountOptions {
+/// What the kernel is told of a mount of `source`.
+pub(super) fn mount_options(source: PathBuf, options: &Options) -> MountOptions {
     let mut flags = options.flags.clone();
     if options.sync {
         flags.push(MountFlag::Sync);
@@ -246,7 +265,7 @@ fn mount_options(place: &Place, options: &Options) -> MountOptions {
         flags.push(MountFlag::NoAtime);
     }
     MountOptions {
-        source: place.image.clone(),
+        source,
         allow_other: options.allow_other,
         default_permissions: options.default_permissions,
         read_only: options.read_only,

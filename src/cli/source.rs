@@ -40,6 +40,9 @@ impl Source {
             && let Some(mount) = point::find(&dir).filter(|mount| mount.kind == point::FS_TYPE)
         {
             let live = Live::ask(&dir);
+            if let Some(view) = live.as_ref().filter(|live| live.past.is_some()) {
+                return Source::find(&view.image, journal.or(Some(&view.journal)));
+            }
             let folder = live.as_ref().map(|live| live.journal.as_path());
             let place = place(Path::new(&mount.source), journal.or(folder))?;
             return Ok(Source {
@@ -151,7 +154,8 @@ impl Source {
         look(self.folder()?).map_err(|e| Failure::unchecked(at(&self.journal, e)))
     }
 
-    fn folder(&self) -> Result<Arc<dyn Dir>, Failure> {
+    /// The journal's folder.
+    pub fn folder(&self) -> Result<Arc<dyn Dir>, Failure> {
         let dir = HostDir::open(&self.journal).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => Failure::unchecked(at(
                 &self.journal,

@@ -60,6 +60,10 @@ pub struct Live {
     pub durable: u64,
     /// All up to here is in the image.
     pub checkpoint: u64,
+    /// Blocks of the image may be as late as this record, and not later.
+    pub going_home: u64,
+    /// It shows the state after this record, and nothing else.
+    pub past: Option<u64>,
     pub segments: u64,
     pub journal_bytes: u64,
     pub recovery: Option<Recovery>,
@@ -140,6 +144,8 @@ impl Live {
             written: marks.written.0,
             durable: marks.durable.0,
             checkpoint: marks.installed.0,
+            going_home: journal.going_home().0,
+            past: None,
             segments: segments.len() as u64,
             journal_bytes: segments.iter().map(|segment| segment.bytes).sum(),
             recovery: Some(recovery.clone()),

@@ -13,6 +13,7 @@ use super::place::{self, Place};
 use super::progress::Progress;
 use super::runtime::Runtime;
 use super::status::Live;
+use super::view;
 use super::{Failure, Outcome, at};
 
 /// Unmounts, and waits until the image is clean and the daemon has gone.
@@ -31,6 +32,14 @@ pub fn run(args: &Args) -> Outcome {
     let live = Live::ask(&dir);
     let dead = point::is_dead(&dir);
     unmount(&dir, dead).map_err(|e| Failure::refused(advice(&e)))?;
+    // A look at the past leaves nothing behind.
+    if let Some(view) = live.as_ref().filter(|live| live.past.is_some()) {
+        wait_for_end(view.pid);
+        return Ok(0);
+    }
+    if view::is_view(&mount.source) {
+        return Ok(0);
+    }
     if dead {
         return Err(Failure::refused(at(
             &dir,

@@ -101,6 +101,7 @@ impl Journal {
         inner.append(log, &Record::Session(base))?;
         let done = inner.sync(log)?;
         log.set_installed(through, done);
+        inner.going_home.fetch_max(through.0, Ordering::SeqCst);
         *inner.session.lock() = session;
         state.last = through;
         inner.note(&state);
@@ -136,6 +137,12 @@ impl Journal {
         inner.mark(log)?;
         let _ = inner.stopped.set("the session has ended".into());
         Ok(())
+    }
+
+    /// Blocks of the image may be as late as this record, and not later:
+    /// whoever reads the image beside the journal asks this afterwards.
+    pub fn going_home(&self) -> Lsn {
+        Lsn(self.0.going_home.load(Ordering::SeqCst))
     }
 
     /// Bytes written to the image so far.
@@ -174,6 +181,7 @@ impl Inner {
         if let Some(archive) = &self.options.archive {
             archive.note_installing(through);
         }
+        self.going_home.fetch_max(through.0, Ordering::SeqCst);
         let told = self.append(log, &Record::Install(through))?;
         let marked = self.sync(log)?;
         self.waiting.marked(told);

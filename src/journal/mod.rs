@@ -261,6 +261,8 @@ struct Inner {
     last: AtomicU64,
     /// Bytes written to the image.
     written_home: AtomicU64,
+    /// Blocks as of this record may be on their way home.
+    going_home: AtomicU64,
     /// No more operations: the session is about to end.
     closing: AtomicBool,
     waiting: commit::Waiting,
@@ -320,6 +322,7 @@ impl Journal {
             held: AtomicUsize::new(0),
             last: AtomicU64::new(last),
             written_home: AtomicU64::new(0),
+            going_home: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             waiting: commit::Waiting::default(),
             stopped: OnceLock::new(),

@@ -20,11 +20,13 @@ use crate::{fs, journal};
 mod instant;
 mod restore;
 mod span;
+mod take;
 mod watched;
 
 pub use instant::Instant;
 pub use restore::restore;
 pub use span::{Live, Span};
+pub use take::Taken;
 
 /// Why a moment can't be shown.
 #[derive(Debug, thiserror::Error)]

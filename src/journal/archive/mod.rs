@@ -37,6 +37,7 @@ mod reach;
 mod union;
 
 pub use base::ImageBase;
+pub use manifest::NAME as MANIFEST;
 pub use reach::{Reach, Timeline, reaches};
 
 use manifest::Manifest;

@@ -1,0 +1,74 @@
+//! `journalfs cat`: a file as it was.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use crate::history::Point;
+use crate::past::Taken;
+
+use super::paper::quietly;
+use super::span::Asked;
+use super::{Failure, Outcome, at};
+
+/// Prints a file as it was at a point in time; with --to it gives back the
+/// file, or a directory with all in it, with modes, times and attributes.
+#[derive(clap::Args)]
+pub struct Args {
+    /// A record's number, a time (RFC 3339, or local), an age (-5m), or a mark's name
+    #[arg(long, value_name = "POINT", allow_hyphen_values = true)]
+    at: Point,
+    /// Write it there, which must not exist, instead of printing it
+    #[arg(long, value_name = "FILE")]
+    to: Option<PathBuf>,
+    /// The archive's folder, instead of the one that the journal remembers
+    #[arg(long, value_name = "DIR")]
+    archive: Option<PathBuf>,
+    /// The journal's folder, instead of IMAGE.journal
+    #[arg(long, value_name = "DIR")]
+    journal: Option<PathBuf>,
+    /// An image, the directory on which it is mounted, or an archive
+    #[arg(value_name = "IMAGE|DIR")]
+    target: PathBuf,
+    /// The file's path in the image, from its root
+    path: PathBuf,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Outcome {
+    let found = Asked {
+        target: &args.target,
+        journal: args.journal.as_deref(),
+        archive: args.archive.as_deref(),
+    }
+    .find()?;
+    let instant = found.at(&args.at)?;
+    let taken = Taken::find(&instant, args.path.as_os_str().as_encoded_bytes()).map_err(|e| {
+        found.cant(format!(
+            "{}: {e} after record {}",
+            args.path.display(),
+            instant.at()
+        ))
+    })?;
+    give(&taken, args.to.as_deref(), &args.path)?;
+    Ok(0)
+}
+
+/// To a file of the host, or to standard output.
+pub fn give(
+    taken: &Taken,
+    to: Option<&std::path::Path>,
+    path: &std::path::Path,
+) -> Result<(), Failure> {
+    match to {
+        Some(to) => taken.copy_to(to).map_err(|e| Failure::refused(at(to, e))),
+        None if taken.is_file() => {
+            let mut out = io::stdout().lock();
+            let written = taken.print(&mut out).and_then(|()| out.flush());
+            quietly(written).map_err(|e| Failure::unchecked(at(path, e)))
+        }
+        None => Err(Failure::usage(at(
+            path,
+            "is not a regular file: give it a place with --to",
+        ))),
+    }
+}

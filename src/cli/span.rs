@@ -1,0 +1,201 @@
+//! Which states of an image can be seen: what image, journal and archive of
+//! the host have together.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use crate::device::Dir;
+use crate::device::host::{Access, HostDir, HostDisk};
+use crate::device::memory::MemoryDir;
+use crate::fs::mount::{self, Remains};
+use crate::history::Point;
+use crate::journal::archive::MANIFEST;
+use crate::log::Survey;
+use crate::past::{self, Instant, Span};
+use crate::units::{Clock as _, HostClock, Lsn};
+
+use super::archiving::Archiving;
+use super::place::Place;
+use super::source::Source;
+use super::status::Live;
+use super::{Failure, at};
+
+/// How often what a daemon is just writing is looked at again, and when.
+const AGAIN: u32 = 10;
+const MEANWHILE: Duration = Duration::from_millis(50);
+
+/// What was asked for on the command line.
+pub struct Asked<'a> {
+    /// An image, a mountpoint, a journal's folder, or an archive.
+    pub target: &'a Path,
+    /// `--journal`
+    pub journal: Option<&'a Path>,
+    /// `--archive`
+    pub archive: Option<&'a Path>,
+}
+
+/// What was found.
+pub struct Found {
+    /// The states.
+    pub span: Span,
+    /// The image, or what else was given.
+    pub name: PathBuf,
+    /// The journal's folder.
+    pub journal: PathBuf,
+}
+
+impl Asked<'_> {
+    /// Finds image, journal and archive, and what states they have together.
+    /// Changes nothing.
+    pub fn find(&self) -> Result<Found, Failure> {
+        if is_archive(self.target) {
+            return self.find_in_archive();
+        }
+        let source = Source::find(self.target, self.journal)?;
+        let remembered = Archiving::recall(&source.journal).map(|archiving| archiving.archive);
+        let archive = match (self.archive, remembered) {
+            (Some(archive), _) => Some(open_dir(archive)?),
+            (None, Some(known)) => HostDir::open(&known).ok().map(|dir| Arc::new(dir) as _),
+            (None, None) => None,
+        };
+        let name = source
+            .image
+            .clone()
+            .unwrap_or_else(|| source.journal.clone());
+        let live = source.live();
+        let remains = remains(&source, live.as_ref());
+        let watch = watch(&source, live.as_ref());
+        let span = match (archive, remains) {
+            (Some(archive), remains) => {
+                let journal = match source.folder() {
+                    Err(_) if !source.journal.exists() => nothing(),
+                    folder => folder?,
+                };
+                Span::of_archive(archive, journal, remains.ok().flatten(), watch)
+            }
+            (None, Err(failure)) => return Err(failure),
+            (None, Ok(None)) => Err(past::Error::NoImage),
+            (None, Ok(Some(remains))) => Span::of_image(remains, watch),
+        };
+        Ok(Found {
+            span: span.map_err(|e| Failure::unchecked(at(&name, e)))?,
+            name,
+            journal: source.journal,
+        })
+    }
+
+    /// An archive alone is enough for what it holds.
+    fn find_in_archive(&self) -> Result<Found, Failure> {
+        let journal = self.journal.map_or(Ok(nothing()), open_dir)?;
+        let span = Span::of_archive(open_dir(self.target)?, journal, None, None);
+        Ok(Found {
+            span: span.map_err(|e| Failure::unchecked(at(self.target, e)))?,
+            name: self.target.to_owned(),
+            journal: self.journal.unwrap_or(self.target).to_owned(),
+        })
+    }
+}
+
+impl Found {
+    /// The records.
+    pub fn survey(&self) -> &Survey {
+        self.span.survey()
+    }
+
+    /// The last record that belongs to the state at a point.
+    pub fn record(&self, point: &Point) -> Result<Lsn, Failure> {
+        point
+            .last(self.survey(), HostClock.wall())
+            .map_err(|e| Failure::usage(at(&self.journal, e)))
+    }
+
+    /// The state at a point.
+    pub fn at(&self, point: &Point) -> Result<Instant, Failure> {
+        self.after(self.record(point)?)
+    }
+
+    /// The state after a record.
+    pub fn after(&self, lsn: Lsn) -> Result<Instant, Failure> {
+        self.span.at(lsn).map_err(|e| self.cant(e))
+    }
+
+    /// Why something can't be had of it.
+    pub fn cant(&self, why: impl std::fmt::Display) -> Failure {
+        Failure::unchecked(at(&self.name, why))
+    }
+}
+
+fn is_archive(target: &Path) -> bool {
+    target.join(MANIFEST).is_file()
+}
+
+fn nothing() -> Arc<dyn Dir> {
+    Arc::new(MemoryDir::default())
+}
+
+fn open_dir(path: &Path) -> Result<Arc<dyn Dir>, Failure> {
+    match HostDir::open(path) {
+        Ok(dir) => Ok(Arc::new(dir)),
+        Err(e) => Err(Failure::unchecked(e)),
+    }
+}
+
+/// Image and journal as they are: locked, unless a daemon is at work on them.
+fn remains(source: &Source, live: Option<&Live>) -> Result<Option<Remains>, Failure> {
+    let Some(image) = &source.image else {
+        return Ok(None);
+    };
+    let place = Place {
+        image: image.clone(),
+        journal: source.journal.clone(),
+    };
+    let mut options = mount::Options::default();
+    options.fs.read_only = true;
+    let unchecked = |error: mount::Error| Failure::unchecked(place.refused(&error).line);
+    match (&source.point, live) {
+        (Some(point), None) => Err(Failure::unchecked(at(
+            point,
+            "its daemon does not answer: ask as the user who mounted it, or unmount it first",
+        ))),
+        (Some(point), Some(live)) if live.powercut => Err(Failure::unchecked(at(
+            point,
+            "is mounted with -o powercut: its image and journal are not what they will be: unmount it first",
+        ))),
+        (Some(_), Some(live)) if !live.read_only => {
+            let look = || -> Result<Remains, mount::Error> {
+                let cant = |e: io::Error| mount::Error::Io {
+                    what: "the image".into(),
+                    source: Arc::new(e),
+                };
+                let disk = HostDisk::open(image, Access::Read).map_err(cant)?;
+                let dir = HostDir::open(&source.journal).map_err(cant)?;
+                let opened = mount::open(Arc::new(disk), Arc::new(dir), options.clone())?;
+                Ok(opened.into_remains())
+            };
+            let mut remains = look();
+            for _ in 0..AGAIN {
+                if remains.is_ok() {
+                    break;
+                }
+                thread::sleep(MEANWHILE);
+                remains = look();
+            }
+            remains.map(Some).map_err(unchecked)
+        }
+        _ => mount::open_host(image, Some(&source.journal), options)
+            .map(|opened| Some(opened.into_remains()))
+            .map_err(unchecked),
+    }
+}
+
+/// Asks a daemon at work how new blocks of the image may be.
+fn watch(source: &Source, live: Option<&Live>) -> Option<past::Live> {
+    let point = source.point.clone()?;
+    live.filter(|live| !live.read_only)?;
+    Some(Arc::new(move || {
+        Live::ask(&point).map(|live| Lsn(live.going_home))
+    }))
+}
