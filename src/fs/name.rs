@@ -18,8 +18,11 @@ use crate::units::{BlockNo, InodeNo, Time};
 /// answers whether to go on.
 pub type EachName<'a> = dyn FnMut(u64, &[u8], InodeNo, Kind) -> bool + 'a;
 
+/// The same with the inode's attributes, if it can be read.
+pub type EachAttr<'a> = dyn FnMut(u64, &[u8], InodeNo, Kind, Option<&Attr>) -> bool + 'a;
+
 /// Gets an entry: the cookie behind it, inode, `file_type`, name.
-type Each<'a> = dyn FnMut(&dyn Blocks, u64, InodeNo, u8, &[u8]) -> Result<bool> + 'a;
+type Each<'a> = dyn FnMut(&dyn Blocks, u64, InodeNo, u8, &[u8]) -> bool + 'a;
 
 /// The most links an inode may have.
 const LINK_MAX: u16 = 65000;
@@ -213,51 +216,65 @@ impl Fs {
             &mut |view, cookie, entry, file_type, name| {
                 let kind = match Kind::of_entry(file_type) {
                     Some(kind) => kind,
-                    None => kind(&named(view, &self.sb, inode, entry)?)?,
+                    None => self.kind_of(view, inode, entry),
                 };
-                Ok(each(cookie, name, entry, kind))
+                each(cookie, name, entry, kind)
             },
         )
     }
 
-    /// The same with attributes.
+    /// The same with attributes; an inode that can't be read has none, and
+    /// the names behind it come all the same.
     pub fn readdirplus(
         &self,
         by: &Caller,
         inode: InodeNo,
         from: u64,
-        each: &mut dyn FnMut(u64, &[u8], &Attr) -> bool,
+        each: &mut EachAttr<'_>,
     ) -> Result<()> {
-        self.list(by, inode, from, &mut |view, cookie, entry, _, name| {
-            let attr = attr(&named(view, &self.sb, inode, entry)?)?;
-            if !matches!(name, b"." | b"..") {
-                self.hints.note(entry, inode, name);
-            }
-            Ok(each(cookie, name, &attr))
-        })
+        self.list(
+            by,
+            inode,
+            from,
+            &mut |view, cookie, entry, file_type, name| {
+                let found = named(view, &self.sb, inode, entry).and_then(|inode| attr(&inode));
+                let kind = match &found {
+                    Ok(attr) => attr.kind,
+                    Err(_) => Kind::of_entry(file_type).unwrap_or(Kind::Regular),
+                };
+                if found.is_ok() && !matches!(name, b"." | b"..") {
+                    self.hints.note(entry, inode, name);
+                }
+                each(cookie, name, entry, kind, found.ok().as_ref())
+            },
+        )
+    }
+
+    /// What a directory's entry without a type refers to. Who wants to know
+    /// more of an inode that can't be read is told then: names are listed
+    /// whatever is behind them, as they are where entries have types.
+    fn kind_of(&self, blocks: &dyn Blocks, dir: InodeNo, entry: InodeNo) -> Kind {
+        let inode = named(blocks, &self.sb, dir, entry);
+        inode
+            .and_then(|inode| kind(&inode))
+            .unwrap_or(Kind::Regular)
     }
 
     fn list(&self, by: &Caller, inode: InodeNo, from: u64, each: &mut Each<'_>) -> Result<()> {
         let view = self.view();
         let dir = self.listed(&view, by, inode)?;
-        let mut failed = None;
         dir::list(
             &view,
             &self.sb,
             &dir,
             from,
-            &mut |cookie, inode, file_type, name| {
-                each(&view, cookie, inode, file_type, name).unwrap_or_else(|error| {
-                    failed = Some(error);
-                    false
-                })
-            },
+            &mut |cookie, inode, file_type, name| each(&view, cookie, inode, file_type, name),
         )?;
         drop(view);
         if from == 0 {
             self.touch(&dir);
         }
-        failed.map_or(Ok(()), Err)
+        Ok(())
     }
 
     /// An inode lost a name (a directory its only one): without any it goes,

@@ -4,13 +4,13 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileHandle, FopenFlags, INodeNo, IoctlFlags, KernelConfig,
-    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, TimeOrNow, WriteFlags,
 };
 
 use crate::fs::{SetAttr, SetTime, Whence};
@@ -19,7 +19,7 @@ use super::core::Core;
 use super::negotiate::Negotiate;
 use super::processes::Processes;
 use super::reply::{
-    TTL, attributes, errno, file_type, generation, inode_of, node_of, nothing, time,
+    TTL, attributes, errno, file_type, generation, inode_of, node_of, time, unreadable,
 };
 use super::request::Request;
 
@@ -365,18 +365,14 @@ impl fuser::Filesystem for Adapter {
             .core
             .list(&self.by(by), inode_of(node), from, true, &mut |entry| {
                 let name = OsStr::from_bytes(entry.name);
-                let (attr, generation) = match &entry.attr {
-                    Some(attr) => (attributes(attr), generation(attr)),
-                    None => (nothing(), fuser::Generation(0)),
+                let (node, attr, generation, ttl) = match &entry.attr {
+                    Some(attr) => (node_of(attr.inode), attributes(attr), generation(attr), TTL),
+                    None => {
+                        let (node, kind) = (node_of(entry.inode), file_type(entry.kind));
+                        (node, unreadable(node, kind), Generation(0), Duration::ZERO)
+                    }
                 };
-                !reply.add(
-                    node_of(entry.inode),
-                    entry.cookie,
-                    name,
-                    &TTL,
-                    &attr,
-                    generation,
-                )
+                !reply.add(node, entry.cookie, name, &ttl, &attr, generation)
             });
         match listed {
             Ok(()) => reply.ok(),

@@ -50,7 +50,7 @@ pub struct Entry<'a> {
     pub inode: InodeNo,
     /// Its type.
     pub kind: Kind,
-    /// Its attributes, if they were asked for (never for `.` and `..`).
+    /// Its attributes, if they were asked for and the inode can be read.
     pub attr: Option<Attr>,
 }
 
@@ -339,19 +339,19 @@ impl Core {
             });
             return fs.noting(listed);
         }
-        let listed = fs.readdirplus(by, inode, from, &mut |cookie, name, attr: &Attr| {
-            let named = name != b"." && name != b"..";
+        let listed = fs.readdirplus(by, inode, from, &mut |cookie, name, found, kind, attr| {
             let entry = Entry {
                 cookie,
                 name,
-                inode: attr.inode,
-                kind: attr.kind,
-                attr: Some(*attr),
+                inode: found,
+                kind,
+                attr: attr.copied(),
             };
             let taken = add(entry);
-            if taken && named {
-                self.named(inode, name, attr.inode);
-                self.fs.remember(attr.inode);
+            // (Also one without attributes: it is forgotten like the others.)
+            if taken && name != b"." && name != b".." {
+                self.named(inode, name, found);
+                self.fs.remember(found);
             }
             taken
         });

@@ -99,6 +99,20 @@ pub fn nothing() -> FileAttr {
     }
 }
 
+/// A listed name whose inode can't be read: attributes that the kernel
+/// refuses, by a size that no file has. It then lists the name with type and
+/// number, forgets the node, and looks it up when somebody asks. (Node 0 would
+/// say the same by the book, but fuser lists that as number 0, and such names
+/// readdir(3) skips.)
+pub fn unreadable(node: INodeNo, kind: FileType) -> FileAttr {
+    FileAttr {
+        ino: node,
+        kind,
+        size: u64::MAX,
+        ..nothing()
+    }
+}
+
 /// An inode's generation.
 pub fn generation(attr: &Attr) -> Generation {
     Generation(u64::from(attr.generation))

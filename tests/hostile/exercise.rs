@@ -101,10 +101,10 @@ fn walk(fs: &Fs) -> Vec<InodeNo> {
         let mut cookie = 0;
         for _ in 0..4 {
             let before = found.len();
-            let _ = fs.readdirplus(&by, inode, cookie, &mut |next, name, attr| {
+            let _ = fs.readdirplus(&by, inode, cookie, &mut |next, name, inode, _, _| {
                 cookie = next;
                 if !matches!(name, b"." | b"..") && found.len() < 2 * MOST {
-                    found.push(attr.inode);
+                    found.push(inode);
                 }
                 !found.len().is_multiple_of(150)
             });

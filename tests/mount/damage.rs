@@ -1,8 +1,10 @@
 //! Damage that a mount meets: `EIO` for whoever met it, and from then on
 //! nothing is changed; who asks is told where, and e2fsck is set to work.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirEntryExt, FileExt, MetadataExt};
 use std::process::Command;
 
 use crate::daemon::World;
@@ -16,6 +18,14 @@ fn debugfs(world: &World, request: &str) -> String {
         .env("PATH", path_with_sbin())
         .args(["-R", request])
         .arg(world.image()))
+}
+
+/// Lets debugfs change the image.
+fn debugfs_writes(world: &World, request: &str) {
+    run(Command::new("debugfs")
+        .env("PATH", path_with_sbin())
+        .args(["-w", "-R", request])
+        .arg(world.image()));
 }
 
 /// The first block of what has a name.
@@ -188,4 +198,44 @@ fn damage_on_a_read_only_mount_is_told_and_leaves_no_trace() {
         .output()
         .unwrap();
     assert_eq!(mended.status.code(), Some(1), "{mended:?}");
+}
+
+#[test]
+fn a_damaged_inode_hides_no_other_name_of_its_directory() {
+    needs_fuse!();
+    let mut world = World::with_image(&DEBIAN.make(64 << 20));
+    world.mount(&[]);
+    let names: Vec<String> = (0..300).map(|n| format!("file{n}")).collect();
+    fs::create_dir(world.at("dir")).unwrap();
+    for name in &names {
+        fs::write(world.at("dir").join(name), name).unwrap();
+    }
+    let (bad, number) = (
+        "file150",
+        fs::metadata(world.at("dir/file150")).unwrap().ino(),
+    );
+    world.umount();
+    debugfs_writes(&world, "set_inode_field /dir/file150 checksum 0x12345678");
+
+    world.mount(&[]);
+    let listed = fs::read_dir(world.at("dir")).unwrap();
+    let listed: BTreeMap<OsString, u64> = listed
+        .map(|entry| entry.map(|entry| (entry.file_name(), entry.ino())).unwrap())
+        .collect();
+    let wanted: BTreeSet<OsString> = names.iter().map(OsString::from).collect();
+    assert!(listed.keys().eq(&wanted));
+    assert_eq!(listed[OsStr::new(bad)], number);
+    // Names alone touch no inode: nothing has been met yet.
+    fs::write(world.at("still"), "written").unwrap();
+    for name in &names {
+        let read = fs::read(world.at("dir").join(name));
+        match name == bad {
+            true => assert_eq!(read.unwrap_err().raw_os_error(), Some(libc::EIO)),
+            false => assert_eq!(read.unwrap(), name.as_bytes()),
+        }
+    }
+    refused(fs::write(world.at("still"), "x"));
+    let line = world.fails(32, &["umount", world.point_str()]);
+    assert!(line.contains(&format!("inode {number},")), "{line}");
+    mend(&world);
 }

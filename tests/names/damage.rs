@@ -50,9 +50,9 @@ fn exercise(world: &World) {
         at += 1;
         let mut cookie = 0;
         for _ in 0..3 {
-            let _ = fs.readdirplus(by, dir, cookie, &mut |next, _, attr| {
+            let _ = fs.readdirplus(by, dir, cookie, &mut |next, _, inode, _, _| {
                 cookie = next;
-                found.push(attr.inode);
+                found.push(inode);
                 !found.len().is_multiple_of(50)
             });
         }
