@@ -27,6 +27,14 @@ fn most_data(limit: usize) -> usize {
 /// The kernel opens to execute (its FMODE_EXEC).
 const OPEN_TO_RUN: i32 = 0x20;
 
+/// How far a write came before something was full.
+#[derive(Default)]
+struct Reach {
+    bytes: usize,
+    /// It was the record, not the image.
+    in_record: bool,
+}
+
 /// What lseek(2) looks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whence {
@@ -200,8 +208,9 @@ impl Fs {
     }
 
     /// Writes what fits into one record, and into the image; also says whether
-    /// the image was full. Then the write is short: were the rest tried again,
-    /// now or after a checkpoint, one request would be two operations.
+    /// the image was full. Then the write is short. (A request whose blocks lie
+    /// in so many pieces that one record can't hold them becomes several
+    /// operations: a short count would be taken for a full image.)
     fn write_record(
         &self,
         by: &Caller,
@@ -217,7 +226,7 @@ impl Fs {
             let mut txn = self.begin()?;
             let most = most_data(txn.limit()).max(self.sb.block_size as usize);
             want = want.min(most - (at % u64::from(self.sb.block_size)) as usize);
-            let mut reached = 0;
+            let mut reach = Reach::default();
             let mut stripped = false;
             match self.write_all(
                 &mut txn,
@@ -226,7 +235,7 @@ impl Fs {
                 at,
                 &data[..want],
                 kill,
-                &mut reached,
+                &mut reach,
                 &mut stripped,
             ) {
                 Ok((len, op)) => {
@@ -235,8 +244,9 @@ impl Fs {
                     return Ok((len, lsn, full));
                 }
                 // Full: give the half-done change up, and do again what there was room for.
-                Err(Error::NoSpace) if reached > 0 && reached < want => {
-                    (want, full) = (reached, true);
+                Err(Error::NoSpace) if reach.bytes > 0 && reach.bytes < want => {
+                    want = reach.bytes;
+                    full |= !reach.in_record;
                 }
                 Err(error) => return Err(error),
             }
@@ -252,7 +262,7 @@ impl Fs {
         at: u64,
         data: &'d [u8],
         kill: bool,
-        reached: &mut usize,
+        reach: &mut Reach,
         stripped: &mut bool,
     ) -> Result<(usize, Op)> {
         let mut inode = load_file(txn, &self.sb, number)?;
@@ -271,7 +281,7 @@ impl Fs {
         txn.attach(data, at);
         let want = data.len() as u64 / u64::from(self.sb.block_size) + 2;
         let privileged = self.carefree(txn, by, want)?;
-        self.place(txn, &mut inode, at, data.len(), privileged, reached)?;
+        self.place(txn, &mut inode, at, data.len(), privileged, reach)?;
         self.extend(txn, &mut inode, end)?;
         *stripped = kill && kill_priv(by, &mut inode);
         xattr::kill_capability(txn, &self.sb, &mut inode)?;
@@ -295,7 +305,7 @@ impl Fs {
         at: u64,
         len: usize,
         privileged: bool,
-        reached: &mut usize,
+        reach: &mut Reach,
     ) -> Result<()> {
         let sb = &self.sb;
         let bs = u64::from(sb.block_size);
@@ -343,9 +353,10 @@ impl Fs {
                 )?;
             }
             file += u64::from(count);
-            *reached = ((file * bs).min(end) - at) as usize;
+            reach.bytes = ((file * bs).min(end) - at) as usize;
             // Pieces all over the image: less data, and another record for the rest.
-            if txn.len() > budget && *reached < len {
+            if txn.len() > budget && reach.bytes < len {
+                reach.in_record = true;
                 return Err(Error::NoSpace);
             }
         }

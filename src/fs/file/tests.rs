@@ -330,6 +330,37 @@ fn a_hole_can_be_made_in_a_full_image() {
     assert_eq!(world.free_blocks(), 0);
 }
 
+/// One block is free in each of many groups, so that each piece of a write
+/// changes a bitmap of its own, and one record can't hold them all.
+#[test]
+fn a_write_in_pieces_all_over_the_image_is_not_short() {
+    let world = World::new(
+        &[
+            "-b1024",
+            "-g256",
+            "-N3000",
+            "-O^has_journal,^64bit,^resize_inode",
+        ],
+        400 << 20,
+    );
+    let (file, filler) = (world.file("file"), world.file("filler"));
+    let mut end = 0;
+    for step in [4 << 20, 64 << 10, 1024] {
+        while world.fallocate(filler, 0, end, step).is_ok() {
+            end += step;
+        }
+    }
+    for at in (0..end).step_by(251 << 10) {
+        world.fallocate(filler, PUNCH, at, 1024).unwrap();
+    }
+    let mut data = vec![0; world.fs.longest_write()];
+    fastrand::Rng::with_seed(1).fill(&mut data);
+    assert!(world.free_blocks() > data.len() as u64 / 1024 + 100);
+    assert_eq!(world.write(file, 0, &data).unwrap(), data.len());
+    assert!(world.contents(file) == data);
+    world.judge("in pieces");
+}
+
 #[test]
 fn reserved_blocks_are_for_root() {
     let world = World::new(&["-b1024", "-m", "10"], 4 << 20);
