@@ -145,14 +145,24 @@ impl Copy<'_> {
     fn children(&self, dir: InodeNo) -> io::Result<Vec<(Vec<u8>, Attr)>> {
         let mut children = Vec::new();
         let by = Caller::default();
-        let listed = self.fs.readdirplus(&by, dir, 0, &mut |_, name, attr| {
-            if name != b"." && name != b".." {
-                children.push((name.to_vec(), *attr));
-            }
-            true
-        });
+        let mut damaged = None;
+        let listed = self
+            .fs
+            .readdirplus(&by, dir, 0, &mut |_, name, inode, _, attr| {
+                match attr {
+                    Some(attr) if name != b"." && name != b".." => {
+                        children.push((name.to_vec(), *attr));
+                    }
+                    Some(_) => {}
+                    None => damaged = Some(inode),
+                }
+                damaged.is_none()
+            });
         listed.map_err(failed)?;
-        Ok(children)
+        match damaged {
+            Some(inode) => Err(io::Error::other(format!("inode {inode} can't be read"))),
+            None => Ok(children),
+        }
     }
 
     /// Holes stay holes.
