@@ -20,6 +20,7 @@ mod commands;
 mod control;
 mod cut;
 mod detach;
+mod diff;
 mod inject;
 mod log;
 mod mark;
@@ -43,6 +44,7 @@ mod source;
 mod span;
 mod status;
 mod umount;
+mod undelete;
 mod unsynced;
 mod usage;
 mod verify;
@@ -72,7 +74,9 @@ enum Command {
     Salvage(salvage::Args),
     Archive(archive::Args),
     Restore(restore::Args),
+    Diff(diff::Args),
     Cat(cat::Args),
+    Undelete(undelete::Args),
     Mark(mark::Args),
     Cut(cut::Args),
     Unsynced(unsynced::Args),
@@ -168,7 +172,9 @@ fn run(command: Command) -> Outcome {
         Command::Salvage(args) => salvage::run(&args),
         Command::Archive(args) => archive::run(&args),
         Command::Restore(args) => restore::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Cat(args) => cat::run(&args),
+        Command::Undelete(args) => undelete::run(&args),
         Command::Mark(args) => mark::run(&args),
         Command::Cut(args) => cut::run(&args),
         Command::Unsynced(args) => unsynced::run(&args),

@@ -17,13 +17,17 @@ use crate::fs::mount;
 use crate::units::{Lsn, Time};
 use crate::{fs, journal};
 
+mod compare;
 mod instant;
+pub mod removal;
 mod restore;
 mod span;
 mod take;
 mod watched;
 
+pub use compare::{Aspect, Change, Happened, compare};
 pub use instant::Instant;
+pub use removal::Removal;
 pub use restore::restore;
 pub use span::{Live, Span};
 pub use take::Taken;

@@ -158,11 +158,7 @@ impl Span {
         let segment = segments
             .iter()
             .find(|found| found.base == base && found.salt == salt)?;
-        let name = format!("{}.blocks", segment.name.trim_end_matches(".store"));
-        let disk = archive.dir().open(&name).ok()?;
-        let mut raw = vec![0; usize::try_from(disk.len().ok()?).ok()?];
-        disk.read_at(&mut raw, 0).ok()?;
-        BlockIndex::decode(&raw).ok()
+        archive.blocks(segment).ok().flatten()
     }
 }
 

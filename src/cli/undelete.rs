@@ -1,0 +1,104 @@
+//! `journalfs undelete`: what a path led to before it was removed.
+
+use std::path::{Path, PathBuf};
+
+use crate::past::{Removal, Taken, removal};
+
+use super::cat::give;
+use super::log::line;
+use super::span::Asked;
+use super::{Failure, Outcome, at};
+
+/// Finds the newest record that removed PATH, says when and by whom, and gives
+/// back what was there just before: a file on standard output, or with --to
+/// anything, a directory with all that was removed with it.
+///
+/// Exit codes: 0 given back, 1 nothing removed it, 8 it can't be had any more,
+/// 32 it can't be written.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Write it there, which must not exist, instead of printing it
+    #[arg(long, value_name = "FILE")]
+    to: Option<PathBuf>,
+    /// The archive's folder, instead of the one that the journal remembers
+    #[arg(long, value_name = "DIR")]
+    archive: Option<PathBuf>,
+    /// The journal's folder, instead of IMAGE.journal
+    #[arg(long, value_name = "DIR")]
+    journal: Option<PathBuf>,
+    /// An image, the directory on which it is mounted, or an archive
+    #[arg(value_name = "IMAGE|DIR")]
+    target: PathBuf,
+    /// The path in the image, from its root
+    path: PathBuf,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Outcome {
+    let found = Asked {
+        target: &args.target,
+        journal: args.journal.as_deref(),
+        archive: args.archive.as_deref(),
+    }
+    .find()?;
+    let path = rooted(&args.path);
+    let survey = found.survey();
+    let removal = removal::find(survey, &path).ok_or_else(|| {
+        let first = survey.first().unwrap_or_default();
+        let last = survey.last();
+        Failure::usage(at(
+            &found.name,
+            format!(
+                "no record from {first} to {last} removed {}: journalfs log --path shows what happened to it",
+                line::text(&path)
+            ),
+        ))
+    })?;
+    eprintln!("{}: {}", line::text(&path), text(&removal));
+    let instant = found.after(removal.before)?;
+    let taken = Taken::find(&instant, &path)
+        .map_err(|e| found.cant(format!("{}: {e} before that", line::text(&path))))?;
+    give(&taken, args.to.as_deref(), &args.path)?;
+    Ok(0)
+}
+
+/// As records have it: one slash in front, none behind.
+fn rooted(path: &Path) -> Vec<u8> {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    let names = bytes.split(|byte| *byte == b'/');
+    let names = names.filter(|name| !name.is_empty() && *name != b".");
+    names.flat_map(|name| [b"/", name].concat()).collect()
+}
+
+fn text(removal: &Removal) -> String {
+    let how = match removal.kind {
+        "rename" => "replaced by a rename",
+        kind => match kind {
+            "rmdir" => "removed (rmdir)",
+            _ => "removed (unlink)",
+        },
+    };
+    let who = match &removal.program {
+        Some(program) => format!("{}[{}]", line::text(program), removal.by.pid),
+        None => format!("process {}", removal.by.pid),
+    };
+    format!(
+        "{how} by {who}, user {}, at {} (record {}); this is the state after record {}",
+        removal.by.uid,
+        line::utc(removal.time),
+        removal.lsn,
+        removal.before
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_from_the_root_however_it_is_written() {
+        for path in ["/a/b", "a/b", "./a//b/", "/a/./b"] {
+            assert_eq!(rooted(Path::new(path)), b"/a/b");
+        }
+    }
+}
