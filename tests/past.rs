@@ -2,6 +2,8 @@
 //! the model's, and restored it is an image that e2fsck is content with.
 //! `JOURNALFS_SEED` and `JOURNALFS_ROUNDS` choose other runs.
 
+#[path = "past/archive.rs"]
+mod archive;
 #[path = "past/states.rs"]
 mod states;
 mod support;

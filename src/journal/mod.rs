@@ -50,7 +50,7 @@ pub use background::Background;
 pub use blocks::BlockIndex;
 pub use commit::OnDurable;
 pub use discard::{FreeRuns, OnTrimmed};
-pub use past::{Ground, Past};
+pub use past::{Again, Ground, Past};
 pub use record::{Op, Record};
 pub use recover::{Heading, Replay, Report, Unrecovered, replay};
 pub use scrub::{Mismatch, Scrub};

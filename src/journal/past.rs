@@ -22,7 +22,7 @@ use super::redo::Redo;
 use super::{Block, Error, Result};
 use crate::device::{Disk, Map};
 use crate::log::{Place, Survey};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, RwLock};
 use crate::units::{BlockNo, Lsn};
 
 /// Records that are kept decoded: neighbours touch the same blocks.
@@ -41,10 +41,15 @@ pub struct Ground {
     pub pinned: Option<(BlockNo, Vec<u8>)>,
 }
 
+/// Looks at the records' folder again: a daemon at work recycles segments,
+/// when they are in its archive.
+pub type Again = Arc<dyn Fn() -> crate::log::Result<Survey> + Send + Sync>;
+
 /// The image as it was after a record.
 pub struct Past {
     ground: Ground,
-    survey: Arc<Survey>,
+    survey: RwLock<Arc<Survey>>,
+    again: Option<Again>,
     at: Lsn,
     /// Oldest first.
     segments: Vec<Part>,
@@ -100,7 +105,8 @@ impl Past {
         let segments = parts(&survey, ground.from, at, stored)?;
         Ok(Past {
             ground,
-            survey,
+            survey: RwLock::new(survey),
+            again: None,
             at,
             segments,
             block_size,
@@ -108,6 +114,14 @@ impl Past {
             pinned: None,
             decoded: Mutex::default(),
         })
+    }
+
+    /// The same for records that may lie elsewhere later.
+    pub fn looking_again(self, again: Again) -> Past {
+        Past {
+            again: Some(again),
+            ..self
+        }
     }
 
     /// The record after which it shows the image.
@@ -204,6 +218,37 @@ impl Past {
     }
 
     fn apply(&self, lsn: Lsn, block: BlockNo, bytes: &mut [u8]) -> Result<()> {
+        match self.try_apply(lsn, block, bytes) {
+            Err(Error::Log(crate::log::Error::Recycled(_))) => {
+                self.look_again(lsn)?;
+                self.try_apply(lsn, block, bytes)
+            }
+            other => other,
+        }
+    }
+
+    /// Finds a record's segment again where it lies now. It must be the same
+    /// use of the same segment: what a recovery has cut off may recur.
+    fn look_again(&self, lsn: Lsn) -> Result<()> {
+        let gone = Error::Log(crate::log::Error::Recycled(lsn));
+        let again = self.again.as_ref().ok_or(gone.clone())?;
+        let now = again()?;
+        let mut parts = self.segments.iter();
+        let part = parts.find(|part| lsn <= part.last).ok_or(gone.clone())?;
+        let mut segments = now.segments().iter();
+        let same = segments.any(|segment| {
+            (segment.base, segment.salt) == (part.index.base(), part.index.salt())
+                && segment.last >= part.last
+        });
+        if !same {
+            return Err(gone);
+        }
+        *self.survey.write() = Arc::new(now);
+        *self.decoded.lock() = Decoded::default();
+        Ok(())
+    }
+
+    fn try_apply(&self, lsn: Lsn, block: BlockNo, bytes: &mut [u8]) -> Result<()> {
         let work = self.work(lsn)?;
         let touching = work.redo.iter().filter(|redo| {
             let (first, count) = redo.blocks();
@@ -222,7 +267,8 @@ impl Past {
         if let Some(work) = self.decoded.lock().works.get(&lsn) {
             return Ok(work.clone());
         }
-        let frame = self.survey.frame(lsn)?;
+        let survey = self.survey.read().clone();
+        let frame = survey.frame(lsn)?;
         let corrupt = |why| Error::Corrupt { lsn, why };
         let Record::Operation(operation) = Record::decode(&frame.meta).map_err(corrupt)? else {
             return Err(corrupt("it is no operation, as the block index says"));

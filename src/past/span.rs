@@ -8,7 +8,7 @@ use crate::device::Dir;
 use crate::fs::mount::{Course, Held, Remains};
 use crate::journal::archive::{Archive, ImageBase, Limits, reaches};
 use crate::journal::record::Record;
-use crate::journal::{BlockIndex, Ground, Past};
+use crate::journal::{Again, BlockIndex, Ground, Past};
 use crate::log::{Kind, Survey, found};
 use crate::units::{BlockNo, Lsn};
 
@@ -23,6 +23,7 @@ pub struct Span {
     live: Option<Live>,
     archive: Option<Archive>,
     bases: Vec<ImageBase>,
+    again: Option<Again>,
     held: Arc<Held>,
 }
 
@@ -36,6 +37,7 @@ impl Span {
             live,
             archive: None,
             bases: Vec::new(),
+            again: None,
             held: Arc::new(remains.held),
         })
     }
@@ -48,6 +50,7 @@ impl Span {
         remains: Option<Remains>,
         live: Option<Live>,
     ) -> Result<Span> {
+        let folder = archive.clone();
         let archive = Archive::open(archive, None, Limits::default())?;
         let mut segments = archive.segments();
         segments.extend(found(&*journal)?);
@@ -56,7 +59,12 @@ impl Span {
             .into_iter()
             .filter(|reach| reach.timeline.end.is_none());
         let bases = now.map(|reach| reach.base).collect();
-        let survey = Survey::glance(archive.with_journal(journal))?;
+        let survey = Survey::glance(archive.with_journal(journal.clone()))?;
+        let again: Again = Arc::new(move || {
+            let now = Archive::open(folder.clone(), None, Limits::default());
+            let now = now.map_err(|_| crate::log::Error::Recycled(Lsn(0)))?;
+            Survey::glance(now.with_journal(journal.clone()))
+        });
         let image = remains.as_ref().and_then(|remains| ground(remains).ok());
         let held = remains.map(|remains| remains.held).unwrap_or_default();
         Ok(Span {
@@ -65,6 +73,7 @@ impl Span {
             live,
             archive: Some(archive),
             bases,
+            again: Some(again),
             held: Arc::new(held),
         })
     }
@@ -93,28 +102,32 @@ impl Span {
         let ground = self.ground(at)?;
         let block_size = ground.pinned.as_ref().map_or(0, |(_, bytes)| bytes.len());
         let stored = |base: Lsn, salt: u64| self.stored(base, salt);
-        let past = Past::new(ground, self.survey.clone(), block_size, at, &stored)?;
+        let mut past = Past::new(ground, self.survey.clone(), block_size, at, &stored)?;
+        if let Some(again) = &self.again {
+            past = past.looking_again(again.clone());
+        }
         Instant::new(past, self.held.clone())
     }
 
-    /// The newest base that is not too new.
+    /// The newest base that is not too new: the image, unless it will move on,
+    /// else a copy of it.
     fn ground(&self, at: Lsn) -> Result<Ground> {
-        if let Some(image) = self.image.as_ref().filter(|image| image.through <= at) {
-            let mut ground = image.clone();
-            if let Some(live) = &self.live {
-                ground.image = Arc::new(Watched::new(ground.image, live.clone(), at));
-            }
-            return Ok(ground);
-        }
+        let image = self.image.as_ref().filter(|image| image.through <= at);
         let fitting = self.bases.iter().filter(|base| base.through <= at);
-        match (fitting.max_by_key(|base| base.from), self.oldest()) {
-            (Some(base), _) => self.open_base(base),
-            (None, Some(oldest)) => Err(Error::Gone {
+        let base = fitting.max_by_key(|base| base.from);
+        match (image, &self.live, base, self.oldest()) {
+            (Some(image), None, ..) => Ok(image.clone()),
+            (_, _, Some(base), _) => self.open_base(base),
+            (Some(image), Some(live), None, _) => Ok(Ground {
+                image: Arc::new(Watched::new(image.image.clone(), live.clone(), at)),
+                ..image.clone()
+            }),
+            (None, _, None, Some(oldest)) => Err(Error::Gone {
                 wanted: at,
                 oldest,
                 time: self.survey.frame(oldest).ok().map(|frame| frame.time),
             }),
-            (None, None) => Err(Error::NoImage),
+            (None, _, None, None) => Err(Error::NoImage),
         }
     }
 

@@ -62,11 +62,11 @@ fn span(left: &Snapshot) -> Option<Span> {
     }
 }
 
-fn tree(instant: &Instant) -> Tree {
+pub fn tree(instant: &Instant) -> Tree {
     walk(&instant.fs(Access::Fakeroot).unwrap()).unwrap()
 }
 
-fn assert_shows(instant: &Instant, history: &History) {
+pub fn assert_shows(instant: &Instant, history: &History) {
     let at = instant.at();
     let should = history.at(at).expect("the model knows all records");
     if let Some(difference) = should.difference(&tree(instant)) {
@@ -75,7 +75,7 @@ fn assert_shows(instant: &Instant, history: &History) {
 }
 
 /// Restores, and lets e2fsck and a mount look at it.
-fn assert_restores(instant: &Instant, history: &History) {
+pub fn assert_restores(instant: &Instant, history: &History) {
     let out = Arc::new(MemoryDisk::default());
     restore(instant, out.clone(), &mut |_| {}).unwrap();
     let file = Image::blank(0);
