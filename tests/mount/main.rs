@@ -22,6 +22,7 @@ mod kill;
 mod model;
 mod modes;
 mod own;
+mod past;
 mod powercut;
 mod semantics;
 mod soak;
