@@ -167,6 +167,12 @@ impl Mount {
                 "no journalfs is mounted here: give a mountpoint",
             ))
         })?;
+        if super::view::is_view(&mount.source) {
+            return Err(Failure::usage(at(
+                target,
+                "shows the past, which takes nothing new: give the mountpoint of the image itself",
+            )));
+        }
         let image = PathBuf::from(&mount.source);
         let place = Place::find(&image, journal(&mount.point).as_deref())?;
         Ok(Mount {

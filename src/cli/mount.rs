@@ -44,7 +44,12 @@ pub struct Args {
     journal: Option<PathBuf>,
     /// Show the state at a point in time (a record's number, a time, -5m, or a
     /// mark's name), for reading only, beside a mount of the image if there is one
-    #[arg(long, value_name = "POINT", allow_hyphen_values = true, conflicts_with_all = ["create", "options"])]
+    #[arg(
+        long,
+        value_name = "POINT",
+        allow_hyphen_values = true,
+        conflicts_with = "create"
+    )]
     at: Option<Point>,
     /// The archive's folder, with --at, instead of the one that the journal remembers
     #[arg(long, value_name = "DIR", requires = "at")]

@@ -13,7 +13,7 @@ use crate::fuse::{Core, Session};
 use crate::history::Point;
 
 use super::mount::mount_options;
-use super::options::Options;
+use super::options::{Options, Wish};
 use super::span::{Asked, Found};
 use super::status::Live;
 use super::{Failure, Outcome, at};
@@ -26,6 +26,11 @@ pub fn serve(
     options: &Options,
     ready: impl FnOnce() -> Result<(), Failure>,
 ) -> Outcome {
+    if options.archive != Wish::AsBefore {
+        return Err(Failure::usage(
+            "-o archive=: a look at the past archives nothing: name the archive with --archive DIR",
+        ));
+    }
     // mount(8) knows no "could not look".
     let refused = |failure: Failure| match failure.code {
         1 => failure,
