@@ -17,7 +17,7 @@ const READY: &str = "ready";
 /// Starts this command again as a daemon and waits until it is ready.
 pub fn start() -> Outcome {
     let started = Command::new("/proc/self/exe")
-        .args(arguments(std::env::args_os().skip(1)))
+        .args(arguments(super::command_line().into_iter().skip(1)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn();

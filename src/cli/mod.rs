@@ -5,6 +5,7 @@
 //! to do. Exit codes are those of mount(8) and fsck(8), as far as they have
 //! one for the case (see [`Failure`]).
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -134,7 +135,7 @@ fn at(path: &Path, what: impl fmt::Display) -> String {
 
 /// Parses the arguments, runs the subcommand, gives the exit code.
 pub fn main() -> ExitCode {
-    let outcome = match Cli::try_parse() {
+    let outcome = match Cli::try_parse_from(command_line()) {
         Ok(cli) => run(cli.command),
         // (--help and --version.)
         Err(error) if !error.use_stderr() => {
@@ -142,7 +143,8 @@ pub fn main() -> ExitCode {
             Ok(0)
         }
         Err(error) => {
-            let args = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned());
+            let args = command_line().into_iter();
+            let args = args.map(|arg| arg.to_string_lossy().into_owned());
             Err(usage::failure(&error, args))
         }
     };
@@ -153,6 +155,18 @@ pub fn main() -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// The program's arguments. `journalfs IMAGE DIR -o …` is a mount: so
+/// mount.fuse calls it for mount(8), with the paths of a line of fstab(5), and
+/// no command's name has a slash.
+fn command_line() -> Vec<OsString> {
+    let mut args: Vec<OsString> = std::env::args_os().collect();
+    let first = args.get(1).map_or(&[][..], |arg| arg.as_encoded_bytes());
+    if first.contains(&b'/') {
+        args.insert(1, "mount".into());
+    }
+    args
 }
 
 fn run(command: Command) -> Outcome {

@@ -30,7 +30,8 @@ pub struct Args {
     /// commit=SECONDS, sync, dirsync, errors=remount-ro, allow_other,
     /// default_permissions, fakeroot, discard, powercut, threads=N, cache_size=SIZE,
     /// journal_size=SIZE, dev, nodev, suid,
-    /// nosuid, exec, noexec
+    /// nosuid, exec, noexec; what fstab says to others (noauto, nofail, user,
+    /// x-…) is passed over
     #[arg(short = 'o', value_name = "OPT,…", verbatim_doc_comment)]
     options: Vec<String>,
     /// Stay in the foreground, and log to standard error

@@ -66,14 +66,18 @@ impl Options {
             None => (option, None),
         };
         match (name, value) {
-            ("", None)
-            | (
-                "defaults" | "async" | "_netdev" | "nofail" | "auto" | "noauto" | "user" | "nouser",
+            // For mount(8), fstab(5) and who reads that, or how it is anyway.
+            (
+                "" | "defaults" | "async" | "auto" | "noauto" | "nofail" | "_netdev" | "user"
+                | "nouser" | "users" | "nousers" | "owner" | "noowner" | "group" | "nogroup"
+                | "silent" | "loud" | "lazytime" | "nolazytime" | "norelatime" | "nostrictatime",
                 None,
-            ) => {}
+            )
+            | ("user" | "comment", Some(_)) => {}
+            (name, _) if name.starts_with("x-") || name.starts_with("X-") => {}
             ("ro", None) => self.read_only = true,
             ("rw", None) => self.read_only = false,
-            ("relatime", None) => self.atime = Atime::Relatime,
+            ("relatime" | "atime", None) => self.atime = Atime::Relatime,
             ("noatime", None) => self.atime = Atime::Noatime,
             ("strictatime", None) => self.atime = Atime::Strict,
             ("nodiratime" | "diratime", None) => {} // reading a directory never notes a time
@@ -178,6 +182,20 @@ mod tests {
         assert_eq!(options.access(), Access::Kernel);
         assert_eq!(Options::parse([""]).unwrap(), Options::default());
         assert_eq!(Options::default().access(), Access::Check);
+    }
+
+    #[test]
+    fn what_fstab_says_to_others_changes_nothing() {
+        let lists = [
+            "defaults,noauto,nofail,_netdev,user,users,group,owner,async",
+            "user=somebody,x-systemd.automount,x-systemd.requires=/home,X-mount.mkdir=0755",
+            "comment=the disk,lazytime,silent,atime",
+        ];
+        assert_eq!(Options::parse(lists).unwrap(), Options::default());
+        // Words that only look like one.
+        for wrong in ["noauto=1", "x", "users=all"] {
+            assert!(Options::parse([wrong]).is_err(), "{wrong}");
+        }
     }
 
     #[test]

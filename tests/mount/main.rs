@@ -14,6 +14,7 @@ mod cut;
 mod daemon;
 mod damage;
 mod discard;
+mod fstab;
 mod history;
 mod host;
 mod image;
