@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::daemon::World;
 use crate::needs_fuse;
-use crate::support::images::{DEBIAN, Variant};
+use crate::support::images::{DEBIAN, Variant, path_with_sbin};
 use crate::support::kernel;
 use crate::support::tree::Tree;
 
@@ -214,4 +214,68 @@ fn a_deterministic_image_is_the_same_to_the_byte() {
         fs::read(path).unwrap()
     };
     assert!(make("one") == make("two"));
+}
+
+/// resize2fs asks the kernel to grow what is mounted, which FUSE can't.
+#[test]
+fn resize2fs_leaves_a_mounted_image_alone_and_grows_it_afterwards() {
+    needs_fuse!();
+    let mut world = World::with_image(&DEBIAN.make(64 << 20));
+    world.mount(&[]);
+    plant(&world.point());
+    let shown = Tree::of(&world.point());
+    fs::File::options()
+        .write(true)
+        .open(world.image())
+        .and_then(|image| image.set_len(128 << 20))
+        .unwrap();
+    let image = world.image();
+    let resize = |options: &[&str]| {
+        let mut resize2fs = std::process::Command::new("resize2fs");
+        resize2fs.env("PATH", path_with_sbin()).args(options);
+        let output = resize2fs.arg(&image).output().unwrap();
+        (output.status.success(), crate::daemon::said(&output))
+    };
+    for options in [&[][..], &["-f"], &["-M"]] {
+        let (done, said) = resize(options);
+        assert!(!done, "resize2fs {options:?}: {said}");
+    }
+    Tree::of(&world.point()).assert_same("asked to grow", &shown, "before");
+    fs::write(world.at("more"), vec![2; 3_000_000]).unwrap();
+    world.umount_and_judge();
+
+    let (done, said) = resize(&[]);
+    assert!(done, "{said}");
+    crate::support::e2fsck::assert_clean(&world.image());
+    world.mount(&[]);
+    assert_eq!(fs::read(world.at("dir/file")).unwrap(), b"contents");
+    // More than there was before.
+    fs::write(world.at("most"), vec![3; 80 << 20]).unwrap();
+    world.umount_and_judge();
+    world.mount(&["-o", "ro"]);
+    assert!(fs::read(world.at("most")).unwrap() == vec![3; 80 << 20]);
+    world.umount();
+}
+
+#[test]
+fn resize2fs_refuses_an_image_that_lags_behind_its_journal() {
+    needs_fuse!();
+    let mut world = World::with_image(&DEBIAN.make(64 << 20));
+    world.mount_to_kill(&[]);
+    plant(&world.point());
+    let shown = Tree::of(&world.point());
+    world.kill();
+    world.detach_dead();
+    let before = fs::read(world.image()).unwrap();
+    let output = std::process::Command::new("resize2fs")
+        .env("PATH", path_with_sbin())
+        .arg(world.image())
+        .arg("48M")
+        .output()
+        .unwrap();
+    assert!(!output.status.success(), "{}", crate::daemon::said(&output));
+    assert!(fs::read(world.image()).unwrap() == before);
+    world.mount(&[]);
+    Tree::of(&world.point()).assert_same("recovered", &shown, "before the kill");
+    world.umount_and_judge();
 }
