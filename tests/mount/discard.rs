@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::Command;
 
 use crate::daemon::World;
 use crate::needs_fuse;
+use crate::support::images::{DEBIAN, path_with_sbin, run};
+use crate::support::{e2fsck, kernel};
 
 const MIB: u64 = 1 << 20;
 
@@ -109,4 +112,72 @@ fn fstrim_gives_back_what_is_free() {
         .unwrap();
     assert!(!output.status.success());
     world.umount();
+}
+
+/// A loop device over a file; dropped, it is gone.
+struct Loop(String);
+
+impl Loop {
+    fn over(file: &Path) -> Loop {
+        let said = run(Command::new("losetup")
+            .env("PATH", path_with_sbin())
+            .args(["-f", "--show"])
+            .arg(file));
+        Loop(said.trim().to_owned())
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let losetup = Command::new("losetup")
+            .env("PATH", path_with_sbin())
+            .args(["-d", &self.0])
+            .status();
+        drop(losetup);
+    }
+}
+
+#[test]
+fn a_block_device_is_told_of_freed_blocks() {
+    needs_fuse!();
+    if !kernel::allowed() {
+        return;
+    }
+    let mut world = World::empty();
+    let store = DEBIAN.make(128 << 20);
+    let taken = || fs::metadata(store.path()).unwrap().blocks() * 512;
+    let device = Loop::over(store.path());
+    let journal = world.beside("journal");
+    let mount = |world: &World, options| {
+        let (journal, point) = (journal.to_str().unwrap(), world.point_str());
+        let args = [
+            "mount",
+            "-o",
+            options,
+            "--journal",
+            journal,
+            &device.0,
+            point,
+        ];
+        world.succeeds(&args);
+    };
+    mount(&world, "discard");
+    fill_and_thin(&world);
+    for n in (1..32).step_by(2) {
+        fs::write(world.at(&format!("{n}")), vec![1; MIB as usize]).unwrap();
+    }
+    world.umount();
+    let full = taken();
+    assert!(full >= 32 * MIB, "{full}");
+    mount(&world, "discard");
+    for n in (1..32).step_by(2) {
+        fs::remove_file(world.at(&format!("{n}"))).unwrap();
+    }
+    world.umount();
+    assert!(taken() + 15 * MIB <= full, "{} of {full}", taken());
+    mount(&world, "ro");
+    assert_the_rest_is_intact(&world);
+    world.umount();
+    drop(device);
+    e2fsck::assert_clean(store.path());
 }
