@@ -39,7 +39,7 @@ impl Fs {
         }
         let time = self.now();
         let mut txn = self.begin()?;
-        let mut inode = load_file(&txn, &self.sb, inode)?;
+        let (mut inode, gone) = self.load_or_gone(&txn, inode)?;
         self.may_change(&txn, by, &inode, set)?;
         let before = inode.mode;
         let strips = set.is_empty() && self.might_strip(&txn, by, &inode)?;
@@ -62,6 +62,12 @@ impl Fs {
         inode.atime = atime.unwrap_or(inode.atime);
         inode.mtime = mtime.unwrap_or(inode.mtime);
         inode.ctime = time;
+        if gone {
+            // Nothing of it is in the image, and so the transaction is given up.
+            let value = attr(&inode)?;
+            self.tables.lock().gone.insert(value.inode, value);
+            return Ok(Done { value, lsn: None });
+        }
         store(&mut txn, &self.sb, &inode)?;
         let lsn = txn.commit(&Op::SetAttr {
             by: by.into(),
@@ -80,6 +86,35 @@ impl Fs {
             value: attr(&inode)?,
             lsn: Some(lsn),
         })
+    }
+
+    /// An inode; or, and then true, a removed directory that somebody is still
+    /// in, as it was in the end but without extended attributes.
+    pub(super) fn load_or_gone(
+        &self,
+        blocks: &dyn Blocks,
+        number: InodeNo,
+    ) -> Result<(Inode, bool)> {
+        match load_file(blocks, &self.sb, number) {
+            Err(Error::Stale) => {
+                let last = self.tables.lock().gone(number);
+                let last = last.filter(|last| last.kind == Kind::Directory);
+                Ok((self.as_it_was(&last.ok_or(Error::Stale)?), true))
+            }
+            found => Ok((found?, false)),
+        }
+    }
+
+    fn as_it_was(&self, last: &Attr) -> Inode {
+        let mode = mode::DIRECTORY | last.perm;
+        let inode = Inode::new(last.inode, mode, last.generation, last.crtime, &self.sb);
+        Inode {
+            uid: last.uid,
+            gid: last.gid,
+            atime: last.atime,
+            mtime: last.mtime,
+            ..inode
+        }
     }
 
     /// chattr(1): `flags` is all of `i_flags` as it is to be. What can't be

@@ -5,7 +5,6 @@
 //! that before it asked, and with [`Access::Fakeroot`] nobody does. What
 //! marks an inode immutable or append-only holds for everyone, root too.
 
-use super::inode::load_file;
 use super::{Access, Caller, Error, Fs, Result, xattr};
 use crate::ext4::inode::{Inode, flag, mode};
 use crate::journal::Blocks;
@@ -24,7 +23,7 @@ impl Fs {
     /// access(2): whether the caller may do all of `mask` (0: the inode exists).
     pub fn access(&self, by: &Caller, inode: InodeNo, mask: u32) -> Result<()> {
         let view = self.view();
-        let inode = load_file(&view, &self.sb, inode)?;
+        let (inode, _) = self.load_or_gone(&view, inode)?;
         let mask = mask as u16 & 7;
         self.may(&view, by, &inode, mask)?;
         let special = matches!(

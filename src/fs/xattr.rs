@@ -39,7 +39,7 @@ impl Fs {
     /// getxattr(2).
     pub fn getxattr(&self, by: &Caller, inode: InodeNo, name: &[u8]) -> Result<Vec<u8>> {
         let view = self.view();
-        let inode = load_file(&view, &self.sb, inode)?;
+        let (inode, _) = self.load_or_gone(&view, inode)?;
         let name = parse(name)?;
         match name.index {
             USER if !may_have_user_attributes(&inode) => return Err(Error::NoAttribute),
@@ -57,7 +57,7 @@ impl Fs {
     /// listxattr(2): the names, each ended by a NUL.
     pub fn listxattr(&self, by: &Caller, inode: InodeNo) -> Result<Vec<u8>> {
         let view = self.view();
-        let inode = load_file(&view, &self.sb, inode)?;
+        let (inode, _) = self.load_or_gone(&view, inode)?;
         let mut all = Vec::new();
         for name in list(&view, &self.sb, &inode)? {
             let hidden = match name.index {

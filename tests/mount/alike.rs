@@ -344,6 +344,46 @@ fn an_unlinked_file_is_written_and_read_until_it_is_closed() {
 }
 
 #[test]
+fn a_removed_working_directory_is_still_ones_own() {
+    alike(
+        r#"
+        asked() {
+            perl -e '
+                sub told { print "$_[0]: ", ($_[1] ? "done" : "$!"), "\n" }
+                opendir(my $d, ".") or print "open: $!\n";
+                $! = 0; my @n = readdir $d; print "list: @n: $!\n";
+                print "stat: ", join(" ", (stat ".")[2, 3, 4, 5]), "\n";
+                told $_, scalar(stat $_) for "file", "..", "./x/y";
+                told "chmod", chmod(0700, ".");
+                told "chown", chown(5, 6, ".");
+                told "times", utime(1000, 2000, ".");
+                print "stat: ", join(" ", (stat ".")[2, 3, 4, 5, 8, 9]), "\n";
+                told "mkdir", mkdir("x");
+                told "symlink", symlink("x", "y");
+                told "rename", rename("../other", "z");
+                told "rmdir", rmdir("../removed");
+                told "create", open(my $g, ">", "new");
+            '
+        }
+        mkdir removed other; touch other/file
+        cd removed; rmdir ../removed; asked; cd ..
+        mkdir removed empty; cd empty; sys rename ../removed ../empty; asked; cd ..
+        mkdir -m 777 open; as 1000 1000 1000 mkdir open/theirs; cd open/theirs; rmdir ../theirs
+        # (Without a shell, which would complain of where it is.)
+        for who in 1000 1001; do
+            setpriv --reuid $who --regid $who --clear-groups perl -e '
+                print "chmod: ", (chmod(0711, ".") ? "done" : "$!"), "\n";
+                print "chown: ", (chown(1001, -1, ".") ? "done" : "$!"), "\n";
+                opendir(my $d, ".") or print "open: $!\n";
+            '
+        done
+        mode .; cd ../..
+        find . -printf '%p %M %U\n' | sort
+        "#,
+    );
+}
+
+#[test]
 fn names_are_bytes() {
     alike(
         r#"
