@@ -68,6 +68,9 @@ fn seeds_are_good_pieces_of_an_image() {
             }
         }
     }
+    for (name, journal) in jbd2_samples() {
+        put("jbd2", name, &journal);
+    }
     let list = [
         1, 0, 0, 0, 1, 0, 7, 0, 2, 0, 5, 0, 9, 0, 0, 0, 4, 0, 5, 0, 16, 0, 7, 0, 32, 0, 0, 0,
     ];
@@ -82,10 +85,28 @@ fn seeds_are_good_pieces_of_an_image() {
     }
     for first in 0..2u8 {
         put("journal", &format!("seed-{first}"), &[first]);
-        put(
-            "journal",
-            &format!("seed-edited-{first}"),
-            &[first, 8, 0, 90, 0, 5, 200, 3, 0, 20, 0, 4, 7],
-        );
+        let edited = [first, 8, 0, 90, 0, 5, 200, 3, 0, 20, 0, 4, 7];
+        put("journal", &format!("seed-edited-{first}"), &edited);
+        put("log", &format!("seed-{first}"), &edited);
     }
+}
+
+/// The journals of `src/ext4/jbd2/samples.txt`: a name, then rows of block,
+/// offset and 16 bytes, in hexadecimal but for the block.
+fn jbd2_samples() -> Vec<(&'static str, Vec<u8>)> {
+    let mut all: Vec<(&str, Vec<u8>)> = Vec::new();
+    for line in include_str!("../../src/ext4/jbd2/samples.txt").lines() {
+        if let Some(name) = line.strip_prefix("= ") {
+            all.push((name, Vec::new()));
+            continue;
+        }
+        let words: Vec<&str> = line.split(' ').collect();
+        let block: usize = words[0].parse().unwrap();
+        let at = block * 1024 + usize::from_str_radix(words[1], 16).unwrap();
+        let bytes = u128::from_str_radix(words[2], 16).unwrap().to_be_bytes();
+        let journal = &mut all.last_mut().unwrap().1;
+        journal.resize(journal.len().max(at + 16), 0);
+        journal[at..at + 16].copy_from_slice(&bytes);
+    }
+    all
 }

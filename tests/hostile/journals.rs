@@ -102,6 +102,26 @@ impl Left {
         }
     }
 
+    /// Changes any bytes of any file, spares and indexes too. An index's sums
+    /// are put right, nothing else is.
+    pub fn apply_anywhere(
+        &mut self,
+        edits: impl Iterator<Item = (usize, usize, u8, u8)>,
+        edit: fn(&mut [u8], usize, u8, u8),
+    ) {
+        let names: Vec<String> = self.files.keys().cloned().collect();
+        for (place, at, how, value) in edits {
+            let name = &names[place % names.len()];
+            let mut bytes = self.files[name].to_vec();
+            let at = at + place / names.len() % 2 * (1 << 16);
+            edit(&mut bytes, at, how, value);
+            if name.ends_with(".index") && bytes.len() >= 64 {
+                seal_index(&mut bytes);
+            }
+            self.files.insert(name.clone(), Pages::from_bytes(&bytes));
+        }
+    }
+
     /// Changes one file of the journal so that it is still believed.
     fn change(&mut self, random: &mut Seeded) {
         let names: Vec<String> = self.files.keys().cloned().collect();
@@ -160,6 +180,10 @@ fn change_index(bytes: &mut [u8], random: &mut Seeded) {
         true => tamper(&mut bytes[32..40], random),
         false => tamper(&mut bytes[64..], random),
     }
+    seal_index(bytes);
+}
+
+fn seal_index(bytes: &mut [u8]) {
     let count = u64::from_le_bytes(bytes[32..40].try_into().unwrap());
     let len = usize::try_from(count).unwrap_or(0).saturating_mul(16);
     if let Some(entries) = bytes[64..].get(..len) {

@@ -8,14 +8,16 @@ use std::sync::{Arc, LazyLock};
 
 use journalfs::device::Disk;
 use journalfs::device::memory::{MemoryDir, MemoryDisk};
+use journalfs::ext4::checksum::crc32c;
 use journalfs::ext4::dirent;
 use journalfs::ext4::extent::NodeRef;
 use journalfs::ext4::features::ro_compat;
 use journalfs::ext4::group::Group;
 use journalfs::ext4::htree::{self, Layout, Map};
 use journalfs::ext4::inode::Inode;
+use journalfs::ext4::jbd2::{self, Super};
 use journalfs::ext4::xattr::{AttributeBlock, decode_inode};
-use journalfs::ext4::{Superblock, acl, superblock as raw};
+use journalfs::ext4::{Corrupt, Superblock, acl, superblock as raw};
 use journalfs::fs::mkfs::{MkfsOptions, mkfs};
 use journalfs::journal::Record;
 use journalfs::units::{BlockNo, FileBlock, GroupNo, InodeNo};
@@ -40,9 +42,11 @@ pub const TARGETS: &[Target] = &[
     ("htree", htree),
     ("xattr", xattr),
     ("acl", acl),
+    ("jbd2", jbd2),
     ("record", record),
     ("image", image),
     ("journal", journal),
+    ("log", log),
 ];
 
 /// An image's geometry with checksums and without.
@@ -204,6 +208,36 @@ pub fn acl(data: &[u8]) {
     let _ = acl::Acl::from_wire(data);
 }
 
+/// A journal of ext4's own, its superblock's checksum put right.
+pub fn jbd2(data: &[u8]) {
+    const BLOCKS: u64 = 16384;
+    let mut journal: Vec<Vec<u8>> = data.chunks(1024).take(32).map(block).collect();
+    let Some(head) = journal.first_mut() else {
+        return;
+    };
+    let _ = Super::decode(head);
+    head[0xFC..0x100].fill(0);
+    let sum = crc32c(!0, head);
+    head[0xFC..0x100].copy_from_slice(&sum.to_be_bytes());
+    let Ok(sb) = Super::decode(head) else {
+        return;
+    };
+    if sb.block_size != 1024 {
+        return; // whoever reads it refuses it
+    }
+    let read = |at: u32, buf: &mut [u8]| {
+        match journal.get(at as usize) {
+            Some(bytes) => buf.copy_from_slice(bytes),
+            None => buf.fill(0),
+        }
+        Ok::<(), Corrupt>(())
+    };
+    if let Ok(replay) = jbd2::scan(&sb, BLOCKS, read) {
+        let _ = replay.fast_commits_follow(&journal[journal.len() - 1]);
+        assert!(replay.blocks.keys().all(|block| block.0 < BLOCKS));
+    }
+}
+
 /// A record of the journal: what is read back is what was written.
 pub fn record(data: &[u8]) {
     if let Ok(record) = Record::decode(data) {
@@ -267,18 +301,29 @@ pub fn image(data: &[u8]) {
     exercise::mount_and_work(disk(), Arc::new(MemoryDir::default()), &mut random);
 }
 
+/// Killed daemons' images and journals.
+static LEFT: LazyLock<Vec<Left>> = LazyLock::new(|| {
+    vec![
+        Left::killed("1k-blocks", true),
+        Left::killed("upstream", false),
+    ]
+});
+
 /// Reads a journal in which numbers were changed and all checksums put right,
 /// in every way that there is, and recovers its image.
 pub fn journal(data: &[u8]) {
-    static SAMPLES: LazyLock<Vec<Left>> = LazyLock::new(|| {
-        vec![
-            Left::killed("1k-blocks", true),
-            Left::killed("upstream", false),
-        ]
-    });
     let (first, rest) = split(data);
-    let mut left = SAMPLES[first % SAMPLES.len()].clone();
+    let mut left = LEFT[first % LEFT.len()].clone();
     left.apply(edits(rest), edit);
     let mut random = Seeded::from_seed("journal", first as u64);
+    journals::read_and_work(&left, &mut random);
+}
+
+/// The same with bytes changed anywhere, which most sums then deny.
+pub fn log(data: &[u8]) {
+    let (first, rest) = split(data);
+    let mut left = LEFT[first % LEFT.len()].clone();
+    left.apply_anywhere(edits(rest), edit);
+    let mut random = Seeded::from_seed("log", first as u64);
     journals::read_and_work(&left, &mut random);
 }
