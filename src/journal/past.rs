@@ -12,7 +12,7 @@
 //! block behind `from` wrote the whole of it, so what the base holds of such a
 //! block does not matter.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -27,6 +27,10 @@ use crate::units::{BlockNo, Lsn};
 
 /// Records that are kept decoded: neighbours touch the same blocks.
 const KEPT: usize = 4096;
+
+/// A block that more records make is *busy*: all of them are made in one pass
+/// over the records, not each in one of its own.
+const BUSY: usize = if cfg!(test) { 8 } else { 512 };
 
 /// An image from which history is done again.
 #[derive(Clone)]
@@ -58,6 +62,8 @@ pub struct Past {
     /// Replaces what the records say of the pinned block.
     pinned: Option<Block>,
     decoded: Mutex<Decoded>,
+    /// Busy blocks, once one was asked for.
+    busy: Mutex<Option<Arc<HashMap<BlockNo, Block>>>>,
 }
 
 /// A segment's records that count.
@@ -113,6 +119,7 @@ impl Past {
             blocks: len / block_size as u64,
             pinned: None,
             decoded: Mutex::default(),
+            busy: Mutex::default(),
         })
     }
 
@@ -179,27 +186,72 @@ impl Past {
             return Ok(Source::Bytes(bytes.clone()));
         }
         let (begins, records) = self.chain(block);
-        let mut bytes = match (begins, pinned) {
-            (Begins::Below, Some((_, bytes))) => bytes.clone(),
-            (Begins::Below, None) if records.is_empty() => return Ok(Source::Ground),
-            (Begins::Below, None) => {
-                return Err(Error::Corrupt {
-                    lsn: records[0],
-                    why: "it changes a part of a block that no record since the base has written whole",
-                });
-            }
-            (Begins::Here, _) => vec![0; self.block_size],
-        };
-        if bytes.len() != self.block_size {
-            return Err(Error::Corrupt {
-                lsn: self.ground.from,
-                why: "the pinned block is not one block long",
-            });
+        if begins == Begins::Below && records.is_empty() && pinned.is_none() {
+            return Ok(Source::Ground);
         }
+        if records.len() > BUSY
+            && let Some(bytes) = self.busy()?.get(&block)
+        {
+            return Ok(Source::Bytes(bytes.clone()));
+        }
+        let mut bytes = self.first(block, begins, &records)?;
         for lsn in records {
             self.apply(lsn, block, &mut bytes)?;
         }
         Ok(Source::Bytes(bytes.into()))
+    }
+
+    /// What a block's records build on.
+    fn first(&self, block: BlockNo, begins: Begins, records: &[Lsn]) -> Result<Vec<u8>> {
+        let corrupt = |lsn, why| Err(Error::Corrupt { lsn, why });
+        match (begins, &self.ground.pinned) {
+            (Begins::Here, _) => Ok(vec![0; self.block_size]),
+            (Begins::Below, Some((pinned, bytes))) if *pinned == block => {
+                match bytes.len() == self.block_size {
+                    true => Ok(bytes.clone()),
+                    false => corrupt(self.ground.from, "the pinned block is not one block long"),
+                }
+            }
+            (Begins::Below, _) => corrupt(
+                records.first().copied().unwrap_or(self.at),
+                "it changes a part of a block that no record since the base has written whole",
+            ),
+        }
+    }
+
+    /// All busy blocks.
+    fn busy(&self) -> Result<Arc<HashMap<BlockNo, Block>>> {
+        let mut known = self.busy.lock();
+        if let Some(busy) = &*known {
+            return Ok(busy.clone());
+        }
+        let mut blocks: HashMap<BlockNo, Vec<u8>> = HashMap::new();
+        let mut todo: BTreeMap<Lsn, Vec<BlockNo>> = BTreeMap::new();
+        // Longer runs are written whole, never edited.
+        let single: BTreeSet<BlockNo> = (self.touched())
+            .filter_map(|(first, count)| (count == 1).then_some(first))
+            .collect();
+        for block in single {
+            let (begins, records) = self.chain(block);
+            if records.len() > BUSY {
+                blocks.insert(block, self.first(block, begins, &records)?);
+                for lsn in records {
+                    todo.entry(lsn).or_default().push(block);
+                }
+            }
+        }
+        for (lsn, touched) in todo {
+            for block in touched {
+                let bytes = blocks.get_mut(&block).expect("just put there");
+                self.apply(lsn, block, bytes)?;
+            }
+        }
+        let blocks = blocks
+            .into_iter()
+            .map(|(block, bytes)| (block, bytes.into()));
+        let busy: Arc<HashMap<BlockNo, Block>> = Arc::new(blocks.collect());
+        *known = Some(busy.clone());
+        Ok(busy)
     }
 
     /// The records that make a block what it is, in order.
