@@ -21,6 +21,9 @@ use super::checksum::{crc32_be, crc32c};
 use super::{Corrupt, Unusable};
 use crate::units::BlockNo;
 
+mod external;
+pub use external::External;
+
 const MAGIC: u32 = 0xC03B_3998;
 /// Bytes of a journal's superblock, and the least that a block has.
 const SUPER: usize = 1024;
@@ -585,6 +588,10 @@ fn be16(raw: &[u8], at: usize) -> u16 {
 
 fn be32(raw: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([raw[at], raw[at + 1], raw[at + 2], raw[at + 3]])
+}
+
+fn put_be32(raw: &mut [u8], at: usize, value: u32) {
+    raw[at..at + 4].copy_from_slice(&value.to_be_bytes());
 }
 
 #[cfg(test)]
