@@ -22,6 +22,7 @@ mod control;
 mod cut;
 mod detach;
 mod diff;
+mod export;
 mod inject;
 mod log;
 mod mark;
@@ -82,6 +83,7 @@ enum Command {
     Cut(cut::Args),
     Unsynced(unsynced::Args),
     Inject(inject::Args),
+    Export(export::Args),
     Detach(detach::Args),
 }
 
@@ -193,6 +195,7 @@ fn run(command: Command) -> Outcome {
         Command::Cut(args) => cut::run(&args),
         Command::Unsynced(args) => unsynced::run(&args),
         Command::Inject(args) => inject::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Detach(args) => detach::run(&args),
     }
 }

@@ -105,6 +105,18 @@ pub fn take_off(raw: &Raw) -> Raw {
     free
 }
 
+/// The guarded superblock of an image for which the journal that its guard
+/// names has been made: stock tools find that, and our own guard it still is.
+pub fn with_external(raw: &Raw) -> Raw {
+    let mut external = *raw;
+    set(&mut external, COMPAT, compat::HAS_JOURNAL);
+    set(&mut external, INCOMPAT, incompat::RECOVER);
+    put32(&mut external, JOURNAL_INUM, 0);
+    put32(&mut external, JOURNAL_DEV, 0);
+    superblock::seal(&mut external);
+    external
+}
+
 /// The superblock of an image whose journal is given up: the guard off, and
 /// errors noted, so that e2fsck looks at everything.
 pub fn give_up(raw: &Raw) -> Raw {

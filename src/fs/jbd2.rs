@@ -313,24 +313,30 @@ impl Runs {
 /// Empties the image's own journal, if it has one that isn't: what it holds
 /// is home, or of another time. Answers whether it was emptied.
 pub fn empty(fs: &Fs) -> Result<bool> {
-    let sb = &fs.sb;
-    if sb.journal_inode == 0 {
-        return Ok(false);
-    }
-    let found = {
-        let view = fs.view();
-        let inode = inode::load(&view, sb, InodeNo(sb.journal_inode));
-        inode.ok().and_then(|inode| head(sb, &view, &inode).ok())
-    };
-    let Some((block, head)) = found.filter(|(_, head)| !head.is_empty()) else {
+    let Some((block, bytes)) = emptied(&fs.sb, &fs.view())? else {
         return Ok(false);
     };
     let mut txn = fs.begin()?;
-    head.empty(txn.block_mut(block)?);
+    txn.block_mut(block)?.copy_from_slice(&bytes);
     txn.commit(&Op::Orphan {
-        inode: InodeNo(sb.journal_inode),
+        inode: InodeNo(fs.sb.journal_inode),
     })?;
     Ok(true)
+}
+
+/// The block that [`empty`] would change, as it would leave it.
+pub fn emptied(sb: &Superblock, view: &dyn Blocks) -> Result<Option<(BlockNo, Vec<u8>)>> {
+    if sb.journal_inode == 0 {
+        return Ok(None);
+    }
+    let inode = inode::load(view, sb, InodeNo(sb.journal_inode)).ok();
+    let found = inode.and_then(|inode| head(sb, view, &inode).ok());
+    let Some((block, head)) = found.filter(|(_, head)| !head.is_empty()) else {
+        return Ok(None);
+    };
+    let mut bytes = view.block(block)?.to_vec();
+    head.empty(&mut bytes);
+    Ok(Some((block, bytes)))
 }
 
 /// An image as its own journal would leave it; for reading only.

@@ -19,12 +19,16 @@ use crate::units::{Clock, HostClock, Lsn, Time};
 
 mod course;
 mod error;
+mod export;
 mod host;
 mod session;
 pub use course::Course;
 use error::io_error;
 pub use error::{Error, Result, Uuid};
-pub use host::{Lock, journal_folder, open_host, open_host_through, refuse_loop_device};
+pub use export::Exported;
+pub use host::{
+    Lock, journal_folder, open_host, open_host_copy, open_host_through, refuse_loop_device,
+};
 
 /// How an image is opened.
 #[derive(Clone)]

@@ -23,6 +23,14 @@ impl<'j> View<'j> {
     pub fn last(&self) -> Lsn {
         self.state.last
     }
+
+    /// The blocks that are not home, ascending; without the pinned one.
+    pub fn lacking(&self) -> Vec<BlockNo> {
+        let (dirty, frozen) = (self.state.dirty.iter(), self.state.frozen.iter());
+        let blocks = dirty.chain(frozen).map(|(block, _)| block);
+        let blocks: std::collections::BTreeSet<BlockNo> = blocks.collect();
+        blocks.into_iter().collect()
+    }
 }
 
 impl Blocks for View<'_> {

@@ -75,6 +75,12 @@ pub enum Error {
          archive into an empty folder (-o archive=DIR), or not at all (-o archive=none)"
     )]
     OtherHistory,
+    /// There is nothing to export.
+    #[error("lacks nothing of a journal of journalfs: there is nothing to export")]
+    LacksNothing,
+    /// Of more blocks than a jbd2 journal counts.
+    #[error("{0} blocks are too many for one journal of jbd2: journalfs recover has no such limit")]
+    TooMany(u64),
     /// Somebody has it.
     #[error("{0}")]
     InUse(String),

@@ -57,6 +57,20 @@ pub fn open_host_through(
     Ok(opened)
 }
 
+/// [`open`] for the copy of an image, which is ours alone, beside a journal
+/// that is only read.
+pub fn open_host_copy(image: &Path, journal: &Path) -> Result<Opened> {
+    let lock = Lock::on(image, false)?;
+    refuse_loop_device(image)?;
+    let disk = HostDisk::open(image, Access::ReadWrite).map_err(in_use(image))?;
+    let folder = Arc::new(Folder::at(journal.to_owned(), true)?);
+    let mut options = Options::default();
+    options.fs.read_only = true;
+    let mut opened = open(Arc::new(disk), folder.clone(), options)?;
+    opened.held.push(Box::new((lock, folder)));
+    Ok(opened)
+}
+
 /// A lock on a file, held while it lives.
 pub struct Lock {
     _file: File,

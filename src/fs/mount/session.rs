@@ -144,7 +144,7 @@ pub(super) fn read_superblock(image: &dyn Disk) -> Result<Raw> {
 
 /// Writes the sectors that differ, so that no other is in flight when the
 /// power fails.
-fn write_superblock(image: &dyn Disk, found: &Raw, now: &Raw) -> Result<()> {
+pub(super) fn write_superblock(image: &dyn Disk, found: &Raw, now: &Raw) -> Result<()> {
     write_sectors(image, now, |sector| found[sector.clone()] != now[sector])
 }
 
