@@ -108,7 +108,9 @@ struct Tables {
     lookups: HashMap<InodeNo, u64>,
     /// What inodes were that have gone while the kernel refers to them.
     gone: HashMap<InodeNo, Attr>,
-    /// Open handles.
+    /// Open handles. They need no limit of their own (ENFILE): a handle is a
+    /// count here, and the kernel, which keeps far more of each, has its own
+    /// (RLIMIT_NOFILE, fs.file-max).
     opens: HashMap<InodeNo, u32>,
     /// Inodes whose blocks are still being freed, in steps; all are on the
     /// orphan chain. Nothing may extend such a file before that is done.

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::resource::{Resource, getrlimit};
 
 use crate::daemon::World;
 use crate::needs_fuse;
@@ -235,4 +236,75 @@ fn space_is_allocated_punched_and_zeroed_and_never_moved() {
     assert_eq!(fs::read(world.at("file.copy")).unwrap(), bytes[..5000]);
     drop(file);
     world.umount_and_judge();
+}
+
+/// Opens as many files as `$2` says, in the folder `$1`, tells that they are
+/// open, and at the next line goes on with each of them.
+const HOLDER: &str = "
+import os, resource, sys
+folder, count = sys.argv[1], int(sys.argv[2])
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+held = [os.open(f'{folder}/{n}', os.O_RDWR) for n in range(count)]
+print('open', flush=True)
+sys.stdin.readline()
+for n, file in enumerate(held):
+    assert os.pread(file, 100, 0) == str(n).encode(), n
+    os.pwrite(file, b'seen', 0)
+    os.close(file)
+";
+
+/// There is no limit of journalfs's own: an open file costs the daemon a few
+/// bytes, and what the kernel allows is what there is.
+#[test]
+fn fifty_thousand_files_are_open_at_a_time() {
+    needs_fuse!();
+    let (holders, each) = (4, 12_500);
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    if hard < each + 100 {
+        eprintln!("skipped: a process may open {hard} files only");
+        return;
+    }
+    let mut world = World::new("1G");
+    world.mount(&[]);
+    let folders: Vec<_> = (0..holders).map(|n| world.at(&format!("{n}"))).collect();
+    for folder in &folders {
+        fs::create_dir(folder).unwrap();
+        for n in 0..each {
+            fs::write(folder.join(n.to_string()), n.to_string()).unwrap();
+        }
+    }
+    let before = resident(&world);
+
+    let hold = |folder| {
+        let mut holder = python(folder, HOLDER);
+        holder.arg(each.to_string());
+        holder.stdin(Stdio::piped()).stdout(Stdio::piped());
+        holder.spawn().unwrap()
+    };
+    let mut all: Vec<_> = folders.iter().map(|folder| hold(folder)).collect();
+    for holder in &mut all {
+        let mut told = [0; 5];
+        holder.stdout.take().unwrap().read_exact(&mut told).unwrap();
+    }
+    let grown = resident(&world).saturating_sub(before);
+    assert!(grown < 32 << 10, "the daemon grew by {grown} KiB");
+    // Half of them lose their names on top.
+    for folder in &folders[..2] {
+        fs::remove_dir_all(folder).unwrap();
+    }
+    for mut holder in all {
+        holder.stdin.take().unwrap().write_all(b"\n").unwrap();
+        assert!(holder.wait().unwrap().success());
+    }
+    assert_eq!(fs::read(folders[3].join("12499")).unwrap(), b"seen9");
+    world.umount_and_judge();
+}
+
+/// The daemon's memory, in KiB.
+fn resident(world: &World) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", world.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.unwrap().trim().trim_end_matches(" kB");
+    kib.parse().unwrap()
 }
