@@ -441,3 +441,76 @@ fn a_scrub_finds_rot_in_file_data_of_the_image() {
     file.write_at(&[data[8192]], at as u64).unwrap();
     world.succeeds(&["verify", "--image", world.image_str()]);
 }
+
+/// Elements without an end of their own, and those that may leave it out.
+const OPEN: [&str; 11] = [
+    "meta", "br", "rect", "circle", "line", "td", "th", "tr", "thead", "html", "p",
+];
+
+/// Every other element that begins also ends, in order.
+fn assert_well_formed(page: &str) {
+    let mut open: Vec<&str> = Vec::new();
+    let body = page.split_once("</style>").unwrap().1;
+    for tag in body.split('<').skip(1) {
+        let name = tag
+            .split(|c: char| c == '>' || c.is_whitespace())
+            .next()
+            .unwrap();
+        let element = name.trim_start_matches('/').trim_end_matches('/');
+        if OPEN.contains(&element) || tag.split('>').next().unwrap().ends_with('/') {
+            continue;
+        }
+        match name.strip_prefix('/') {
+            None => open.push(name),
+            Some(closed) => assert_eq!(open.pop(), Some(closed), "<{tag}"),
+        }
+    }
+    assert!(open.is_empty(), "{open:?}");
+}
+
+#[test]
+fn a_report_is_one_page_that_needs_nothing_and_runs_nobodys_script() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    world.mount_to_kill(&[]);
+    fs::write(
+        world.at("<script>alert(1)<&>"),
+        b"these are the bytes that are synced",
+    )
+    .unwrap();
+    let file = File::open(world.at("<script>alert(1)<&>")).unwrap();
+    file.sync_all().unwrap();
+    fs::write(world.at("later"), b"x").unwrap();
+    let page = world.beside("report.html");
+    let output = page.display().to_string();
+    world.succeeds(&["report", "-o", &output, world.point_str()]);
+    let live = fs::read_to_string(&page).unwrap();
+    assert!(live.contains("Requests that the mount has served"));
+    world.kill();
+    world.detach_dead();
+    world.succeeds(&["report", "-o", &output, world.image_str()]);
+    let html = fs::read_to_string(&page).unwrap();
+    for page in [&live, &html] {
+        assert_well_formed(page);
+        for outside in [
+            "http:", "https:", "<script", "<link", "<img", "url(", "@import",
+        ] {
+            assert!(!page.contains(outside), "{outside}");
+        }
+    }
+    assert!(html.contains("/&lt;script&gt;alert(1)&lt;&amp;&gt;"));
+    assert!(html.contains("/later") && html.contains("not known to be durable"));
+    spoil(&world, b"these are the bytes");
+    let damaged = journalfs()
+        .args(["report", "-o", &output, world.journal().to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert_eq!(damaged.status.code(), Some(4), "{}", said(&damaged));
+    let html = fs::read_to_string(&page).unwrap();
+    assert_well_formed(&html);
+    assert!(
+        html.contains("recovery drops it") && html.contains("/later"),
+        "behind the damage"
+    );
+    world.beyond_recovery = Some("damaged");
+}
