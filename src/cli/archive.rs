@@ -99,7 +99,7 @@ pub fn run(args: &Args) -> Outcome {
             let gone = archive
                 .prune(limits, HostClock.wall())
                 .map_err(|e| cant(&e))?;
-            println!("{}: {gone} files removed", args.dir.display());
+            say!("{}: {gone} files removed", args.dir.display());
             Ok(0)
         }
     }
@@ -159,11 +159,11 @@ fn list(dir: &Path, archive: &Archive, json: bool, journal: Option<&Path>) -> Ou
     let reaches = reaches(&archive.bases(), &segments);
     let object = object(dir, archive, &reaches);
     match json {
-        true => println!(
+        true => say!(
             "{}",
             serde_json::to_string(&object).map_err(Failure::system)?
         ),
-        false => print!("{}", text(&object)),
+        false => say_text!("{}", text(&object)),
     }
     Ok(0)
 }
@@ -273,21 +273,21 @@ fn verify(dir: &Path, archive: &Archive, json: bool) -> Outcome {
     read_records(dir, archive, &mut verified)?;
     compare_indexes(archive, &mut verified);
     match json {
-        true => println!(
+        true => say!(
             "{}",
             serde_json::to_string(&verified).map_err(Failure::system)?
         ),
         false => {
-            println!(
+            say!(
                 "{}: {} records are whole, {} bytes",
                 dir.display(),
                 verified.records,
                 verified.bytes
             );
             for damaged in &verified.damaged {
-                println!("damaged: {damaged}");
+                say!("damaged: {damaged}");
             }
-            print!("{}", text(&object(dir, archive, &reaches)));
+            say_text!("{}", text(&object(dir, archive, &reaches)));
         }
     }
     Ok(if verified.damaged.is_empty() { 0 } else { 4 })

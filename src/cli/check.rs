@@ -42,7 +42,7 @@ pub fn run(args: &Args) -> Outcome {
     let report = check::check_host(&place.image, &place.journal);
     drop(progress);
     match args.json {
-        true => println!(
+        true => say!(
             "{}",
             serde_json::to_string(&report).map_err(Failure::unchecked)?
         ),
@@ -55,10 +55,10 @@ pub fn run(args: &Args) -> Outcome {
 pub fn print_image(image: &Path, report: &check::Report) {
     let image = image.display();
     for finding in &report.findings {
-        println!("{image}: {finding}");
+        say!("{image}: {finding}");
     }
     if report.suppressed > 0 {
-        println!("{image}: and {} findings more", report.suppressed);
+        say!("{image}: and {} findings more", report.suppressed);
     }
     let counts = &report.counts;
     let verdict = match report.verdict() {
@@ -66,7 +66,7 @@ pub fn print_image(image: &Path, report: &check::Report) {
         check::Verdict::Errors => "errors",
         check::Verdict::Unchecked => "could not be checked",
     };
-    println!(
+    say!(
         "{image}: {verdict}: {}/{} inodes, {}/{} blocks of {} bytes, {} directories",
         counts.inodes_used,
         counts.inodes,
@@ -80,7 +80,7 @@ pub fn print_image(image: &Path, report: &check::Report) {
 fn print_text(place: &Place, report: &check::Report) {
     print_image(&place.image, report);
     if let Some(journal) = &report.journal {
-        println!(
+        say!(
             "{}: {}: {} frames in {} segments, records to {}, durable to {}, in the image to {}",
             place.journal.display(),
             journal.verdict,

@@ -60,8 +60,8 @@ pub fn run(args: &Args) -> Outcome {
     mount.wait_until_free()?;
     let loss = cut.map_err(|why| Failure::refused(at(&args.dir, why)))?;
     match args.json {
-        true => println!("{}", serde_json::to_string(&loss).map_err(Failure::system)?),
-        false => print!("{}", loss.text()),
+        true => say!("{}", serde_json::to_string(&loss).map_err(Failure::system)?),
+        false => say_text!("{}", loss.text()),
     }
     Ok(0)
 }

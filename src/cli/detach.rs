@@ -33,7 +33,7 @@ pub fn run(args: &Args) -> Outcome {
     disk.write_at(&guard::give_up(&raw), OFFSET)
         .map_err(failed)?;
     disk.sync().map_err(failed)?;
-    println!(
+    say!(
         "{}: detached from its journal: run e2fsck -f on it now",
         place.image.display()
     );

@@ -44,16 +44,17 @@ pub fn run(args: &Args) -> Outcome {
         let _ = std::fs::remove_file(&args.jbd2);
     })?;
     let (out, copy) = (args.jbd2.display(), args.image.display());
-    println!(
+    say!(
         "{out}: {} blocks, all that {copy} lacks up to record {}",
-        exported.blocks, exported.last
+        exported.blocks,
+        exported.last
     );
     if exported.pointed {
-        println!("{copy}: its superblock names that journal now");
+        say!("{copy}: its superblock names that journal now");
     }
-    println!("Take both to the other machine, and there:");
-    println!("  e2fsck -f -y -j {out} {copy}");
-    println!("Afterwards {copy} is an ordinary ext4 image, and {out} is of no more use.");
+    say!("Take both to the other machine, and there:");
+    say!("  e2fsck -f -y -j {out} {copy}");
+    say!("Afterwards {copy} is an ordinary ext4 image, and {out} is of no more use.");
     Ok(0)
 }
 

@@ -44,6 +44,6 @@ pub fn run(args: &Args) -> Outcome {
         heal: args.heal,
     };
     let armed: Vec<String> = Mount::find(&args.dir)?.ask(&request)?;
-    armed.iter().for_each(|line| println!("{line}"));
+    armed.iter().for_each(|line| say!("{line}"));
     Ok(0)
 }

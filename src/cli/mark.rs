@@ -18,6 +18,6 @@ pub struct Args {
 pub fn run(args: &Args) -> Outcome {
     let name = args.name.clone();
     let lsn: u64 = Mount::find(&args.dir)?.ask(&Request::Mark { name })?;
-    println!("{lsn}");
+    say!("{lsn}");
     Ok::<u8, Failure>(0)
 }

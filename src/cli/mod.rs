@@ -12,6 +12,15 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// Prints a line; see [`paper::put`].
+macro_rules! say {
+    ($($what:tt)*) => { $crate::cli::paper::put(format_args!("{}\n", format_args!($($what)*))) };
+}
+/// Prints what has its line ends already.
+macro_rules! say_text {
+    ($($what:tt)*) => { $crate::cli::paper::put(format_args!($($what)*)) };
+}
+
 mod archive;
 mod archiving;
 mod background;

@@ -67,6 +67,18 @@ pub fn quietly(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
+/// Writes to standard output, for [`say!`] and [`say_text!`]. Whoever has
+/// stopped reading (`| head`) wants no more, which is no error; with any other
+/// one the command has failed, whatever it did.
+pub fn put(what: std::fmt::Arguments<'_>) {
+    let mut out = io::stdout().lock();
+    let written = out.write_fmt(what).and_then(|()| out.flush());
+    if let Err(error) = quietly(written) {
+        eprintln!("journalfs: standard output: {error}");
+        std::process::exit(2);
+    }
+}
+
 fn start() -> Option<Child> {
     let pager = std::env::var("PAGER").unwrap_or_else(|_| "less".to_owned());
     if pager.is_empty() || pager == "cat" {

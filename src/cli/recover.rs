@@ -26,7 +26,7 @@ pub fn run(args: &Args) -> Outcome {
     let recovery = open::recover(&place);
     drop(progress);
     let recovery = recovery?;
-    println!("{}: {}", place.image.display(), recovery.text());
+    say!("{}: {}", place.image.display(), recovery.text());
     if place.journal.exists() {
         Runtime {
             image: place.image.clone(),

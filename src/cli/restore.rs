@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> Outcome {
     let progress = Progress::of("restoring");
     write(&found, &instant, &args.to)?;
     drop(progress);
-    println!("{}: {}", args.to.display(), text(&found, &instant));
+    say!("{}: {}", args.to.display(), text(&found, &instant));
     match args.verify {
         false => Ok(0),
         true => {

@@ -76,12 +76,12 @@ pub fn run(args: &Args) -> Outcome {
         ))
     })?;
     opened.recover().map_err(refused)?;
-    println!(
+    say!(
         "{image}: recovered up to record {}; records {} to {lost} at least are lost",
         args.until,
         Lsn(args.until).next()
     );
-    println!(
+    say!(
         "{image}: the whole journal as it was is in {}",
         aside.display()
     );
@@ -90,7 +90,7 @@ pub fn run(args: &Args) -> Outcome {
     let report = check::run_image(&disk);
     let sound = (report.findings.iter()).all(|found| found.severity() == Severity::Note);
     if !sound {
-        println!("{image}: a part of what is lost was in the image already: run e2fsck -f on it");
+        say!("{image}: a part of what is lost was in the image already: run e2fsck -f on it");
     }
     Ok(if sound { 0 } else { 4 })
 }

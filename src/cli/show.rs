@@ -113,14 +113,14 @@ fn mark(args: &Args, frame: &crate::log::Frame) -> Outcome {
     let (lsn, durable, installed) = (frame.lsn, frame.durable, frame.installed);
     let time = line::utc(frame.time);
     match args.json {
-        true => println!(
+        true => say!(
             "{}",
             serde_json::json!({
                 "lsn": lsn.0, "epoch": frame.epoch.0, "time": time, "op": "durable",
                 "durable_through": durable.0, "installed_through": installed.0,
             })
         ),
-        false => println!(
+        false => say!(
             "{lsn:>8}  {time}  says that all up to {durable} was durable then, and up to {installed} in the image"
         ),
     }

@@ -182,12 +182,12 @@ impl Live {
 pub fn run(args: &Args) -> Outcome {
     let status = look(args)?;
     match args.json {
-        true => println!(
+        true => say!(
             "{}",
             serde_json::to_string(&status).map_err(Failure::system)?
         ),
-        false if args.prometheus => print!("{}", prometheus::text(&status)),
-        false => print!("{}", status.text()),
+        false if args.prometheus => say_text!("{}", prometheus::text(&status)),
+        false => say_text!("{}", status.text()),
     }
     Ok(0)
 }

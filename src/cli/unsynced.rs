@@ -56,8 +56,8 @@ pub fn run(args: &Args) -> Outcome {
     }
     for line in lines.values() {
         match args.json {
-            true => println!("{}", serde_json::to_string(line).map_err(Failure::system)?),
-            false => println!("{}  ({})", line.lost.text(), line.models.join(", ")),
+            true => say!("{}", serde_json::to_string(line).map_err(Failure::system)?),
+            false => say!("{}  ({})", line.lost.text(), line.models.join(", ")),
         }
     }
     Ok(0)

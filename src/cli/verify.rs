@@ -109,11 +109,11 @@ pub fn run(args: &Args) -> Outcome {
     };
     let object = object(&source.journal, &survey, &audit, dropped, scrub.as_ref());
     match args.json {
-        true => println!(
+        true => say!(
             "{}",
             serde_json::to_string(&object).map_err(Failure::system)?
         ),
-        false => print!(
+        false => say_text!(
             "{}",
             text(&source, &survey, &audit, dropped, scrub.as_ref())
         ),

@@ -2,7 +2,7 @@
 //!
 //! It looks as if it had been unmounted just then: without the guard, its
 //! counts right. Only files that were open without a name are still on the
-//! chain of orphans; [`super::restore`] lets go of them.
+//! chain of orphans; [`restore`](fn@super::restore) lets go of them.
 
 use std::sync::Arc;
 

@@ -552,3 +552,21 @@ fn clusters_are_refused_by_the_name_of_their_feature() {
     let line = world.fails(32, &["mount", world.image_str(), world.point_str()]);
     assert!(line.contains("bigalloc"), "{line}");
 }
+
+/// `| head` reads no more than it wants.
+#[test]
+fn a_reader_who_has_left_is_no_reason_to_panic() {
+    let world = World::new("16M");
+    for command in ["status", "check", "verify", "recover"] {
+        let mut run = journalfs();
+        run.args([command, world.image_str()]);
+        run.stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        let mut child = run.spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!told.contains("panicked"), "{command}: {told}");
+        assert_ne!(output.status.code(), Some(101), "{command}: {told}");
+    }
+}
