@@ -35,8 +35,9 @@ pub struct Teller {
 
 impl Teller {
     /// Tells the records from `from` (or from where it left off, if that is
-    /// later) to `until`, each once; those up to `durable` are. `visit` gets what could be told, and for
-    /// what could not the reason, and says whether to go on.
+    /// later) to `until`, each once; those up to `durable` are. `visit` gets what
+    /// could be told, and for what could not the reason, and says whether to go
+    /// on.
     ///
     /// Records before `from` in the same segment are read too: they told what
     /// later ones name.

@@ -39,8 +39,9 @@ pub fn text(bytes: &[u8]) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Unicode's format characters that names could deceive with (direction, joining, width
-/// none), and its separators of lines.
+/// Unicode's format characters, with which names could deceive: they set the
+/// direction of writing, join letters, or have no width. And its separators of
+/// lines.
 fn is_invisible(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
         | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
