@@ -20,27 +20,15 @@ pub struct Args {
     /// Write it there, which must not exist, instead of printing it
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
-    /// The archive's folder, instead of the one that the journal remembers
-    #[arg(long, value_name = "DIR")]
-    archive: Option<PathBuf>,
-    /// The journal's folder, instead of IMAGE.journal
-    #[arg(long, value_name = "DIR")]
-    journal: Option<PathBuf>,
-    /// An image, the directory on which it is mounted, or an archive
-    #[arg(value_name = "IMAGE|DIR")]
-    target: PathBuf,
+    #[command(flatten)]
+    asked: Asked,
     /// The file's path in the image, from its root
     path: PathBuf,
 }
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Outcome {
-    let found = Asked {
-        target: &args.target,
-        journal: args.journal.as_deref(),
-        archive: args.archive.as_deref(),
-    }
-    .find()?;
+    let found = args.asked.find()?;
     let instant = found.at(&args.at)?;
     let taken = Taken::find(&instant, args.path.as_os_str().as_encoded_bytes()).map_err(|e| {
         found.cant(format!(

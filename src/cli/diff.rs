@@ -30,15 +30,8 @@ pub struct Args {
     /// The two versions of one file as a text diff
     #[arg(long, value_name = "PATH", conflicts_with = "json")]
     content: Option<PathBuf>,
-    /// The archive's folder, instead of the one that the journal remembers
-    #[arg(long, value_name = "DIR")]
-    archive: Option<PathBuf>,
-    /// The journal's folder, instead of IMAGE.journal
-    #[arg(long, value_name = "DIR")]
-    journal: Option<PathBuf>,
-    /// An image, the directory on which it is mounted, or an archive
-    #[arg(value_name = "IMAGE|DIR")]
-    target: PathBuf,
+    #[command(flatten)]
+    asked: Asked,
     /// The earlier point
     #[arg(value_name = "POINT1", allow_hyphen_values = true)]
     one: Point,
@@ -77,12 +70,7 @@ struct About {
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Outcome {
-    let found = Asked {
-        target: &args.target,
-        journal: args.journal.as_deref(),
-        archive: args.archive.as_deref(),
-    }
-    .find()?;
+    let found = args.asked.find()?;
     let (one, other) = (found.at(&args.one)?, found.at(&args.other)?);
     if let Some(path) = &args.content {
         return content(&found, &one, &other, path);

@@ -129,9 +129,9 @@ fn serve(args: &Args, options: &Options, ready: impl FnOnce() -> Result<(), Fail
     let point = point::prepare(&args.dir).map_err(|e| Failure::refused(unusable(&e)))?;
     if let Some(at) = &args.at {
         let asked = Asked {
-            target: &args.image,
-            journal: args.journal.as_deref(),
-            archive: args.archive.as_deref(),
+            target: args.image.clone(),
+            journal: args.journal.clone(),
+            archive: args.archive.clone(),
         };
         return view::serve(&asked, at, &point, options, ready);
     }

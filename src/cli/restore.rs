@@ -34,15 +34,8 @@ pub struct Args {
     /// Check the image that was made, as journalfs check does
     #[arg(long)]
     verify: bool,
-    /// The archive's folder, instead of the one that the journal remembers
-    #[arg(long, value_name = "DIR")]
-    archive: Option<PathBuf>,
-    /// The journal's folder, instead of IMAGE.journal
-    #[arg(long, value_name = "DIR")]
-    journal: Option<PathBuf>,
-    /// An image, the directory on which it is mounted, or an archive
-    #[arg(value_name = "IMAGE|DIR")]
-    target: PathBuf,
+    #[command(flatten)]
+    asked: Asked,
 }
 
 /// Runs the subcommand.
@@ -53,12 +46,7 @@ pub fn run(args: &Args) -> Outcome {
             "exists already: name another file, or replace it with --force",
         )));
     }
-    let found = Asked {
-        target: &args.target,
-        journal: args.journal.as_deref(),
-        archive: args.archive.as_deref(),
-    }
-    .find()?;
+    let found = args.asked.find()?;
     let instant = found.at(&args.at)?;
     refuse_itself(&found, &args.to)?;
     let progress = Progress::of("restoring");

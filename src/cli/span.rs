@@ -28,13 +28,17 @@ const AGAIN: u32 = 10;
 const MEANWHILE: Duration = Duration::from_millis(50);
 
 /// What was asked for on the command line.
-pub struct Asked<'a> {
-    /// An image, a mountpoint, a journal's folder, or an archive.
-    pub target: &'a Path,
-    /// `--journal`
-    pub journal: Option<&'a Path>,
-    /// `--archive`
-    pub archive: Option<&'a Path>,
+#[derive(clap::Args)]
+pub struct Asked {
+    /// The archive's folder, instead of the one that the journal remembers
+    #[arg(long, value_name = "DIR")]
+    pub archive: Option<PathBuf>,
+    /// The journal's folder, instead of IMAGE.journal
+    #[arg(long, value_name = "DIR")]
+    pub journal: Option<PathBuf>,
+    /// An image, the directory on which it is mounted, or an archive
+    #[arg(value_name = "IMAGE|DIR")]
+    pub target: PathBuf,
 }
 
 /// What was found.
@@ -47,16 +51,16 @@ pub struct Found {
     pub journal: PathBuf,
 }
 
-impl Asked<'_> {
+impl Asked {
     /// Finds image, journal and archive, and what states they have together.
     /// Changes nothing.
     pub fn find(&self) -> Result<Found, Failure> {
-        if is_archive(self.target) {
+        if is_archive(&self.target) {
             return self.find_in_archive();
         }
-        let source = Source::find(self.target, self.journal)?;
+        let source = Source::find(&self.target, self.journal.as_deref())?;
         let remembered = Archiving::recall(&source.journal).map(|archiving| archiving.archive);
-        let archive = match (self.archive, remembered) {
+        let archive = match (&self.archive, remembered) {
             (Some(archive), _) => Some(open_dir(archive)?),
             (None, Some(known)) => HostDir::open(&known).ok().map(|dir| Arc::new(dir) as _),
             (None, None) => None,
@@ -89,12 +93,12 @@ impl Asked<'_> {
 
     /// An archive alone is enough for what it holds.
     fn find_in_archive(&self) -> Result<Found, Failure> {
-        let journal = self.journal.map_or(Ok(nothing()), open_dir)?;
-        let span = Span::of_archive(open_dir(self.target)?, journal, None, None);
+        let journal = self.journal.as_deref().map_or(Ok(nothing()), open_dir)?;
+        let span = Span::of_archive(open_dir(&self.target)?, journal, None, None);
         Ok(Found {
-            span: span.map_err(|e| Failure::unchecked(at(self.target, e)))?,
-            name: self.target.to_owned(),
-            journal: self.journal.unwrap_or(self.target).to_owned(),
+            span: span.map_err(|e| Failure::unchecked(at(&self.target, e)))?,
+            name: self.target.clone(),
+            journal: self.journal.as_ref().unwrap_or(&self.target).clone(),
         })
     }
 }

@@ -20,27 +20,15 @@ pub struct Args {
     /// Write it there, which must not exist, instead of printing it
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
-    /// The archive's folder, instead of the one that the journal remembers
-    #[arg(long, value_name = "DIR")]
-    archive: Option<PathBuf>,
-    /// The journal's folder, instead of IMAGE.journal
-    #[arg(long, value_name = "DIR")]
-    journal: Option<PathBuf>,
-    /// An image, the directory on which it is mounted, or an archive
-    #[arg(value_name = "IMAGE|DIR")]
-    target: PathBuf,
+    #[command(flatten)]
+    asked: Asked,
     /// The path in the image, from its root
     path: PathBuf,
 }
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Outcome {
-    let found = Asked {
-        target: &args.target,
-        journal: args.journal.as_deref(),
-        archive: args.archive.as_deref(),
-    }
-    .find()?;
+    let found = args.asked.find()?;
     let path = rooted(&args.path);
     let survey = found.survey();
     let removal = removal::find(survey, &path).ok_or_else(|| {

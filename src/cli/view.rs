@@ -20,7 +20,7 @@ use super::{Failure, Outcome, at};
 
 /// Mounts, and serves until unmounted.
 pub fn serve(
-    asked: &Asked<'_>,
+    asked: &Asked,
     when: &Point,
     point: &Path,
     options: &Options,
