@@ -147,6 +147,8 @@ struct ReachObject {
     base: String,
     /// The opening with which the timeline begins.
     timeline: u32,
+    /// It has ended: others changed the image.
+    ended: bool,
 }
 
 fn list(dir: &Path, archive: &Archive, json: bool, journal: Option<&Path>) -> Outcome {
@@ -193,6 +195,7 @@ fn object(dir: &Path, archive: &Archive, reaches: &[Reach]) -> Object {
         to_time: reach.until.map(line::utc),
         base: reach.base.name.clone(),
         timeline: reach.timeline.first.0,
+        ended: reach.timeline.end.is_some(),
     });
     Object {
         archive: dir.to_owned(),
@@ -236,11 +239,15 @@ fn text(object: &Object) -> String {
     }
     for reach in &object.restorable {
         lines.push(format!(
-            "  restores  any state from record {}{} to {}{}",
+            "  restores  any state from record {}{} to {}{}{}",
             reach.from,
             time(&reach.from_time),
             reach.to,
-            time(&reach.to_time)
+            time(&reach.to_time),
+            match reach.ended {
+                true => format!(", with --timeline {}", reach.timeline),
+                false => String::new(),
+            }
         ));
     }
     if object.restorable.is_empty() {

@@ -55,6 +55,9 @@ pub struct Args {
     /// The archive's folder, with --at, instead of the one that the journal remembers
     #[arg(long, value_name = "DIR", requires = "at")]
     archive: Option<PathBuf>,
+    /// With --at, a history of the archive that has ended, by its number in archive DIR list
+    #[arg(long, value_name = "N", requires = "at")]
+    timeline: Option<u32>,
     /// Make the image first
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     create: Option<u64>,
@@ -132,6 +135,7 @@ fn serve(args: &Args, options: &Options, ready: impl FnOnce() -> Result<(), Fail
             target: args.image.clone(),
             journal: args.journal.clone(),
             archive: args.archive.clone(),
+            timeline: args.timeline,
         };
         return view::serve(&asked, at, &point, options, ready);
     }

@@ -15,7 +15,7 @@ use crate::history::Point;
 use crate::journal::archive::MANIFEST;
 use crate::log::Survey;
 use crate::past::{self, Instant, Span};
-use crate::units::{Clock as _, HostClock, Lsn};
+use crate::units::{Clock as _, Epoch, HostClock, Lsn};
 
 use super::archiving::Archiving;
 use super::place::Place;
@@ -33,6 +33,10 @@ pub struct Asked {
     /// The archive's folder, instead of the one that the journal remembers
     #[arg(long, value_name = "DIR")]
     pub archive: Option<PathBuf>,
+    /// A history of the archive that ended when others changed the image, by its
+    /// number in `archive DIR list`, instead of the one that goes on
+    #[arg(long, value_name = "N")]
+    pub timeline: Option<u32>,
     /// The journal's folder, instead of IMAGE.journal
     #[arg(long, value_name = "DIR")]
     pub journal: Option<PathBuf>,
@@ -59,6 +63,13 @@ impl Asked {
             return self.find_in_archive();
         }
         let source = Source::find(&self.target, self.journal.as_deref())?;
+        if let Some(first) = self.timeline {
+            let remembered = || Archiving::recall(&source.journal).map(|known| known.archive);
+            let archive = self.archive.clone().or_else(remembered).ok_or_else(|| {
+                Failure::usage("--timeline: it has no archive: name one with --archive DIR")
+            })?;
+            return ended(&archive, first);
+        }
         let remembered = Archiving::recall(&source.journal).map(|archiving| archiving.archive);
         let archive = match (&self.archive, remembered) {
             (Some(archive), _) => Some(open_dir(archive)?),
@@ -93,6 +104,9 @@ impl Asked {
 
     /// An archive alone is enough for what it holds.
     fn find_in_archive(&self) -> Result<Found, Failure> {
+        if let Some(first) = self.timeline {
+            return ended(&self.target, first);
+        }
         let journal = self.journal.as_deref().map_or(Ok(nothing()), open_dir)?;
         let span = Span::of_archive(open_dir(&self.target)?, journal, None, None);
         Ok(Found {
@@ -130,6 +144,16 @@ impl Found {
     pub fn cant(&self, why: impl std::fmt::Display) -> Failure {
         Failure::unchecked(at(&self.name, why))
     }
+}
+
+/// A timeline of an archive, which alone has it.
+fn ended(archive: &Path, first: u32) -> Result<Found, Failure> {
+    let span = Span::of_timeline(open_dir(archive)?, Epoch(first));
+    Ok(Found {
+        span: span.map_err(|e| Failure::unchecked(at(archive, e)))?,
+        name: archive.to_owned(),
+        journal: archive.to_owned(),
+    })
 }
 
 fn is_archive(target: &Path) -> bool {

@@ -14,7 +14,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::fs::mount;
-use crate::units::{Lsn, Time};
+use crate::units::{Epoch, Lsn, Time};
 use crate::{fs, journal};
 
 mod compare;
@@ -67,6 +67,14 @@ pub enum Error {
         "the journal alone does not make an image: give the image, or its archive with --archive DIR"
     )]
     NoImage,
+    /// The archive has no such timeline.
+    #[error("the archive has no states of a timeline {wanted}: those of {}", list(.known))]
+    NoTimeline {
+        /// What was asked for.
+        wanted: Epoch,
+        /// Those of which states can be made, by the opening with which they begin.
+        known: Vec<Epoch>,
+    },
     /// The image can't be looked at.
     #[error(transparent)]
     Mount(#[from] mount::Error),
@@ -100,6 +108,17 @@ fn io_error(what: &str) -> impl FnOnce(io::Error) -> Error + use<> {
     move |source| Error::Io {
         what,
         source: Arc::new(source),
+    }
+}
+
+fn list(epochs: &[Epoch]) -> String {
+    match epochs {
+        [] => "none".to_owned(),
+        some => some
+            .iter()
+            .map(Epoch::to_string)
+            .collect::<Vec<_>>()
+            .join(", "),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What image, journal and archive together can show.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::watched::Watched;
@@ -10,7 +11,7 @@ use crate::journal::archive::{Archive, ImageBase, Limits, reaches};
 use crate::journal::record::Record;
 use crate::journal::{Again, BlockIndex, Ground, Past};
 use crate::log::{Kind, Survey, found};
-use crate::units::{BlockNo, Lsn};
+use crate::units::{BlockNo, Epoch, Lsn};
 
 /// Says up to which record blocks of an image in use may have gone home;
 /// `None` if nobody answers.
@@ -43,7 +44,8 @@ impl Span {
     }
 
     /// With the bases of an archive, and the image itself where that can serve.
-    /// `journal` is the folder of what is not archived yet.
+    /// `journal` is the folder of what is not archived yet. Of the timeline that
+    /// goes on; see [`Span::of_timeline`].
     pub fn of_archive(
         archive: Arc<dyn Dir>,
         journal: Arc<dyn Dir>,
@@ -75,6 +77,30 @@ impl Span {
             bases,
             again: Some(again),
             held: Arc::new(held),
+        })
+    }
+
+    /// What an archive has of the timeline that began with this opening of the
+    /// log, and has ended.
+    pub fn of_timeline(archive: Arc<dyn Dir>, first: Epoch) -> Result<Span> {
+        let archive = Archive::open(archive, None, Limits::default())?;
+        let mut reached = reaches(&archive.bases(), &archive.segments());
+        let known: BTreeSet<Epoch> = reached.iter().map(|reach| reach.timeline.first).collect();
+        reached.retain(|reach| reach.timeline.first == first);
+        let Some(timeline) = reached.first().map(|reach| reach.timeline) else {
+            return Err(Error::NoTimeline {
+                wanted: first,
+                known: known.into_iter().collect(),
+            });
+        };
+        Ok(Span {
+            survey: Arc::new(Survey::glance(archive.of_timeline(&timeline))?),
+            image: None,
+            live: None,
+            archive: Some(archive),
+            bases: reached.into_iter().map(|reach| reach.base).collect(),
+            again: None,
+            held: Arc::default(),
         })
     }
 

@@ -3,12 +3,14 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 
 use crate::daemon::{World, journalfs, said};
 use crate::modes::wait_until;
 use crate::needs_fuse;
+use crate::support::e2fsck;
 
 /// Writes and syncs so much that a journal of 8 MiB is used several times over.
 fn write_much(world: &World, name: &str) {
@@ -124,6 +126,68 @@ fn a_mount_can_archive_elsewhere_or_no_longer() {
     // Remembered, and not there: that is no reason not to mount.
     world.mount(&[]);
     world.umount_and_judge();
+}
+
+#[test]
+fn a_history_that_has_ended_is_reached_by_its_timeline() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    let archive = world.beside("archive");
+    world.mount(&["-o", &option(&archive, "")]);
+    wait_until(|| archive.join("manifest.json").exists());
+    fs::write(world.at("note"), "before").unwrap();
+    world.succeeds(&["mark", world.point_str(), "kept"]);
+    fs::remove_file(world.at("note")).unwrap();
+    world.umount();
+    // Others change the image: its history begins anew, with a base.
+    let changed = Command::new("tune2fs")
+        .args(["-L", "others", world.image_str()])
+        .output();
+    assert!(changed.unwrap().status.success());
+    world.mount(&[]);
+    wait_until(|| {
+        let listed = list(&world, &archive);
+        listed["restorable"].as_array().unwrap().len() > 1
+    });
+    fs::write(world.at("note"), "after").unwrap();
+    world.umount_and_judge();
+
+    let listed = list(&world, &archive);
+    let reaches = listed["restorable"].as_array().unwrap();
+    let ended: Vec<_> = reaches.iter().filter(|one| one["ended"] == true).collect();
+    assert_eq!((ended.len(), reaches.len()), (1, 2), "{listed}");
+    let number = ended[0]["timeline"].to_string();
+    let asked = ["--timeline", &number, "--at", "kept"];
+    let cat = |more: &[&str]| {
+        let mut args = vec!["cat"];
+        args.extend(more);
+        args.extend([world.image_str(), "/note"]);
+        world.succeeds(&args)
+    };
+    assert_eq!(cat(&asked), "before");
+    let last = reach(&listed).1.to_string();
+    assert_eq!(cat(&["--at", &last]), "after");
+    let line = world.fails(1, &["cat", "--at", "kept", world.image_str(), "/note"]);
+    assert!(line.contains("kept"), "{line}");
+    let out = world.beside("out.img");
+    let mut args = vec!["restore", "--verify", "--to", out.to_str().unwrap()];
+    args.extend(asked);
+    args.push(archive.to_str().unwrap());
+    world.succeeds(&args);
+    e2fsck::assert_clean(&out);
+    let line = world.fails(
+        8,
+        &[
+            "cat",
+            "--timeline",
+            "77",
+            "--at",
+            "1",
+            world.image_str(),
+            "/note",
+        ],
+    );
+    assert!(line.contains("no states of a timeline 77"), "{line}");
 }
 
 #[test]
