@@ -3,11 +3,13 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::check::{self, Severity};
-use crate::device::host::{Access, HostDisk};
+use crate::device::host::{Access, HostDir, HostDisk};
 use crate::fs::mount;
-use crate::log::Verdict;
+use crate::journal::gone_home;
+use crate::log::{Survey, Verdict};
 use crate::units::{Clock as _, HostClock, Lsn};
 
 use super::place::Place;
@@ -68,6 +70,11 @@ pub fn run(args: &Args) -> Outcome {
     // All that could refuse is asked before anything is written; the locks are
     // held from here on.
     let opened = mount::open_host(&place.image, Some(&place.journal), wish).map_err(refused)?;
+    let beyond = HostDir::open(&place.journal).map(|dir| Survey::beyond(Arc::new(dir)));
+    let home = match beyond {
+        Ok(Ok(beyond)) => gone_home(&beyond),
+        _ => Lsn(0), // recovering will tell
+    };
     let aside = aside(&place.journal);
     copy(&place.journal, &aside).map_err(|e| {
         Failure::refused(format!(
@@ -85,6 +92,13 @@ pub fn run(args: &Args) -> Outcome {
         "{image}: the whole journal as it was is in {}",
         aside.display()
     );
+    if home > Lsn(args.until) {
+        say!(
+            "{image}: parts of files that records {} to {home} changed may be as new as that, \
+             since those were on their way home",
+            Lsn(args.until).next()
+        );
+    }
     let disk = HostDisk::open(&place.image, Access::Read)
         .map_err(|e| Failure::refused(at(&place.image, e)))?;
     let report = check::run_image(&disk);

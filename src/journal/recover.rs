@@ -11,7 +11,7 @@ use super::record::{Base, Clean, Operation, Record};
 use super::redo::Redo;
 use super::{Error, Inner, Journal, Keep, Options, Result};
 use crate::device::{Dir, Disk};
-use crate::log::{Frame, Kind, Place, Survey, Verdict};
+use crate::log::{Beyond, Frame, Kind, Place, Survey, Verdict};
 use crate::units::{BlockNo, Epoch, Lsn, Time};
 
 /// What a record carries besides its meaning.
@@ -71,6 +71,21 @@ pub fn replay(
         )?;
     }
     Ok(())
+}
+
+/// The newest record as of which blocks may have gone home, by all that can
+/// still be read, also past damage: an image on which a journal is cut before it
+/// holds something of what is cut.
+pub fn gone_home(beyond: &Beyond) -> Lsn {
+    let survey = beyond.survey();
+    let readable = survey
+        .numbers(Lsn(1))
+        .filter_map(|lsn| survey.frame(lsn).ok());
+    let told = readable.filter_map(|frame| match Record::decode_meaning(&frame.meta) {
+        Ok(Record::Install(through)) if frame.kind != Kind::Mark => Some(through),
+        _ => None,
+    });
+    told.max().unwrap_or_default().max(survey.installed())
 }
 
 /// What a journal's folder was found to hold.

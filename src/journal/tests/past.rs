@@ -124,6 +124,28 @@ fn a_segments_stored_index_serves_as_well_as_its_records() {
 }
 
 #[test]
+fn what_went_home_is_known_also_past_a_damaged_record() {
+    let mut world = World::seeded(4);
+    world.run(20);
+    let spoilt = world.step();
+    let meta = world.journal.log().unwrap().read(spoilt).unwrap().meta;
+    let home = world.step();
+    world.checkpoint();
+    world.sync();
+    let mut snapshot = world.host.kill();
+    for pages in snapshot.files.values_mut() {
+        let raw = pages.to_vec();
+        if let Some(at) = raw.windows(meta.len()).position(|bytes| bytes == &meta[..]) {
+            pages.flip(at as u64, 1);
+        }
+    }
+    let folder = Host::new(snapshot).folder();
+    assert!(Survey::read(folder.clone()).unwrap().frame(spoilt).is_err());
+    let beyond = Survey::beyond(folder).unwrap();
+    assert!(gone_home(&beyond) >= home, "{}", gone_home(&beyond));
+}
+
+#[test]
 fn a_damaged_record_is_an_error_and_nothing_else() {
     let mut world = World::seeded(5);
     world.checkpoint();
