@@ -59,6 +59,9 @@ pub struct Args {
     /// Goes on with what is done on the mount, until it ends
     #[arg(long, conflicts_with_all = ["until", "stat"])]
     follow: bool,
+    /// The archive's folder, instead of the one that the journal remembers
+    #[arg(long, value_name = "DIR")]
+    archive: Option<PathBuf>,
     /// The journal's folder, instead of IMAGE.journal
     #[arg(long, value_name = "DIR")]
     journal: Option<PathBuf>,
@@ -98,7 +101,7 @@ pub fn run(args: &Args) -> Outcome {
         )));
     }
     let source = Source::find(&args.target, args.journal.as_deref())?;
-    let survey = source.glance()?;
+    let survey = source.history(args.archive.as_deref())?;
     let now = HostClock.wall();
     let from = match &args.since {
         Some(point) => point.first(&survey, now).map_err(Failure::usage)?,

@@ -30,6 +30,9 @@ pub struct Args {
     /// Also the bytes
     #[arg(long)]
     hex: bool,
+    /// The archive's folder, instead of the one that the journal remembers
+    #[arg(long, value_name = "DIR")]
+    archive: Option<PathBuf>,
     /// The journal's folder, instead of IMAGE.journal
     #[arg(long, value_name = "DIR")]
     journal: Option<PathBuf>,
@@ -64,7 +67,7 @@ struct Range {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Outcome {
     let source = Source::find(&args.target, args.journal.as_deref())?;
-    let survey = source.glance()?;
+    let survey = source.history(args.archive.as_deref())?;
     let lsn = (args.lsn.first(&survey, HostClock.wall())).map_err(Failure::usage)?;
     // Behind a bad record too, where there is one.
     let beyond = match lsn > survey.last() && survey.verdict() != &Verdict::Clean {

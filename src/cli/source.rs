@@ -11,9 +11,11 @@ use crate::ext4::superblock::{OFFSET, SIZE};
 use crate::fs::guard::{self, Standing};
 use crate::fuse::point;
 use crate::journal::Journal;
+use crate::journal::archive::{Archive, Limits};
 use crate::journal::record::Session;
 use crate::log::{Beyond, Survey, Verdict};
 
+use super::archiving::Archiving;
 use super::place::Place;
 use super::status::Live;
 use super::{Failure, at};
@@ -125,6 +127,29 @@ impl Source {
     /// Looks at the journal to list records of it.
     pub fn glance(&self) -> Result<Survey, Failure> {
         self.survey(Survey::glance)
+    }
+
+    /// The same with what went to an archive: the one named, or else the one that
+    /// the journal remembers, if that can be had.
+    pub fn history(&self, archive: Option<&Path>) -> Result<Survey, Failure> {
+        let known = Archiving::recall(&self.journal).map(|known| known.archive);
+        let open = |dir: &Path| {
+            let cant = |e: &dyn std::fmt::Display| Failure::unchecked(at(dir, e));
+            let folder = HostDir::open(dir).map_err(|e| cant(&e))?;
+            Archive::open(Arc::new(folder), None, Limits::default()).map_err(|e| cant(&e))
+        };
+        let archive = match (archive, known) {
+            (Some(dir), _) => open(dir)?,
+            (None, Some(dir)) => match open(&dir) {
+                Ok(archive) => archive,
+                Err(failure) => {
+                    log::warn!("without the archive: {}", failure.line);
+                    return self.glance();
+                }
+            },
+            (None, None) => return self.glance(),
+        };
+        self.survey(|journal| Survey::glance(archive.with_journal(journal)))
     }
 
     /// Reads all of it and judges. What a daemon is just writing may look like

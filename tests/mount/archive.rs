@@ -63,6 +63,13 @@ fn an_archive_has_all_that_the_journal_forgot_also_after_a_kill() {
     assert_eq!(Some(to), verdict["last"].as_u64(), "{listed}");
     let kept = verdict["records"].as_u64().unwrap();
     assert!(kept < to / 2, "the journal has only {kept} of {to} records");
+    // What the journal forgot can still be listed and shown.
+    let log = world.succeeds(&["log", "--json", world.image_str()]);
+    let first: Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
+    assert_eq!(first["path"], "/first-0", "{first}");
+    assert!(log.lines().count() as u64 > to / 2);
+    let shown = world.succeeds(&["show", world.image_str(), "1"]);
+    assert!(shown.contains("session"), "{shown}");
     let dir = archive.display().to_string();
     world.succeeds(&["archive", &dir, "verify"]);
     let pruned = world.fails(1, &["archive", &dir, "prune"]);
