@@ -7,9 +7,13 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::daemon::{World, journalfs};
+use crate::model::{Model, choose};
 use crate::modes::wait_until;
 use crate::needs_fuse;
 use crate::support::e2fsck;
+use crate::support::kernel;
+use crate::support::random::Seeded;
+use crate::support::tree::Tree;
 
 /// A look at a moment, mounted; taken away also when a test fails.
 struct View(PathBuf);
@@ -221,4 +225,76 @@ fn with_an_archive_a_view_lives_on_while_the_journal_forgets() {
         "kept",
     ]);
     assert_eq!(printed, "kept");
+}
+
+/// What was seen at a mark.
+struct Moment {
+    mark: String,
+    model: Model,
+    tree: Tree,
+}
+
+#[test]
+fn random_moments_mounted_and_restored_are_what_was_there() {
+    needs_fuse!();
+    let mut random = Seeded::new("random_moments");
+    let mut world = World::new("64M");
+    let archive = world.beside("archive");
+    let option = format!("noatime,journal_size=8M,archive={}", archive.display());
+    world.mount_to_kill(&["-o", &option]);
+    wait_until(|| archive.join("manifest.json").exists());
+    fs::create_dir(world.at("d")).unwrap();
+    let mut model = Model::default();
+    let mut moments = Vec::new();
+    for n in 0..12 {
+        for _ in 0..random.u32(1..60) {
+            let act = choose(&model, &mut random);
+            act.perform(&world.at("d")).unwrap();
+            model.apply(&act);
+        }
+        // Caches of the kernel go to the journal, and times become final.
+        fs::File::open(world.point()).unwrap().sync_all().unwrap();
+        let tree = Tree::of(&world.point());
+        let mark = format!("moment-{n}");
+        world.succeeds(&["mark", world.point_str(), &mark]);
+        moments.push(Moment {
+            mark,
+            model: model.clone(),
+            tree,
+        });
+        if n % 4 == 1 {
+            overwrite_much(&world, "large");
+        }
+        if n == 6 {
+            world.kill();
+            world.detach_dead();
+            world.mount_to_kill(&["-o", &option]);
+        }
+    }
+    for moment in &moments {
+        let view = View::at(&world, &moment.mark);
+        let differences = moment.model.differences(&view.0.join("d"));
+        assert_eq!(differences, Vec::<String>::new(), "{}", moment.mark);
+        moment
+            .tree
+            .assert_same("then", &Tree::of(&view.0), "mounted");
+        drop(view);
+        let out = world.beside("out.img");
+        let to = out.to_str().unwrap();
+        world.succeeds(&[
+            "restore",
+            "--force",
+            "--at",
+            &moment.mark,
+            "--to",
+            to,
+            world.image_str(),
+        ]);
+        e2fsck::assert_clean(&out);
+        if let Some(kernel) = kernel::Mount::read_only(&out) {
+            (moment.tree).assert_same("then", &Tree::of(kernel.path()), "restored");
+            kernel.unmount();
+        }
+    }
+    world.umount_and_judge();
 }
