@@ -86,15 +86,15 @@ pub fn run(args: &Args) -> Outcome {
     if frame.kind == Kind::Mark {
         return mark(args, &frame);
     }
-    let cant = |why: &str| {
+    let cant = |why: &dyn std::fmt::Display| {
         Failure::unchecked(at(
             &source.journal,
             format!("record {lsn} can't be understood: {why}"),
         ))
     };
-    let record = Record::decode(&frame.meta).map_err(&cant)?;
+    let record = Record::decode(&frame.meta).map_err(|why| cant(&why))?;
     let chart = chart(&source, survey).ok_or_else(|| {
-        cant("neither the image nor the journal has a superblock that can be read")
+        cant(&"neither the image nor the journal has a superblock that can be read")
     })?;
     let changes = shown::changes(survey, &chart, lsn, &record, frame.data.as_ref());
     let mut paper = Paper::new(!args.json);

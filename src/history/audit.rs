@@ -1,7 +1,7 @@
 //! Reading every byte of a journal: what is whole, what is not, and what
 //! follows from that.
 
-use crate::journal::Record;
+use crate::journal::{self, Record};
 use crate::log::{Error, Kind, Survey};
 use crate::units::{Lsn, Time};
 
@@ -63,7 +63,7 @@ pub fn audit(survey: &Survey, step: &mut dyn FnMut(Lsn)) -> Audit {
 
 enum Flaw {
     Log(Error),
-    Meaning(&'static str),
+    Meaning(journal::Flaw),
 }
 
 fn look(survey: &Survey, lsn: Lsn) -> Result<(Time, u64), Flaw> {

@@ -179,7 +179,7 @@ fn earlier(survey: &Survey, lsn: Lsn, blocks: &mut Blocks<'_>) {
         let understood = match frame {
             Ok(frame) if frame.kind == Kind::Mark => continue,
             Ok(frame) => Record::decode(&frame.meta).map(|record| (record, frame.data)),
-            Err(_) => Err("it can't be read"),
+            Err(_) => Err("it can't be read".into()),
         };
         match understood {
             Ok((Record::Operation(operation), data)) => {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::event::Event;
 use super::names::Names;
+use crate::journal::Flaw;
 use crate::journal::record::{Op, Record};
 use crate::log::{self, Frame, Kind, Survey};
 use crate::units::Lsn;
@@ -21,7 +22,7 @@ pub enum Untold {
         /// Which record.
         lsn: Lsn,
         /// What does not hold.
-        why: &'static str,
+        why: Flaw,
     },
 }
 

@@ -17,7 +17,7 @@ use crate::log::{Frame, Kind};
 use crate::units::{BlockNo, Lsn};
 
 const MAGIC: [u8; 8] = *b"jfblocks";
-const VERSION: u32 = 0;
+const VERSION: u32 = 1;
 const HEADER: usize = 48;
 const KEY: usize = 16;
 
@@ -101,7 +101,8 @@ impl BlockIndex {
                 continue;
             };
             let place = frame.lsn.since(base);
-            let place = place.ok_or_else(|| corrupt("it stands before its segment's first"))?;
+            let place =
+                place.ok_or_else(|| corrupt("it stands before its segment's first".into()))?;
             for redo in &operation.redo {
                 for (first, count) in pieces(redo) {
                     let list = lists.entry((first, count)).or_default();
@@ -228,17 +229,19 @@ impl BlockIndex {
         let header = raw.first_chunk::<HEADER>().ok_or("it ends too early")?;
         let word = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("8 bytes"));
         if header[0..8] != MAGIC {
-            return Err("it is no block index");
+            return Err("it is no block index".into());
         }
-        if word(8) as u32 != VERSION {
-            return Err("its format version is unknown");
+        let version = word(8) as u32;
+        if version != VERSION {
+            let known = VERSION;
+            return Err(Flaw::Version { version, known });
         }
         if crc32fast::hash(&raw[16..]) != (word(8) >> 32) as u32 {
-            return Err("its bytes don't match its checksum");
+            return Err("its bytes don't match its checksum".into());
         }
         let (runs, lists) = (word(40) as u32 as usize, (word(40) >> 32) as usize);
         if runs as u64 * KEY as u64 + lists as u64 != (raw.len() - HEADER) as u64 {
-            return Err("its length is wrong");
+            return Err("its length is wrong".into());
         }
         let (keys, lists) = raw[HEADER..].split_at(runs * KEY);
         let index = BlockIndex {
@@ -251,7 +254,7 @@ impl BlockIndex {
         index
             .is_sane()
             .then_some(index)
-            .ok_or("its runs are out of order")
+            .ok_or("its runs are out of order".into())
     }
 
     fn is_sane(&self) -> bool {

@@ -7,11 +7,30 @@ use super::record::{Base, By, Clean, Name, Op, Operation, Record, Session};
 use super::redo::Redo;
 use crate::units::{BlockNo, InodeNo, Lsn, Time};
 
-/// Version of the record format; 0 may still change.
-pub const VERSION: u8 = 0;
+/// Version of the record format: what it means never changes.
+const VERSION: u8 = 1;
 
 /// What does not hold in a record's bytes.
-pub type Flaw = &'static str;
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Flaw {
+    /// Another version of journalfs made it.
+    #[error("its format version is {version}, this journalfs knows {known}")]
+    Version {
+        /// The version that it has.
+        version: u32,
+        /// Ours.
+        known: u32,
+    },
+    /// It makes no sense.
+    #[error("{0}")]
+    Wrong(&'static str),
+}
+
+impl From<&'static str> for Flaw {
+    fn from(what: &'static str) -> Flaw {
+        Flaw::Wrong(what)
+    }
+}
 
 type Read<T> = Result<T, Flaw>;
 
@@ -60,7 +79,7 @@ impl Record {
         }
         match r.0 {
             [] => Ok(record),
-            _ => Err("bytes follow its end"),
+            _ => Err("bytes follow its end".into()),
         }
     }
 
@@ -72,8 +91,12 @@ impl Record {
 
     /// Up to an operation's redo.
     fn begin(r: &mut Reader<'_>) -> Read<Record> {
-        if r.u8()? != VERSION {
-            return Err("its format version is unknown");
+        let version = r.u8()?;
+        if version != VERSION {
+            return Err(Flaw::Version {
+                version: version.into(),
+                known: VERSION.into(),
+            });
         }
         Ok(match r.u8()? {
             1 => Record::Operation(Operation::begin(r)?),
@@ -84,7 +107,7 @@ impl Record {
                 restored: r.bytes()?,
             }),
             5 => Record::Install(Lsn(r.u64()?)),
-            _ => return Err("its kind is unknown"),
+            _ => return Err("its kind is unknown".into()),
         })
     }
 }
@@ -144,7 +167,7 @@ impl Base {
             .map(|_| Ok((r.block()?, r.u32()?)))
             .collect::<Read<Vec<_>>>()?;
         if samples.len() > MOST_SAMPLES {
-            return Err("it has too many samples");
+            return Err("it has too many samples".into());
         }
         Ok(Base {
             session,
@@ -230,7 +253,7 @@ impl Redo {
                 first: r.block()?,
                 count: r.u64()?,
             },
-            _ => return Err("a redo's kind is unknown"),
+            _ => return Err("a redo's kind is unknown".into()),
         })
     }
 }
@@ -500,7 +523,7 @@ impl Op {
                 flags: r.u32()?,
                 time: r.time()?,
             },
-            _ => return Err("its operation is unknown"),
+            _ => return Err("its operation is unknown".into()),
         })
     }
 }
@@ -565,7 +588,9 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
     fn array<const N: usize>(&mut self) -> Read<[u8; N]> {
-        self.take(N)?.try_into().map_err(|_| "it ends too early")
+        self.take(N)?
+            .try_into()
+            .map_err(|_| "it ends too early".into())
     }
     fn u8(&mut self) -> Read<u8> {
         Ok(u8::from_le_bytes(self.array()?))
@@ -608,7 +633,7 @@ impl<'a> Reader<'a> {
             nanos: self.u32()?,
         };
         if time.nanos >= 1_000_000_000 {
-            return Err("a time has more than a second of nanoseconds");
+            return Err("a time has more than a second of nanoseconds".into());
         }
         Ok(time)
     }
@@ -616,7 +641,7 @@ impl<'a> Reader<'a> {
         match self.u8()? {
             0 => Ok(None),
             1 => Ok(Some(read(self)?)),
-            _ => Err("an option is neither there nor absent"),
+            _ => Err("an option is neither there nor absent".into()),
         }
     }
     fn range(&mut self) -> Read<(u16, Vec<u8>)> {

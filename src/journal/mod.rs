@@ -48,6 +48,7 @@ mod view;
 pub use archive::Archive;
 pub use background::Background;
 pub use blocks::BlockIndex;
+pub use codec::Flaw;
 pub use commit::OnDurable;
 pub use discard::{FreeRuns, OnTrimmed};
 pub use past::{Again, Ground, Past};
@@ -114,7 +115,7 @@ pub enum Error {
         /// Which record.
         lsn: Lsn,
         /// What does not hold.
-        why: &'static str,
+        why: Flaw,
     },
     /// The image is not the one that the last checkpoint wrote.
     #[error(

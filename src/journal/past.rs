@@ -203,7 +203,10 @@ impl Past {
 
     /// What a block's records build on.
     fn first(&self, block: BlockNo, begins: Begins, records: &[Lsn]) -> Result<Vec<u8>> {
-        let corrupt = |lsn, why| Err(Error::Corrupt { lsn, why });
+        let corrupt = |lsn, why: &'static str| {
+            let why = why.into();
+            Err(Error::Corrupt { lsn, why })
+        };
         match (begins, &self.ground.pinned) {
             (Begins::Here, _) => Ok(vec![0; self.block_size]),
             (Begins::Below, Some((pinned, bytes))) if *pinned == block => {
@@ -309,7 +312,7 @@ impl Past {
         for redo in touching {
             apply(redo, block, bytes, work.data.as_ref())?.ok_or(Error::Corrupt {
                 lsn,
-                why: "its redo does not fit its blocks or its data",
+                why: "its redo does not fit its blocks or its data".into(),
             })?;
         }
         Ok(())
@@ -323,7 +326,9 @@ impl Past {
         let frame = survey.frame(lsn)?;
         let corrupt = |why| Error::Corrupt { lsn, why };
         let Record::Operation(operation) = Record::decode(&frame.meta).map_err(corrupt)? else {
-            return Err(corrupt("it is no operation, as the block index says"));
+            return Err(corrupt(
+                "it is no operation, as the block index says".into(),
+            ));
         };
         let work = Arc::new(Work {
             redo: operation.redo,

@@ -130,7 +130,7 @@ impl Replay for History {
             Record::Session(base) | Record::Checkpoint(base) if base.through >= at.lsn => {
                 return Err(Error::Corrupt {
                     lsn: at.lsn,
-                    why: "it calls records home that come after it",
+                    why: "it calls records home that come after it".into(),
                 });
             }
             Record::Session(base) => {
@@ -143,7 +143,7 @@ impl Replay for History {
             Record::Install(through) if *through >= at.lsn => {
                 return Err(Error::Corrupt {
                     lsn: at.lsn,
-                    why: "it sends records home that come after it",
+                    why: "it sends records home that come after it".into(),
                 });
             }
             Record::Install(through) => self.installing = self.installing.max(*through),
@@ -162,7 +162,7 @@ impl History {
         match &self.base {
             Some((lsn, base)) if base.through < installed => Err(Error::Corrupt {
                 lsn: *lsn,
-                why: "the log has forgotten records that it does not call home",
+                why: "the log has forgotten records that it does not call home".into(),
             }),
             _ => Ok(()),
         }
@@ -386,7 +386,7 @@ impl Unrecovered {
         if options.pinned.is_some() && base.pinned.len() != options.block_size {
             return Err(Error::Corrupt {
                 lsn: *at,
-                why: "its pinned block is not one block long",
+                why: "its pinned block is not one block long".into(),
             });
         }
         let mut checking = Checking {
@@ -445,7 +445,10 @@ impl Replay for Checking<'_> {
         let data_len = data.map_or(0, Place::len);
         redo.iter()
             .try_for_each(|redo| redo_fits(self.inner, redo, data_len))
-            .map_err(|why| Error::Corrupt { lsn: at.lsn, why })
+            .map_err(|why| Error::Corrupt {
+                lsn: at.lsn,
+                why: why.into(),
+            })
     }
 }
 

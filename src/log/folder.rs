@@ -9,13 +9,16 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
-use super::frame::PAGE;
+use super::frame::{PAGE, le32};
 use super::index::{self, Mapped};
 use super::segment::Header;
 use super::{Error, Result};
 use crate::device::{Dir, Disk};
 
-const SPARE: [u8; 8] = *b"jfspare0";
+const SPARE: [u8; 8] = *b"jfsspare";
+const SPARE_VERSION: u32 = 1;
+/// Every block of it has been written.
+const FILLED: u32 = 1;
 /// What a new store file is filled with: not zeros, which a host might keep
 /// as a hole.
 const FILL: u8 = 0xE5;
@@ -92,17 +95,21 @@ pub(super) fn open(dir: &dyn Dir, name: &str) -> Result<Option<File>> {
 }
 
 fn spare_content(page: &[u8]) -> Option<Content> {
-    let sum = page.get(8..12)?;
-    let whole = page[..8] == SPARE && sum == crc32fast::hash(&SPARE).to_le_bytes();
-    let filled = *page.get(12)? == 1;
+    let raw = page.get(..20)?;
+    let known = raw[..8] == SPARE && le32(raw, 8) == SPARE_VERSION;
+    let whole = known && le32(raw, 12) == crc32fast::hash(&raw[16..]);
+    let filled = le32(raw, 16) & FILLED != 0;
     whole.then_some(Content::Spare { filled })
 }
 
 fn spare_page(filled: bool) -> Vec<u8> {
     let mut page = vec![FILL; PAGE as usize];
     page[..8].copy_from_slice(&SPARE);
-    page[8..12].copy_from_slice(&crc32fast::hash(&SPARE).to_le_bytes());
-    page[12] = u8::from(filled);
+    page[8..12].copy_from_slice(&SPARE_VERSION.to_le_bytes());
+    let flags = if filled { FILLED } else { 0 };
+    page[16..20].copy_from_slice(&flags.to_le_bytes());
+    let crc = crc32fast::hash(&page[16..20]);
+    page[12..16].copy_from_slice(&crc.to_le_bytes());
     page
 }
 

@@ -16,7 +16,7 @@ use crate::device::Disk;
 use crate::units::{Epoch, Lsn, Time};
 
 const MAGIC: [u8; 8] = *b"jfsegmnt";
-pub const VERSION: u32 = 0;
+pub const VERSION: u32 = 1;
 const ENCODED: usize = 128;
 /// The second copy of the header, in another sector of the first page.
 const COPY: usize = 2048;

@@ -8,7 +8,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ImageBase, State, io as failed};
+use super::{ImageBase, State, io as failed, refused};
 use crate::device::Dir;
 use crate::journal::Result;
 use crate::log::Found;
@@ -19,7 +19,7 @@ pub const NAME: &str = "manifest.json";
 /// Longer than any that makes sense.
 const LONGEST: u64 = 64 << 20;
 /// Its format's version.
-const VERSION: u32 = 0;
+const VERSION: u32 = 1;
 
 /// What it says.
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -55,9 +55,10 @@ struct Segment {
     epoch: u32,
     first: u64,
     last: u64,
-    /// The number that binds its frames to it, and that of the one before.
-    salt: u64,
-    before: u64,
+    /// The number that binds its frames to it, and that of the one before, in
+    /// hexadecimal: many readers of JSON round long numbers.
+    salt: String,
+    before: String,
     /// A new timeline begins with it.
     timeline: bool,
     begun: i64,
@@ -78,8 +79,8 @@ impl From<&Found> for Segment {
             epoch: found.epoch.0,
             first: found.base.0,
             last: found.last.0,
-            salt: found.salt,
-            before: found.before,
+            salt: format!("{:016x}", found.salt),
+            before: format!("{:016x}", found.before),
             timeline: found.anew,
             begun: found.begun.as_nanos(),
             ended: found.ended.map(Time::as_nanos),
@@ -130,7 +131,8 @@ impl Manifest {
         bytes
     }
 
-    /// Reads it; `None` if there is none that can be understood.
+    /// Reads it; `None` if there is none that can be understood. One of a
+    /// later version is refused: its archive may be another than it looks.
     pub fn read(dir: &dyn Dir) -> Result<Option<Manifest>> {
         let read = || {
             let disk = dir.open(NAME)?;
@@ -139,22 +141,29 @@ impl Manifest {
             Ok(bytes)
         };
         match read() {
-            Ok(bytes) => Ok(Self::decode(&bytes)),
+            Ok(bytes) => match serde_json::from_slice::<Manifest>(&bytes) {
+                Ok(manifest) if manifest.version > VERSION => Err(refused(&format!(
+                    "{NAME} has format version {}, this journalfs knows {VERSION}",
+                    manifest.version
+                ))),
+                Ok(manifest) => Ok(manifest.identified()),
+                Err(_) => Ok(None),
+            },
             Err(e) if io::Error::kind(&e) == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(failed(NAME)(e)),
         }
     }
 
-    fn decode(bytes: &[u8]) -> Option<Manifest> {
-        let mut manifest: Manifest = serde_json::from_slice(bytes).ok()?;
-        let digits = manifest.image.as_bytes();
-        if manifest.version != VERSION || digits.len() != 32 {
+    /// With the image's UUID as bytes.
+    fn identified(mut self) -> Option<Manifest> {
+        let digits = self.image.as_bytes();
+        if self.version != VERSION || digits.len() != 32 {
             return None;
         }
-        for (byte, pair) in manifest.identity.iter_mut().zip(digits.chunks(2)) {
+        for (byte, pair) in self.identity.iter_mut().zip(digits.chunks(2)) {
             let pair = std::str::from_utf8(pair).ok()?;
             *byte = u8::from_str_radix(pair, 16).ok()?;
         }
-        Some(manifest)
+        Some(self)
     }
 }

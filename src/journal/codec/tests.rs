@@ -259,7 +259,7 @@ fn the_bytes_of_an_operation_stand_as_specified() {
     });
     #[rustfmt::skip]
     let expected: &[u8] = &[
-        0, 1,                                           // version, kind
+        1, 1,                                           // version, kind
         3, 1,0,0,0, 2,0,0,0, 3,0,0,0,                   // unlink by
         2,0,0,0, 2,0,0,0, b'a', b'b', 12,0,0,0,         // at, inode
         5,0,0,0,0,0,0,0, 6,0,0,0,                       // time
@@ -270,6 +270,15 @@ fn the_bytes_of_an_operation_stand_as_specified() {
         6, 8,0,0,0,0,0,0,0, 1,0,0,0,0,0,0,0,
     ];
     assert_eq!(record.encode(), expected);
+}
+
+#[test]
+fn a_record_of_another_version_is_refused_by_number() {
+    let mut bytes = Record::Install(Lsn(7)).encode();
+    bytes[0] = 2;
+    let flaw = Record::decode(&bytes).unwrap_err();
+    let words = "its format version is 2, this journalfs knows 1";
+    assert_eq!(flaw.to_string(), words);
 }
 
 #[test]
