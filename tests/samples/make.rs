@@ -45,7 +45,7 @@ fn make_what_is_missing() {
 pub struct World {
     pub image: Arc<MemoryDisk>,
     pub journal: Arc<MemoryDir>,
-    archive: Option<Arc<MemoryDir>>,
+    pub archive: Option<Arc<MemoryDir>>,
     clock: Arc<StepClock>,
     sessions: u64,
 }
@@ -270,7 +270,7 @@ fn damaged() -> World {
 }
 
 /// A base and all segments since, which the journal has used again.
-fn archived() -> World {
+pub fn archived() -> World {
     let mut world = World::new();
     world.archive = Some(Arc::default());
     let archive = world.archive.clone().unwrap();

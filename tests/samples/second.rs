@@ -193,6 +193,22 @@ fn samples_are_what_the_format_says() {
 }
 
 #[test]
+fn a_manifest_has_the_keys_that_it_always_had() {
+    let keys = |text: &[u8]| {
+        let text = String::from_utf8(text.to_vec()).unwrap();
+        let keys = text.lines().filter_map(|line| line.split_once("\": "));
+        keys.map(|(key, _)| key.to_owned()).collect::<BTreeSet<_>>()
+    };
+    let archive = make::archived().archive.unwrap();
+    let sample = Sample::unpack("archive");
+    let kept = fs::read(sample.at("archive/manifest.json")).unwrap();
+    assert_eq!(
+        keys(&archive.files()["manifest.json"].to_vec()),
+        keys(&kept)
+    );
+}
+
+#[test]
 fn samples_have_every_kind_of_record() {
     let (mut kinds, mut redos) = (BTreeSet::new(), BTreeSet::new());
     for name in SAMPLES {
