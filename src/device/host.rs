@@ -207,10 +207,7 @@ impl Disk for HostDisk {
     }
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
         let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        match self.fallocate(hole, offset, len) {
-            Err(e) if unsupported(&e) => Ok(()),
-            other => other,
-        }
+        self.fallocate(hole, offset, len)
     }
     #[allow(unsafe_code)]
     fn write_back(&self, offset: u64, len: u64) -> io::Result<()> {

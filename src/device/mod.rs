@@ -44,7 +44,8 @@ pub trait Disk: Send + Sync {
     /// Makes the host set space aside for `offset .. offset + len`, so that a
     /// later write there can't find the disk full.
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
-    /// Gives space back; the range reads as zeros. May do nothing.
+    /// Gives space back; the range reads as zeros. `ErrorKind::Unsupported`:
+    /// this disk never can.
     fn discard(&self, offset: u64, len: u64) -> io::Result<()>;
     /// Starts write-back of a range without waiting for it. A hint.
     fn write_back(&self, offset: u64, len: u64) -> io::Result<()> {

@@ -425,6 +425,7 @@ impl From<crate::journal::Error> for Error {
         match error {
             crate::journal::Error::Full => Error::Full,
             crate::journal::Error::HostFull => Error::NoSpace,
+            crate::journal::Error::CantDiscard => Error::Unsupported,
             crate::journal::Error::ReadOnly(why) => Error::ReadOnly(why),
             other => damage::of_journal(other),
         }

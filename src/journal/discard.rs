@@ -14,6 +14,8 @@
 //! is written by a later checkpoint, after the hole.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::sync::atomic::Ordering;
 
 use super::{Block, Blocks, Error, Inner, Journal, Result, View};
 use crate::units::BlockNo;
@@ -119,7 +121,10 @@ impl Inner {
         }
         for trim in self.waiting.take_trims() {
             let punched = self.punch(trim.first, trim.count, trim.least);
-            (trim.tell)(Ok(punched));
+            (trim.tell)(match self.keeps_all.load(Ordering::Relaxed) {
+                true => Err(Error::CantDiscard),
+                false => Ok(punched),
+            });
         }
     }
 
@@ -175,11 +180,16 @@ impl Inner {
             (start * size).next_multiple_of(PAGE),
             stop * size / PAGE * PAGE,
         );
-        if stop - start < least.max(1) || from >= to {
+        if stop - start < least.max(1) || from >= to || self.keeps_all.load(Ordering::Relaxed) {
             return 0;
         }
         match self.image.discard(from, to - from) {
             Ok(()) => (to - from) / size,
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                log::warn!("{}", Error::CantDiscard);
+                self.keeps_all.store(true, Ordering::Relaxed);
+                0
+            }
             Err(error) => {
                 // What the blocks hold is void either way.
                 log::debug!("discard of {} bytes at {from}: {error}", to - from);

@@ -142,6 +142,9 @@ pub enum Error {
     /// The host gives the log no space, and no checkpoint can.
     #[error("the journal's host has no space left")]
     HostFull,
+    /// The image's host can't give space back.
+    #[error("the image's host can't discard")]
+    CantDiscard,
     /// Opened for reading only, or stopped by an earlier error.
     #[error("read-only: {0}")]
     ReadOnly(Arc<str>),
@@ -277,6 +280,8 @@ struct Inner {
     observer: OnceLock<Observer>,
     /// Who knows which blocks are free.
     free_runs: OnceLock<FreeRuns>,
+    /// The image's host can't discard.
+    keeps_all: AtomicBool,
 }
 
 /// Gives an inode's full path.
@@ -331,6 +336,7 @@ impl Journal {
             programs: OnceLock::new(),
             observer: OnceLock::new(),
             free_runs: OnceLock::new(),
+            keeps_all: AtomicBool::new(false),
         })))
     }
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::daemon::World;
+use crate::daemon::{World, said};
 use crate::needs_fuse;
 use crate::support::images::{DEBIAN, path_with_sbin, run};
 use crate::support::{e2fsck, kernel};
@@ -135,6 +135,60 @@ impl Drop for Loop {
             .status();
         drop(losetup);
     }
+}
+
+/// A host that knows no holes; dropped, it is gone.
+struct Ramfs(tempfile::TempDir);
+
+impl Ramfs {
+    fn new() -> Ramfs {
+        let host = Ramfs(tempfile::tempdir().unwrap());
+        let mut mount = Command::new("mount");
+        run(mount.args(["-t", "ramfs", "none"]).arg(host.0.path()));
+        host
+    }
+}
+
+impl Drop for Ramfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+/// What fstrim says of the mount, which it calls `MOUNT`.
+fn fstrim(point: &Path) -> String {
+    let output = Command::new("fstrim")
+        .env("PATH", path_with_sbin())
+        .arg(point)
+        .output()
+        .unwrap();
+    said(&output).replace(point.to_str().unwrap(), "MOUNT")
+}
+
+#[test]
+fn a_host_that_cant_discard_is_told_of_once() {
+    needs_fuse!();
+    if !kernel::allowed() {
+        return;
+    }
+    let host = Ramfs::new();
+    let mut world = World::on(host.0.path(), "64M");
+    world.mount(&[]);
+    for name in ["a", "b"] {
+        fs::write(world.at(name), vec![1; MIB as usize]).unwrap();
+    }
+    world.umount();
+    world.mount(&["-o", "discard"]);
+    fs::remove_file(world.at("a")).unwrap();
+    let ours = [fstrim(&world.point()), fstrim(&world.point())];
+    fs::remove_file(world.at("b")).unwrap();
+    world.umount_and_judge();
+    let log = fs::read_to_string(world.journal().join("daemon.log")).unwrap();
+    assert_eq!(log, "journalfs: warn: the image's host can't discard\n");
+    let mount = kernel::Mount::with_options(&world.image(), "loop,discard").unwrap();
+    let theirs = fstrim(mount.path());
+    mount.unmount();
+    assert_eq!(ours, [theirs.clone(), theirs]);
 }
 
 #[test]
