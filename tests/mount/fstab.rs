@@ -2,6 +2,7 @@
 //! and that calls `journalfs IMAGE DIR -o …`.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::daemon::{World, said};
@@ -68,6 +69,43 @@ fn a_line_of_fstab_mounts_an_image() {
         }
         world.umount_and_judge();
     }
+}
+
+/// As users write it. mount(8) hands no PATH on, so the program must be where
+/// a shell looks by itself: here in this process's own /usr/local/bin.
+#[test]
+fn the_type_by_its_plain_name_finds_the_program() {
+    needs_fuse!();
+    if !possible() {
+        return;
+    }
+    let world = World::new("64M");
+    let bin = world.beside("bin");
+    fs::create_dir(&bin).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_journalfs"), bin.join("journalfs")).unwrap();
+    let output = Command::new("unshare")
+        .args(["-m", "sh", "-ec"])
+        .arg(
+            r#"
+            mount --bind "$1" /usr/local/bin
+            mount -t fuse.journalfs "$2" "$3" -o noexec
+            findmnt -no FSTYPE,OPTIONS "$3"
+            echo plain >"$3/file"
+            journalfs umount "$3"
+            echo "$2 $3 fuse.journalfs ro,noauto 0 0" >"$1/fstab"
+            mount -T "$1/fstab" "$3"
+            cat "$3/file"
+            journalfs umount "$3"
+            "#,
+        )
+        .args([Path::new("sh"), &bin, &world.image(), &world.point()])
+        .env("PATH", path_with_sbin())
+        .output()
+        .unwrap();
+    let said = said(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.starts_with("fuse.journalfs rw,noexec,"), "{said}");
+    assert!(said.ends_with("\nplain\n"), "{said}");
 }
 
 #[test]
