@@ -24,7 +24,7 @@ impl Fs {
     pub fn getattr(&self, inode: InodeNo) -> Result<Attr> {
         match load_file(&self.view(), &self.sb, inode) {
             Ok(inode) => attr(&inode),
-            Err(Error::Stale) => self.tables.lock().gone(inode).ok_or(Error::Stale),
+            Err(Error::Stale) => attr(&self.tables.lock().gone(inode).ok_or(Error::Stale)?),
             Err(error) => Err(error),
         }
     }
@@ -63,10 +63,8 @@ impl Fs {
         inode.mtime = mtime.unwrap_or(inode.mtime);
         inode.ctime = time;
         if gone {
-            // Nothing of it is in the image, and so the transaction is given up.
             let value = attr(&inode)?;
-            self.tables.lock().gone.insert(value.inode, value);
-            return Ok(Done { value, lsn: None });
+            return self.keep_gone(inode, value);
         }
         store(&mut txn, &self.sb, &inode)?;
         let lsn = txn.commit(&Op::SetAttr {
@@ -89,7 +87,7 @@ impl Fs {
     }
 
     /// An inode; or, and then true, a removed directory that somebody is still
-    /// in, as it was in the end but without extended attributes.
+    /// in, as it was in the end. What is changed of it goes to [`Fs::keep_gone`].
     pub(super) fn load_or_gone(
         &self,
         blocks: &dyn Blocks,
@@ -98,23 +96,22 @@ impl Fs {
         match load_file(blocks, &self.sb, number) {
             Err(Error::Stale) => {
                 let last = self.tables.lock().gone(number);
-                let last = last.filter(|last| last.kind == Kind::Directory);
-                Ok((self.as_it_was(&last.ok_or(Error::Stale)?), true))
+                let last = last.filter(|last| last.kind() == mode::DIRECTORY);
+                Ok((last.ok_or(Error::Stale)?, true))
             }
             found => Ok((found?, false)),
         }
     }
 
-    fn as_it_was(&self, last: &Attr) -> Inode {
-        let mode = mode::DIRECTORY | last.perm;
-        let inode = Inode::new(last.inode, mode, last.generation, last.crtime, &self.sb);
-        Inode {
-            uid: last.uid,
-            gid: last.gid,
-            atime: last.atime,
-            mtime: last.mtime,
-            ..inode
+    /// Keeps what a removed directory has become. Nothing of it is in the
+    /// image, and so the transaction is given up, with any block that was taken
+    /// for attributes.
+    pub(super) fn keep_gone<T>(&self, inode: Inode, value: T) -> Result<Done<T>> {
+        if inode.file_acl != 0 {
+            return Err(Error::NoSpace);
         }
+        self.tables.lock().remember_gone(inode);
+        Ok(Done { value, lsn: None })
     }
 
     /// chattr(1): `flags` is all of `i_flags` as it is to be. What can't be

@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 
 use crate::ext4::Superblock;
+use crate::ext4::inode::Inode;
 use crate::journal::record::By;
 use crate::journal::{Blocks, Journal, Txn, View};
 use crate::units::{Clock, InodeNo, Lsn, Time};
@@ -106,8 +107,9 @@ pub enum Atime {
 struct Tables {
     /// References that the kernel holds.
     lookups: HashMap<InodeNo, u64>,
-    /// What inodes were that have gone while the kernel refers to them.
-    gone: HashMap<InodeNo, Attr>,
+    /// What inodes were that have gone while the kernel refers to them, with
+    /// all their attributes inside.
+    gone: HashMap<InodeNo, Inode>,
     /// Open handles. They need no limit of their own (ENFILE): a handle is a
     /// count here, and the kernel, which keeps far more of each, has its own
     /// (RLIMIT_NOFILE, fs.file-max).
@@ -131,20 +133,14 @@ struct Room {
 }
 
 impl Tables {
-    /// A removed inode's attributes at its end, while it is referred to.
-    fn gone(&self, number: InodeNo) -> Option<Attr> {
-        self.gone.get(&number).copied()
+    /// A removed inode as it was in the end, while it is referred to.
+    fn gone(&self, number: InodeNo) -> Option<Inode> {
+        self.gone.get(&number).cloned()
     }
 
-    fn remember_gone(&mut self, last: Attr) {
-        if self.lookups.contains_key(&last.inode) {
-            let last = Attr {
-                links: 0,
-                size: 0,
-                blocks: 0,
-                ..last
-            };
-            self.gone.insert(last.inode, last);
+    fn remember_gone(&mut self, last: Inode) {
+        if self.lookups.contains_key(&last.number) {
+            self.gone.insert(last.number, last);
         }
     }
 

@@ -9,7 +9,6 @@ use std::collections::{HashMap, HashSet};
 
 use parking_lot::Mutex;
 
-use super::attr::attr;
 use super::inode::{load, store, superblock, superblock_mut};
 use super::map::{self, Mapping};
 use super::{Fs, Result, alloc, xattr};
@@ -304,7 +303,7 @@ impl Fs {
 
     /// Frees an inode that has no blocks any more.
     fn delete(&self, txn: &mut Txn<'_>, inode: &mut Inode, time: Time) -> Result<()> {
-        let last = attr(inode);
+        let last = xattr::last_of(txn, &self.sb, inode);
         xattr::free_all(txn, &self.sb, inode)?;
         let directory = inode.kind() == mode::DIRECTORY;
         alloc::free_inode(txn, &self.sb, &self.full, inode.number, directory)?;
@@ -312,9 +311,7 @@ impl Fs {
         inode.mode = 0; // an old handle must not take it for a file
         inode.dtime = time.secs.clamp(1, i64::from(u32::MAX)) as u32;
         store(txn, &self.sb, inode)?;
-        if let Ok(last) = last {
-            self.tables.lock().remember_gone(last);
-        }
+        self.tables.lock().remember_gone(last);
         Ok(())
     }
 

@@ -6,7 +6,7 @@
 
 use super::alloc::{free_blocks, new_blocks};
 use super::damage::at as placed;
-use super::inode::{load_file, store, want_compat};
+use super::inode::{store, want_compat};
 use super::perm::{READ, WRITE};
 use super::{Caller, Done, Error, Fs, Result};
 use crate::ext4::Superblock;
@@ -92,7 +92,7 @@ impl Fs {
         let name = parse(full)?;
         let time = self.now();
         let mut txn = self.begin()?;
-        let mut inode = load_file(&txn, &self.sb, inode)?;
+        let (mut inode, gone) = self.load_or_gone(&txn, inode)?;
         self.may_set(&txn, by, &inode, &name)?;
         if matches!(name.index, ACL_ACCESS | ACL_DEFAULT) {
             self.set_list(&mut txn, by, &mut inode, &name, value)?;
@@ -111,6 +111,9 @@ impl Fs {
             }
         }
         inode.ctime = time;
+        if gone {
+            return self.keep_gone(inode, ());
+        }
         store(&mut txn, &self.sb, &inode)?;
         let (inode, name, value) = (inode.number, full.to_vec(), value.to_vec());
         let lsn = txn.commit(&Op::SetXattr {
@@ -133,7 +136,7 @@ impl Fs {
         let name = parse(full)?;
         let time = self.now();
         let mut txn = self.begin()?;
-        let mut inode = load_file(&txn, &self.sb, inode)?;
+        let (mut inode, gone) = self.load_or_gone(&txn, inode)?;
         self.may_set(&txn, by, &inode, &name)?;
         if get(&txn, &self.sb, &inode, &name)?.is_none() {
             // Linux is content when there is no list to remove.
@@ -154,6 +157,9 @@ impl Fs {
             self.privileged(by),
         )?;
         inode.ctime = time;
+        if gone {
+            return self.keep_gone(inode, ());
+        }
         store(&mut txn, &self.sb, &inode)?;
         let op = Op::RemoveXattr {
             by: by.into(),
@@ -342,6 +348,29 @@ pub fn set(
         store_outside(txn, sb, inode, out, privileged)?;
     }
     want_compat(txn, sb, compat::EXT_ATTR)
+}
+
+/// An inode that is about to go, as somebody who is still in it shall see it.
+/// Its attributes are all inside, where a directory has as much room for them
+/// as it had with a block.
+pub(super) fn last_of(blocks: &dyn Blocks, sb: &Superblock, inode: &Inode) -> Inode {
+    let mut last = Inode {
+        links: 0,
+        size: 0,
+        blocks: 0,
+        file_acl: 0,
+        ..inode.clone()
+    };
+    if inode.kind() == mode::DIRECTORY {
+        // (Offsets of values have 16 bits.)
+        let room = last.tail.len() + sb.block_size as usize;
+        last.tail.resize(room.min(u16::MAX.into()), 0);
+    }
+    if let (Ok(mut all), Ok(Some(block))) = (inside(inode), outside(blocks, sb, inode)) {
+        all.extend(block.attributes);
+        encode_inode(&mut last.tail, &all);
+    }
+    last
 }
 
 /// Drops the inode's reference to its attribute block. Storing the inode is
