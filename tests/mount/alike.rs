@@ -384,6 +384,34 @@ fn a_removed_working_directory_is_still_ones_own() {
 }
 
 #[test]
+fn a_removed_directory_keeps_its_attributes_while_somebody_is_in_it() {
+    alike(
+        r#"
+        mkdir dir; setfattr -n user.old -v o dir; setfacl -m u:1001:rwx,d:u:5:r dir; chmod o-rwx dir
+        mkdir large; setfattr -n user.large -v $(printf 'x%.0s' $(seq 2000)) large; chmod 777 large
+        # By the working directory, and by an open one.
+        for place in . /proc/self/fd/3; do
+            for dir in dir large; do
+                cp -a $dir gone; cd gone; exec 3<.; rmdir ../gone
+                for who in "0 0 0" "1001 1001 1001" "1002 1002 1002"; do
+                    echo "$dir, $who"
+                    asked() { as $who try "$@" $place; }
+                    asked getfattr -m - -d; asked getfacl -nc
+                    asked setfattr -n user.new -v $(printf 'y%.0s' $(seq 500)); asked setfattr -n user.old -v p
+                    asked setfattr -n user.toobig -v $(printf 'z%.0s' $(seq 4000))
+                    asked setfattr -n trusted.x -v t; asked setfacl -m u:7:rw; asked chmod 751
+                    asked getfattr -m - -d; asked getfacl -nc; asked stat -c '%A %h'
+                    asked setfattr -x user.old; asked setfattr -x user.old; asked getfattr -m - -d
+                done
+                exec 3<&-; cd ..
+            done
+        done
+        find . -printf '%p %M %U\n' | sort
+        "#,
+    );
+}
+
+#[test]
 fn names_are_bytes() {
     alike(
         r#"
