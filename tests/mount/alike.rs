@@ -38,6 +38,11 @@ FUNCTIONS='
                 truncate => sub { truncate $a[0], $a[1] },
                 ftruncate => sub { open(my $f, "+<", $a[0]) && truncate $f, $a[1] },
                 chmod => sub { chmod oct $a[0], $a[1] },
+                open => sub { open my $f, "<", $a[0] },
+                write => sub { sysopen my $f, $a[0], O_WRONLY },
+                times => sub { utime $a[0], $a[1], $a[2] },
+                now => sub { utime undef, undef, $a[0] },
+                chdir => sub { chdir $a[0] },
                 chown => sub { chown $a[0], $a[1], $a[2] },
             );
             $calls{$call}->() ? print("@ARGV: done\n") : print("@ARGV: $!\n");
@@ -247,6 +252,39 @@ fn acls_decide_who_reads_writes_and_searches() {
                 as $who try test -x dir
             done
             rm -f dir/new
+        done
+        "#,
+    );
+}
+
+#[test]
+fn who_may_not_write_search_or_own_is_told_as_by_the_kernel() {
+    alike(
+        r#"
+        mkdir -m 777 d; cd d
+        for mode in 444 222 111 640 666 000; do
+            for who in "1000 1000 1000" "1001 1001 1001" "1001 1000 1001" "1002 1002 1000" "0 0 0"; do
+                rm -rf f; echo text >f; touch -d @1000 f; chown 1000:1000 f; chmod $mode f; echo "$who, $mode"
+                for act in "open F" "write F" "append F x" "truncate F 2" "empty F" "times 5 6 F" "now F" \
+                    "chown -1 1000 F" "chown 1001 -1 F" "chmod 646 F"; do
+                    as $who sys ${act//F/f}
+                done
+                as $who try test -w f; as $who try test -r f; as $who try test -x f
+                stat -c '%s %A %u %g' f
+            done
+        done
+        for mode in 666 444 222 711 100 755 000; do
+            for who in "1000 1000 1000" "1001 1001 1001" "0 0 0"; do
+                rm -rf s; mkdir -p s/below; echo text >s/file; ln -s file s/link; ln -s below/.. s/around
+                chmod 666 s/file; chown -R 1000:1000 s; chmod $mode s; echo "$who, $mode"
+                for act in "chdir s" "open s/file" "write s/file" "open s/link" "chdir s/below" "chdir s/around" \
+                    "open s/none" "create s/new 644" "mkdir s/dir" "symlink x s/sym" "link s/file s/hard" \
+                    "rename s/file s/moved" "rename s/moved out" "unlink s/link" "truncate s/file 1" \
+                    "times 5 6 s/file" "chmod 600 s/file" "chmod 777 s" "now s"; do
+                    as $who sys $act
+                done
+                as $who try ls s; as $who try stat -c %s s/file; as $who try rmdir s/below; rm -f out
+            done
         done
         "#,
     );
