@@ -1,4 +1,5 @@
-//! What programs rely on and suites seldom reach, each with its own promise.
+//! What programs rely on and suites seldom reach, each with its own promise;
+//! where kernel ext4 can make it too, it must.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -7,16 +8,51 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
+use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::daemon::World;
 use crate::needs_fuse;
+use crate::support::images::{DEBIAN, Image};
+use crate::support::kernel::{self, Mount};
 
-fn mounted(options: &[&str]) -> World {
-    let world = World::new("64M");
-    world.mount(options);
-    world
+/// Who keeps the promises: an image, and who mounts it.
+enum Side {
+    Ours(World),
+    Kernels(Image),
+}
+
+/// Ours; and kernel ext4, where it may be mounted.
+fn sides() -> Vec<Side> {
+    let mut sides = vec![Side::Ours(World::new("64M"))];
+    if kernel::allowed() {
+        sides.push(Side::Kernels(DEBIAN.make(64 << 20)));
+    }
+    sides
+}
+
+impl Side {
+    /// What `work` makes of the mount, with an option of mount(8).
+    fn mounted<T>(&mut self, option: &str, work: impl FnOnce(&Path) -> T) -> T {
+        match self {
+            Side::Ours(world) => {
+                eprintln!("on journalfs, {option}:");
+                world.mount(&["-o", option]);
+                let made = work(&world.point());
+                world.umount_and_judge();
+                made
+            }
+            Side::Kernels(image) => {
+                eprintln!("on kernel ext4, {option}:");
+                let options = format!("loop,{option}");
+                let mount = Mount::with_options(image.path(), &options).unwrap();
+                let made = work(mount.path());
+                mount.unmount();
+                made
+            }
+        }
+    }
 }
 
 fn rw(path: &Path) -> File {
@@ -35,8 +71,13 @@ fn python(path: &Path, lines: &str) -> Command {
 #[test]
 fn appends_of_several_processes_are_neither_lost_nor_torn() {
     needs_fuse!();
-    let mut world = mounted(&[]);
-    let path = world.at("log");
+    for mut side in sides() {
+        side.mounted("rw", append_from_four);
+    }
+}
+
+fn append_from_four(dir: &Path) {
+    let path = dir.join("log");
     let lines = "import os, sys\n\
         fd = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)\n\
         for n in range(300):\n\
@@ -56,14 +97,23 @@ fn appends_of_several_processes_are_neither_lost_nor_torn() {
         assert!(own.iter().copied().eq(want), "lines of {who}");
     }
     assert_eq!(text.lines().count(), 1200);
-    world.umount();
 }
 
 #[test]
 fn a_map_shared_by_two_processes_shows_what_either_writes() {
     needs_fuse!();
-    let mut world = mounted(&[]);
-    let path = world.at("shared");
+    for mut side in sides() {
+        side.mounted("rw", share_a_map);
+        let bytes = side.mounted("ro", |dir| fs::read(dir.join("shared")).unwrap());
+        assert_eq!(
+            (&bytes[..8], &bytes[8000..8005]),
+            (&b"from map"[..], &b"again"[..])
+        );
+    }
+}
+
+fn share_a_map(dir: &Path) {
+    let path = dir.join("shared");
     let file = rw(&path);
     file.set_len(8192).unwrap();
     // The other process stores into its map, and sees what is written with write(2).
@@ -96,22 +146,18 @@ fn a_map_shared_by_two_processes_shows_what_either_writes() {
     file.write_all_at(b"again", 8000).unwrap();
     other.stdin.take().unwrap().write_all(b"x").unwrap();
     assert!(other.wait().unwrap().success());
-    drop(file);
-    world.umount();
-    world.mount(&[]);
-    let bytes = fs::read(&path).unwrap();
-    assert_eq!(
-        (&bytes[..8], &bytes[8000..8005]),
-        (&b"from map"[..], &b"again"[..])
-    );
-    world.umount_and_judge();
 }
 
 #[test]
 fn locks_of_files_and_of_ranges_hold_between_processes() {
     needs_fuse!();
-    let mut world = mounted(&[]);
-    let path = world.at("locked");
+    for mut side in sides() {
+        side.mounted("rw", lock);
+    }
+}
+
+fn lock(dir: &Path) {
+    let path = dir.join("locked");
     let file = rw(&path);
     file.set_len(100).unwrap();
     let attempt = |kind: &str, range: &str| {
@@ -145,58 +191,68 @@ fn locks_of_files_and_of_ranges_hold_between_processes() {
     let free = lock(libc::F_UNLCK);
     nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_OFD_SETLK(&free)).unwrap();
     assert_eq!(attempt("lockf", ", 10, 25"), Some(0));
-    drop(file);
-    world.umount();
 }
 
-/// The access time after a read that reaches the daemon, for a file that was
-/// read before (`old`: two days ago) and is older still.
-fn atime_moves(options: &[&str], old: bool) -> bool {
-    let mut world = mounted(&[]);
-    let path = world.at("file");
-    fs::write(&path, "text").unwrap();
-    let ago = |days: u64| SystemTime::now() - Duration::from_secs(days * 24 * 3600);
-    let read = if old {
-        ago(2)
-    } else {
-        ago(0) - Duration::from_secs(60)
-    };
-    let times = fs::FileTimes::new().set_accessed(read).set_modified(ago(9));
-    rw(&path).set_times(times).unwrap();
-    world.umount();
+/// Whether a read moves the access time, of a file that was read before
+/// (`old`: two days ago) and is older still.
+fn atime_moves(side: &mut Side, option: &str, old: bool) -> bool {
+    let file = |dir: &Path| dir.join("file");
+    side.mounted("rw", |dir| {
+        fs::write(file(dir), "text").unwrap();
+        let ago = |days: u64| SystemTime::now() - Duration::from_secs(days * 24 * 3600);
+        let read = if old {
+            ago(2)
+        } else {
+            ago(0) - Duration::from_secs(60)
+        };
+        let times = fs::FileTimes::new().set_accessed(read).set_modified(ago(9));
+        rw(&file(dir)).set_times(times).unwrap();
+    });
     // ctime is now: later than atime, which relatime takes for unread.
-    world.mount(&["-o", "strictatime"]);
-    if !old {
-        fs::read(&path).unwrap();
-    }
-    world.umount();
-    world.mount(options);
-    let before = fs::metadata(&path).unwrap().atime_nsec();
-    fs::read(&path).unwrap();
-    world.umount();
-    world.mount(&["-o", "ro"]);
-    let after = fs::metadata(&path).unwrap().atime_nsec();
-    world.umount();
-    before != after
+    side.mounted("strictatime", |dir| {
+        if !old {
+            fs::read(file(dir)).unwrap();
+        }
+    });
+    let atime = |dir: &Path| fs::metadata(file(dir)).unwrap().atime_nsec();
+    // (Of a mount of its own: the read must reach the daemon.)
+    let before = side.mounted(option, |dir| {
+        let before = atime(dir);
+        fs::read(file(dir)).unwrap();
+        before
+    });
+    before != side.mounted("ro", atime)
 }
 
 #[test]
 fn access_times_move_as_the_mount_says() {
     needs_fuse!();
-    assert!(atime_moves(&["-o", "strictatime"], false));
-    assert!(
-        !atime_moves(&["-o", "relatime"], false),
-        "read since the last change"
-    );
-    assert!(atime_moves(&["-o", "relatime"], true), "not read since");
-    assert!(!atime_moves(&["-o", "noatime"], true));
+    for mut side in sides() {
+        let mut moves = |option, old| atime_moves(&mut side, option, old);
+        assert!(moves("strictatime", false));
+        assert!(!moves("relatime", false), "read since the last change");
+        assert!(moves("relatime", true), "not read since");
+        assert!(!moves("noatime", true));
+    }
 }
 
 #[test]
 fn space_is_allocated_punched_and_zeroed_and_never_moved() {
     needs_fuse!();
-    let mut world = mounted(&[]);
-    let mut file = rw(&world.at("file"));
+    for mut side in sides() {
+        let moved = side.mounted("rw", allocate_punch_and_zero);
+        // FUSE lets neither through to any daemon.
+        match side {
+            Side::Ours(_) => assert_eq!(moved, [Err(Errno::EOPNOTSUPP); 2]),
+            Side::Kernels(_) => assert_eq!(moved, [Ok(()); 2]),
+        }
+    }
+}
+
+/// What comes of it when the file's space shall move.
+fn allocate_punch_and_zero(dir: &Path) -> [nix::Result<()>; 2] {
+    let path = dir.join("file");
+    let mut file = rw(&path);
     file.write_all(&[7; 40960]).unwrap();
     let keep = FallocateFlags::FALLOC_FL_KEEP_SIZE;
     let go = |file: &File, mode, at, len| fallocate(file, mode, at, len);
@@ -211,7 +267,7 @@ fn space_is_allocated_punched_and_zeroed_and_never_moved() {
     )
     .unwrap();
     go(&file, FallocateFlags::FALLOC_FL_ZERO_RANGE, 20000, 100).unwrap();
-    let bytes = fs::read(world.at("file")).unwrap();
+    let bytes = fs::read(&path).unwrap();
     for (at, byte) in bytes.iter().enumerate() {
         let zero = (4096..12288).contains(&at) || (20000..20100).contains(&at);
         assert_eq!(*byte, if zero { 0 } else { 7 }, "byte {at}");
@@ -219,23 +275,16 @@ fn space_is_allocated_punched_and_zeroed_and_never_moved() {
     let seek = |at: i64, whence| nix::unistd::lseek(&file, at, whence);
     assert_eq!(seek(0, nix::unistd::Whence::SeekHole), Ok(4096));
     assert_eq!(seek(4096, nix::unistd::Whence::SeekData), Ok(12288));
-    // FUSE lets neither through to any daemon.
-    for moving in [
-        FallocateFlags::FALLOC_FL_COLLAPSE_RANGE,
-        FallocateFlags::FALLOC_FL_INSERT_RANGE,
-    ] {
-        assert_eq!(
-            go(&file, moving, 4096, 4096),
-            Err(nix::errno::Errno::EOPNOTSUPP)
-        );
-    }
     let lines = "import os, sys\n\
         to = os.open(sys.argv[1] + '.copy', os.O_WRONLY | os.O_CREAT)\n\
         sys.exit(os.copy_file_range(os.open(sys.argv[1], os.O_RDONLY), to, 5000) != 5000)\n";
-    assert!(python(&world.at("file"), lines).status().unwrap().success());
-    assert_eq!(fs::read(world.at("file.copy")).unwrap(), bytes[..5000]);
-    drop(file);
-    world.umount_and_judge();
+    assert!(python(&path, lines).status().unwrap().success());
+    assert_eq!(fs::read(dir.join("file.copy")).unwrap(), bytes[..5000]);
+    [
+        FallocateFlags::FALLOC_FL_COLLAPSE_RANGE,
+        FallocateFlags::FALLOC_FL_INSERT_RANGE,
+    ]
+    .map(|moving| go(&file, moving, 4096, 4096))
 }
 
 /// Opens as many files as `$2` says, in the folder `$1`, tells that they are
