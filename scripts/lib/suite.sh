@@ -51,7 +51,7 @@ cleanup() {
     cd /
     # shellcheck disable=SC2086 # a list of numbers
     [ -z "${children:-}" ] || kill -9 $children 2>/dev/null || true
-    for side in ours ext4 memory; do
+    for side in ${sides:-ours ext4 memory}; do
         umount -l "$work/$side" 2>/dev/null || fusermount3 -uzq "$work/$side" 2>/dev/null || true
     done
     # What could not be unmounted must not be emptied.
