@@ -37,7 +37,7 @@ pub fn evict(files: &[PathBuf]) -> io::Result<()> {
             let inside: io::Result<Vec<_>> =
                 fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect();
             evict(&inside?)?;
-        } else {
+        } else if path.is_file() {
             let file = File::open(path)?;
             file.sync_all()?;
             posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;

@@ -88,7 +88,12 @@ pub const WORKLOADS: &[Workload] = &[
     durable("append", "4 KiB append + fsync", append),
     durable("overwrite", "4 KiB overwrite + fdatasync", overwrite),
     durable("replace", "write, fsync, rename", replace),
-    fleeting("stream", "a large write, beside it", Bytes, stream),
+    fleeting(
+        "stream",
+        "1 GiB write + fsync beside small fsyncs",
+        Bytes,
+        stream,
+    ),
     durable("sqlite-delete", "SQLite, DELETE", sqlite_delete),
     durable("sqlite-wal", "SQLite, WAL", sqlite_wal),
     fleeting("untar", "untar", Operations, untar),
@@ -389,9 +394,9 @@ fn commit(client: &Client) -> io::Result<Outcome> {
     Ok(outcome)
 }
 
-/// 4 KiB appends with fsync, some milliseconds apart, beside a large write
-/// that nobody syncs: the rate is the large one's, the latencies those of the
-/// small ones.
+/// 4 KiB appends with fsync, some milliseconds apart, beside a large write and
+/// its fsync: the rate is the large one's, the latencies those of the small
+/// ones.
 fn stream(client: &Client) -> io::Result<Outcome> {
     let (len, mut noise) = (client.share(MIB as u64 * 1024), client.noise());
     let mut large = File::create(client.path("stream", 0))?;
@@ -412,7 +417,9 @@ fn stream(client: &Client) -> io::Result<Outcome> {
         let mut started = None;
         let outcome = client.once(len, || {
             started = Some(scope.spawn(beside));
-            let written = (0..len / MIB as u64).try_for_each(|_| large.write_all(noise.block(MIB)));
+            let written = (0..len / MIB as u64)
+                .try_for_each(|_| large.write_all(noise.block(MIB)))
+                .and_then(|()| large.sync_all());
             ended.store(true, Ordering::Relaxed);
             written
         })?;
