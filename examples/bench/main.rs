@@ -5,6 +5,7 @@
 //! ```text
 //!     bench run --side SIDE --round N [--quick] --host DIR --source DIR WORKLOAD FOLDER
 //!     bench table RESULTS           medians and ratios, as markdown
+//!     bench plot RESULTS SVG WORKLOAD…
 //!     bench tree FOLDER [--quick]   files and folders as source code has them
 //!     bench fill FILE BYTES         bytes of no pattern: disks know zeros
 //!     bench evict FILE…             the host forgets what it has cached of them
@@ -15,7 +16,9 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 mod disk;
+mod figures;
 mod noise;
+mod plot;
 mod run;
 mod table;
 mod workload;
@@ -33,6 +36,11 @@ enum Command {
     Client(workload::Client),
     Table {
         results: PathBuf,
+    },
+    Plot {
+        results: PathBuf,
+        svg: PathBuf,
+        workloads: Vec<String>,
     },
     Tree {
         #[arg(long)]
@@ -53,6 +61,11 @@ fn main() -> std::io::Result<()> {
         Command::Run(args) => run::run(&args),
         Command::Client(client) => client.work(),
         Command::Table { results } => table::print(&results),
+        Command::Plot {
+            results,
+            svg,
+            workloads,
+        } => plot::write(&results, &svg, &workloads),
         Command::Tree { quick, folder } => noise::tree(&folder, if quick { 300 } else { 3000 }),
         Command::Fill { file, bytes } => noise::fill(&file, bytes),
         Command::Evict { files } => disk::evict(&files),
