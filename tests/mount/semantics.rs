@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::resource::{Resource, getrlimit};
+use rustix::fs::{FlockOperation, flock};
 
 use crate::daemon::World;
 use crate::needs_fuse;
@@ -171,10 +172,10 @@ fn lock(dir: &Path) {
         );
         python(&path, &lines).status().unwrap().code()
     };
-    file.lock().unwrap(); // flock(2)
+    flock(&file, FlockOperation::LockExclusive).unwrap();
     assert_eq!(attempt("flock", ""), Some(9));
     assert_eq!(attempt("lockf", ", 10, 0"), Some(0), "the kinds are apart");
-    file.unlock().unwrap();
+    flock(&file, FlockOperation::Unlock).unwrap();
     assert_eq!(attempt("flock", ""), Some(0));
 
     let lock = |kind: i32| libc::flock {
