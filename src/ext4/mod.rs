@@ -20,6 +20,7 @@ pub mod hash;
 pub mod htree;
 pub mod inode;
 pub mod jbd2;
+pub mod orphan;
 pub mod superblock;
 pub mod xattr;
 

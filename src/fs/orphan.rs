@@ -12,15 +12,12 @@ use parking_lot::Mutex;
 use super::inode::{load, store, superblock, superblock_mut};
 use super::map::{self, Mapping};
 use super::{Fs, Result, alloc, xattr};
-use crate::ext4::bytes::{le32, put32};
-use crate::ext4::checksum::crc32c;
 use crate::ext4::features::ro_compat;
 use crate::ext4::inode::{Inode, mode};
-use crate::ext4::{Corrupt, Superblock, superblock as raw};
+use crate::ext4::{Corrupt, Superblock, orphan, superblock as raw};
 use crate::journal::{Blocks, Op, Txn};
 use crate::units::{BlockNo, FileBlock, InodeNo, Time};
 
-const ORPHAN_BLOCK_MAGIC: u32 = 0x0B10_CA04;
 /// An orphan file is no larger, or the image is forged. (mkfs makes 2 MiB at most.)
 const ORPHAN_FILE_MOST: u64 = 8 << 20;
 
@@ -356,59 +353,23 @@ impl Fs {
             return Ok(0);
         };
         let bytes = self.view().block(block)?;
-        let tail = bytes.len() - 8;
-        check_orphan_block(&self.sb, file, block, &bytes)?;
-        let orphans: Vec<InodeNo> = (0..tail / 4)
-            .map(|n| InodeNo(le32(&bytes, n * 4)))
-            .filter(|n| n.0 != 0)
-            .collect();
-        for number in &orphans {
-            self.reap(*number)?;
+        let seed = sum_seed(&self.sb, file);
+        orphan::verify(&bytes, block, seed).map_err(|what| what.at(file.number, block))?;
+        let mut count = 0;
+        for number in orphan::inodes(&bytes) {
+            self.reap(number)?;
+            count += 1;
         }
         let mut txn = self.begin()?;
-        let raw = txn.block_mut(block)?;
-        raw[..tail].fill(0);
-        let sum = orphan_checksum(&self.sb, file, block, raw);
-        put32(raw, tail + 4, sum);
+        orphan::clear(txn.block_mut(block)?, block, seed);
         txn.commit(&Op::Orphan { inode: file.number })?;
-        Ok(orphans.len())
+        Ok(count)
     }
 }
 
-fn orphan_checksum(sb: &Superblock, file: &Inode, block: BlockNo, raw: &[u8]) -> u32 {
-    match sb.has_metadata_csum() {
-        true => crc32c(
-            crc32c(file.seed(sb), &block.0.to_le_bytes()),
-            &raw[..raw.len() - 8],
-        ),
-        false => 0,
-    }
-}
-
-fn check_orphan_block(sb: &Superblock, file: &Inode, block: BlockNo, raw: &[u8]) -> Result<()> {
-    let what = || format!("orphan file block {block}");
-    let tail = raw.len() - 8;
-    let magic = le32(raw, tail);
-    if magic != ORPHAN_BLOCK_MAGIC {
-        return Err(Corrupt::Field {
-            what: what(),
-            field: "ob_magic",
-            value: u64::from(magic),
-        }
-        .at(file.number, block)
-        .into());
-    }
-    let (stored, computed) = (le32(raw, tail + 4), orphan_checksum(sb, file, block, raw));
-    match stored == computed || !sb.has_metadata_csum() {
-        true => Ok(()),
-        false => Err(Corrupt::Checksum {
-            what: what(),
-            stored,
-            computed,
-        }
-        .at(file.number, block)
-        .into()),
-    }
+/// What the checksums of the orphan file begin with.
+fn sum_seed(sb: &Superblock, file: &Inode) -> Option<u32> {
+    sb.has_metadata_csum().then(|| file.seed(sb))
 }
 
 #[cfg(test)]

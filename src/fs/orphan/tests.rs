@@ -2,6 +2,7 @@
 
 use super::super::world::{FORMATS, World};
 use super::*;
+use crate::ext4::bytes::put32;
 use crate::fs::inode::load;
 
 /// Notes an inode in the orphan file, as the kernel does.
@@ -15,9 +16,7 @@ fn note_in_orphan_file(world: &World, slot: usize, number: InodeNo) {
     };
     let raw = txn.block_mut(block).unwrap();
     put32(raw, slot * 4, number.0);
-    let sum = orphan_checksum(&fs.sb, &file, block, raw);
-    let tail = raw.len() - 4;
-    put32(raw, tail, sum);
+    orphan::seal(raw, block, sum_seed(&fs.sb, &file));
     raw::set_ro_compat(
         superblock_mut(&mut txn, &fs.sb).unwrap(),
         ro_compat::ORPHAN_PRESENT,
