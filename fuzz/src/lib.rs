@@ -3,6 +3,8 @@
 
 #![allow(dead_code)] // of the tests' support only a part is needed
 
+#[path = "../../tests/hostile/archives.rs"]
+mod archives;
 #[path = "../../tests/hostile/exercise.rs"]
 mod exercise;
 #[path = "../../tests/hostile/forge.rs"]

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use journalfs::journal::Record;
+use journalfs::journal::archive::MANIFEST;
 
+use crate::archives::Kept;
 use crate::forge::{Forge, What};
 use crate::journals::{self, Left};
 use crate::support::images::Variant;
@@ -85,6 +87,27 @@ fn seeds_are_good_pieces_of_an_image() {
                 put("record", &format!("seed-{kind}-{tag}"), record);
             }
         }
+    }
+    let kept = Kept::sample();
+    for (name, pages) in &kept.archive {
+        if name.ends_with(".blocks") {
+            put("blocks", "seed-0", &pages.to_vec());
+        }
+    }
+    put("manifest", "seed-0", &kept.archive[MANIFEST].to_vec());
+    for (n, at) in [0, 90, 1 << 9].into_iter().enumerate() {
+        let [low, high] = u16::to_le_bytes(at);
+        put(
+            "archive",
+            &format!("seed-{n}"),
+            &[n as u8, 0, low, high, 5, 200],
+        );
+    }
+    // Free, in use, reserved, and outside the tables.
+    let numbers: [u32; 6] = [900, 12, 2, 20, 20, u32::MAX];
+    for n in 1..=numbers.len() {
+        let bytes: Vec<u8> = numbers[..n].iter().flat_map(|n| n.to_le_bytes()).collect();
+        put("orphan", &format!("seed-{n}"), &bytes);
     }
     for (name, journal) in jbd2_samples() {
         put("jbd2", name, &journal);

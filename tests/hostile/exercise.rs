@@ -88,7 +88,7 @@ pub fn mount_and_work(image: Arc<MemoryDisk>, journal: Arc<MemoryDir>, random: &
 }
 
 /// Lists and reads; answers the inodes that it came by.
-fn walk(fs: &Fs) -> Vec<InodeNo> {
+pub fn walk(fs: &Fs) -> Vec<InodeNo> {
     let by = Caller::default();
     let mut found = vec![InodeNo::ROOT];
     let mut at = 0;

@@ -5,11 +5,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use journalfs::check;
+use journalfs::device::Dir;
 use journalfs::device::memory::{MemoryDir, MemoryDisk, Pages};
+use journalfs::ext4::Superblock;
 use journalfs::fs::Caller;
-use journalfs::fs::mount;
-use journalfs::journal::{Journal, Replay, replay};
+use journalfs::fs::{guard, mount};
+use journalfs::history::audit;
+use journalfs::history::chart::Chart;
+use journalfs::history::chronicle::Chronicle;
+use journalfs::history::shown;
+use journalfs::journal::archive::Limits;
+use journalfs::journal::{Journal, Options, Record, Replay, replay};
 use journalfs::log::Survey;
+use journalfs::past::removal;
 use journalfs::units::{InodeNo, Lsn, Time};
 
 use crate::exercise::{self, options};
@@ -32,13 +40,30 @@ impl Left {
     /// Two sessions, the second one killed: with a checkpoint or without, with
     /// several segments, and records that the image lacks.
     pub fn killed(variant: &str, checkpoint: bool) -> Left {
+        Left::archived(variant, checkpoint, None)
+    }
+
+    /// The same with an archive.
+    pub fn archived(variant: &str, checkpoint: bool, archive: Option<Arc<MemoryDir>>) -> Left {
         let image = Variant::named(variant).make(8 << 20).to_memory();
         let journal = Arc::new(MemoryDir::default());
+        let fresh = image.pages();
         for session in 1..3 {
             let mut how = options(false, session);
             how.segment_size = Some(128 << 10);
+            how.history = archive.clone().map(|dir| mount::History {
+                dir,
+                limits: Limits::default(),
+                held: Arc::new(()),
+            });
             let opened = mount::open(image.clone(), journal.clone(), how).unwrap();
             let mounted = opened.mount().unwrap();
+            // The copy that a daemon takes of an image that has no history yet.
+            if let (Some(archive), 1) = (&archive, session) {
+                let base = format!("base-{:020}-{:020}-{:010}.img", 0, 0, 1);
+                let base = archive.create(&base).unwrap();
+                base.write_at(&fresh.to_vec(), 0).unwrap();
+            }
             let (fs, by) = (mounted.fs(), Caller::default());
             for n in 0..30 {
                 let name = format!("{session}-{n}");
@@ -84,20 +109,9 @@ impl Left {
         for (place, at, how, value) in edits {
             let name = &stores[place % stores.len()];
             let mut bytes = self.files[name].to_vec();
-            let found = frames(&bytes);
-            match (place / stores.len()).checked_rem(found.len() + 1) {
-                Some(n) if n < found.len() => {
-                    let (start, len) = (found[n], FRAME + meta_len(&bytes, found[n]));
-                    // Not the magic and the sum, by which it is found.
-                    edit(&mut bytes[start + 16..], at % len, how, value);
-                    seal_frame(&mut bytes, start);
-                }
-                _ if bytes.len() >= SEGMENT => {
-                    edit(&mut bytes[16..SEGMENT], at % (SEGMENT - 16), how, value);
-                    seal_segment(&mut bytes);
-                }
-                _ => {}
-            }
+            change_store(&mut bytes, place / stores.len(), at, |raw, at| {
+                edit(raw, at, how, value);
+            });
             self.files.insert(name.clone(), Pages::from_bytes(&bytes));
         }
     }
@@ -145,6 +159,30 @@ impl Left {
     }
 }
 
+/// Changes a frame of a segment's store or, past the last of them, its header,
+/// and puts the checksums right.
+pub fn change_store(
+    bytes: &mut [u8],
+    place: usize,
+    at: usize,
+    edit: impl FnOnce(&mut [u8], usize),
+) {
+    let found = frames(bytes);
+    match place % (found.len() + 1) {
+        n if n < found.len() => {
+            let (start, len) = (found[n], FRAME + meta_len(bytes, found[n]));
+            // Not the magic and the sum, by which it is found.
+            edit(&mut bytes[start + 16..], at % len);
+            seal_frame(bytes, start);
+        }
+        _ if bytes.len() >= SEGMENT => {
+            edit(&mut bytes[16..SEGMENT], at % (SEGMENT - 16));
+            seal_segment(bytes);
+        }
+        _ => {}
+    }
+}
+
 /// Both copies of the header.
 fn change_segment(bytes: &mut [u8], random: &mut Seeded) {
     let Some(header) = bytes.get_mut(..SEGMENT) else {
@@ -183,7 +221,7 @@ fn change_index(bytes: &mut [u8], random: &mut Seeded) {
     seal_index(bytes);
 }
 
-fn seal_index(bytes: &mut [u8]) {
+pub fn seal_index(bytes: &mut [u8]) {
     let count = u64::from_le_bytes(bytes[32..40].try_into().unwrap());
     let len = usize::try_from(count).unwrap_or(0).saturating_mul(16);
     if let Some(entries) = bytes[64..].get(..len) {
@@ -285,18 +323,40 @@ impl Replay for Anything {
     }
 }
 
+/// What people are told of it.
+fn tell(survey: &Survey, left: &Left) {
+    audit::audit(survey, &mut |_| {});
+    Chronicle::of(survey, survey.durable(), &mut |_| {});
+    let _ = removal::find(survey, b"/1-9");
+    let mut raw = [0; 1024];
+    left.image.read(&mut raw, 1024);
+    let Ok(sb) = Superblock::decode(&guard::take_off(&raw)) else {
+        return;
+    };
+    let chart = Chart::read(&*left.image(), sb);
+    // Each takes all before it.
+    let step = survey.numbers(Lsn(1)).count().min(2000) / 4 + 1;
+    for frame in survey.frames(Lsn(1)).flatten().step_by(step) {
+        if let Ok(record) = Record::decode(&frame.meta) {
+            shown::changes(survey, &chart, frame.lsn, &record, frame.data.as_ref());
+        }
+    }
+}
+
 /// Everything that reads a journal.
 pub fn read_and_work(left: &Left, random: &mut Seeded) {
     if let Ok(survey) = Survey::read(left.journal()) {
         for frame in survey.frames(Lsn(1)) {
             let _ = replay(std::iter::once(frame), &mut Anything);
         }
+        tell(&survey, left);
         for secs in [0, 1_800_000_000, i64::MAX / 1_000_000_000] {
             let _ = survey.find_time(Time { secs, nanos: 0 });
         }
     }
     if let Ok(unrecovered) = Journal::open(left.journal()) {
         let _ = unrecovered.untouched_samples();
+        let _ = unrecovered.scrub(left.image(), Options::for_image(8 << 20, 1024));
     }
     let _ = check::run_disks(left.image(), Some(left.journal()));
     let _ = mount::recover(left.image(), left.journal(), options(false, 7));

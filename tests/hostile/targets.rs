@@ -7,7 +7,7 @@
 use std::sync::{Arc, LazyLock};
 
 use journalfs::device::Disk;
-use journalfs::device::memory::{MemoryDir, MemoryDisk};
+use journalfs::device::memory::{MemoryDir, MemoryDisk, Pages};
 use journalfs::ext4::checksum::crc32c;
 use journalfs::ext4::dirent;
 use journalfs::ext4::extent::NodeRef;
@@ -16,14 +16,17 @@ use journalfs::ext4::group::Group;
 use journalfs::ext4::htree::{self, Layout, Map};
 use journalfs::ext4::inode::Inode;
 use journalfs::ext4::jbd2::{self, Super};
+use journalfs::ext4::orphan as raw_orphan;
 use journalfs::ext4::xattr::{AttributeBlock, decode_inode};
 use journalfs::ext4::{Corrupt, Superblock, acl, superblock as raw};
 use journalfs::fs::mkfs::{MkfsOptions, mkfs};
-use journalfs::journal::Record;
-use journalfs::units::{BlockNo, FileBlock, GroupNo, InodeNo};
+use journalfs::journal::archive::{Archive, Limits, MANIFEST};
+use journalfs::journal::{BlockIndex, Record};
+use journalfs::units::{BlockNo, FileBlock, GroupNo, InodeNo, Lsn};
 
+use crate::archives::{self, Kept};
 use crate::exercise;
-use crate::forge::Forge;
+use crate::forge::{Forge, What};
 use crate::journals::{self, Left};
 use crate::support::bench::Bench;
 use crate::support::images::Variant;
@@ -43,10 +46,14 @@ pub const TARGETS: &[Target] = &[
     ("xattr", xattr),
     ("acl", acl),
     ("jbd2", jbd2),
+    ("orphan", orphan),
     ("record", record),
+    ("blocks", blocks),
+    ("manifest", manifest),
     ("image", image),
     ("journal", journal),
     ("log", log),
+    ("archive", archive),
 ];
 
 /// An image's geometry with checksums and without.
@@ -238,11 +245,67 @@ pub fn jbd2(data: &[u8]) {
     }
 }
 
+/// A block of the orphan file; and one of the numbers at the input's front, in
+/// an image with other numbers changed, mounted and checked.
+pub fn orphan(data: &[u8]) {
+    static SAMPLE: LazyLock<Forge> = LazyLock::new(|| {
+        let bench = Bench::new(&Variant::named("upstream"), 8 << 20);
+        exercise::fill(&bench);
+        let mut forge = Forge::of(&bench.pages());
+        // ORPHAN_PRESENT: it is to be read.
+        forge.set(|what| matches!(what, What::Superblock), 0x66, &[1]);
+        forge
+    });
+    let mut bytes = block(data);
+    for seed in [None, Some(7)] {
+        let _ = raw_orphan::verify(&bytes, BlockNo(9), seed);
+        assert!(raw_orphan::inodes(&bytes).count() < bytes.len() / 4);
+        raw_orphan::clear(&mut bytes, BlockNo(9), seed);
+        assert_eq!(raw_orphan::inodes(&bytes).count(), 0);
+    }
+    let (numbers, rest) = data.split_at(data.len().min(32));
+    let mut forge = SAMPLE.clone();
+    forge.apply(edits(rest), edit);
+    forge.set(|what| matches!(what, What::Orphans(..)), 0, numbers);
+    let disk = Arc::new(MemoryDisk::from_pages(forge.pages.clone()));
+    let _ = journalfs::check::run_image(&*disk);
+    let journal = Arc::new(MemoryDir::default());
+    exercise::mount_and_work(disk, journal, &mut Seeded::from_seed("orphan", 0));
+}
+
 /// A record of the journal: what is read back is what was written.
 pub fn record(data: &[u8]) {
     if let Ok(record) = Record::decode(data) {
         let again = Record::decode(&record.encode());
         assert!(again.is_ok_and(|again| again == record));
+    }
+}
+
+/// A block index, its magic and checksum put right.
+pub fn blocks(data: &[u8]) {
+    let _ = BlockIndex::decode(data);
+    let mut bytes = data.to_vec();
+    if bytes.len() >= 16 {
+        bytes[..8].copy_from_slice(b"jfblocks");
+        archives::seal_blocks(&mut bytes);
+    }
+    let Ok(index) = BlockIndex::decode(&bytes) else {
+        return;
+    };
+    let all = (Lsn(0), Lsn(u64::MAX));
+    for (block, _) in index.touched(all.0, all.1).take(64) {
+        let chain = index.chain(block, all.0, all.1);
+        assert!(chain.records.is_sorted());
+    }
+    assert_eq!(index.encode().len(), bytes.len());
+}
+
+/// An archive's manifest.
+pub fn manifest(data: &[u8]) {
+    let dir = MemoryDir::from_files([(MANIFEST.to_owned(), Pages::from_bytes(data))]);
+    if let Ok(archive) = Archive::open(Arc::new(dir), None, Limits::default()) {
+        let _ = archive.missing();
+        assert!(archive.bases().is_empty());
     }
 }
 
@@ -326,4 +389,13 @@ pub fn log(data: &[u8]) {
     left.apply_anywhere(edits(rest), edit);
     let mut random = Seeded::from_seed("log", first as u64);
     journals::read_and_work(&left, &mut random);
+}
+
+/// Reads an archive in which numbers were changed and all checksums put right:
+/// its moments are shown, compared and restored.
+pub fn archive(data: &[u8]) {
+    static KEPT: LazyLock<Kept> = LazyLock::new(Kept::sample);
+    let mut kept = KEPT.clone();
+    kept.apply(edits(data), edit);
+    archives::read_and_look(&kept);
 }
