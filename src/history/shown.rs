@@ -62,11 +62,11 @@ impl Blocks<'_> {
                 self.put(*block, Some(bytes.clone()).filter(|b| b.len() == size));
             }
             Redo::Put { first, count, from } => {
-                for n in 0..u64::from(*count) {
-                    if let Some(block) = first.checked_add(n).filter(|b| self.wanted.contains(b)) {
-                        let bytes = read(*from as usize + n as usize * size, size);
-                        self.put(block, bytes);
-                    }
+                let end = BlockNo(first.0.saturating_add((*count).into()));
+                let wanted: Vec<BlockNo> = self.wanted.range(*first..end).copied().collect();
+                for block in wanted {
+                    let n = (block.0 - first.0) as usize; // a run's blocks: 32 bits
+                    self.put(block, read(*from as usize + n * size, size));
                 }
             }
             Redo::Edit { block, ranges } => {

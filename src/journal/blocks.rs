@@ -25,6 +25,10 @@ const KEY: usize = 16;
 /// before it a run may begin.
 const LONGEST: u64 = 256;
 
+/// Runs that one segment's records touch, at most: each takes memory, and a
+/// few forged bytes free more blocks than there are.
+const MOST: usize = 1 << 22;
+
 /// How a record touches a block; the greater counts if it does so twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Touch {
@@ -86,7 +90,7 @@ impl BlockIndex {
         frames: impl IntoIterator<Item = crate::log::Result<Frame>>,
     ) -> Result<BlockIndex> {
         let mut lists: BTreeMap<(BlockNo, u32), List> = BTreeMap::new();
-        let mut last = base.prev();
+        let (mut last, mut touched) = (base.prev(), 0);
         for frame in frames {
             let frame = frame?;
             last = frame.lsn;
@@ -105,6 +109,12 @@ impl BlockIndex {
                 place.ok_or_else(|| corrupt("it stands before its segment's first".into()))?;
             for redo in &operation.redo {
                 for (first, count) in pieces(redo) {
+                    touched += 1;
+                    if touched > MOST {
+                        return Err(corrupt(
+                            "it frees more blocks than an index has room for".into(),
+                        ));
+                    }
                     let list = lists.entry((first, count)).or_default();
                     list.add(place, Touch::of(redo));
                 }

@@ -28,6 +28,9 @@ use crate::units::{BlockNo, Lsn};
 /// Records that are kept decoded: neighbours touch the same blocks.
 const KEPT: usize = 4096;
 
+/// Blocks of ext4 have 1 KiB to this.
+const LARGEST: usize = 64 << 10;
+
 /// A block that more records make is *busy*: all of them are made in one pass
 /// over the records, not each in one of its own.
 const BUSY: usize = if cfg!(test) { 8 } else { 512 };
@@ -104,6 +107,12 @@ impl Past {
         stored: &dyn Fn(Lsn, u64) -> Option<BlockIndex>,
     ) -> Result<Past> {
         debug_assert!(at >= ground.through, "the ground may be newer than that");
+        if !LARGEST.is_multiple_of(block_size) || block_size < 1024 {
+            return Err(Error::Corrupt {
+                lsn: ground.from,
+                why: "the pinned block is not one block long".into(),
+            });
+        }
         let len = ground
             .image
             .len()

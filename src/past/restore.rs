@@ -44,9 +44,11 @@ fn copy(instant: &Instant, out: &dyn Disk, step: &mut dyn FnMut(u64)) -> Result<
         }
     }
     for (first, count) in joined(past.touched().collect()) {
-        let from = first.0 * size;
-        copy_range(past, out, (from, (from + count * size).min(len)), false)?;
-        step(count * size);
+        // (Records may name blocks outside the image.)
+        let (from, bytes) = (first.0.saturating_mul(size), count.saturating_mul(size));
+        let to = from.saturating_add(bytes).min(len);
+        copy_range(past, out, (from, to), false)?;
+        step(bytes);
     }
     Ok(())
 }

@@ -1,16 +1,25 @@
 //! What forged bytes once did, and must not do again: panics, requests without
 //! an end, memory without bounds.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use journalfs::check::{self, Finding};
 use journalfs::device::memory::{MemoryDir, MemoryDisk, Pages};
+use journalfs::ext4::Superblock;
 use journalfs::fs::mount::{self, Mounted};
-use journalfs::fs::{Caller, Error, Fs};
+use journalfs::fs::{Caller, Error, Fs, guard};
+use journalfs::history::chart::Chart;
+use journalfs::history::shown;
 use journalfs::journal::Record;
+use journalfs::journal::archive::{Archive, Limits};
 use journalfs::journal::redo::Redo;
+use journalfs::log::Survey;
+use journalfs::past::{self, restore};
 use journalfs::units::{BlockNo, InodeNo, Lsn};
 
+use crate::archives::Kept;
 use crate::exercise::{self, options};
 use crate::forge::{Forge, What};
 use crate::journals::{FRAME, Left, frames, meta_len, seal_frame, seal_segment};
@@ -135,9 +144,12 @@ fn a_spare_with_the_last_of_all_numbers_is_nobodys() {
     e2fsck::assert_recovers_clean(left.image(), left.journal());
 }
 
-/// The last record that names the session, changed by `change`.
-fn with_base(left: &mut Left, change: impl Fn(&mut journalfs::journal::record::Base)) {
-    for pages in left.files.values_mut() {
+/// The records that name the session, changed by `change`.
+fn with_base(
+    files: &mut BTreeMap<String, Pages>,
+    change: impl Fn(&mut journalfs::journal::record::Base),
+) {
+    for pages in files.values_mut() {
         let mut bytes = pages.to_vec();
         for at in frames(&bytes) {
             let len = u32::from_le_bytes(bytes[at + 72..at + 76].try_into().unwrap()) as usize;
@@ -159,7 +171,7 @@ fn with_base(left: &mut Left, change: impl Fn(&mut journalfs::journal::record::B
 #[test]
 fn a_checkpoint_that_calls_all_records_ever_home_is_corrupt() {
     let mut left = Left::killed("1k-blocks", true);
-    with_base(&mut left, |base| base.through = Lsn(u64::MAX));
+    with_base(&mut left.files, |base| base.through = Lsn(u64::MAX));
     let opened = mount::open(left.image(), left.journal(), options(false, 9));
     let Err(mount::Error::Journal(error)) = opened else {
         panic!("opened");
@@ -180,7 +192,9 @@ fn reshape(superblock: &mut [u8], at: usize, bytes: &[u8]) {
 fn a_superblock_of_another_shape_in_the_journal_is_not_believed() {
     let mut left = Left::killed("1k-blocks", false);
     // (Blocks of 1 KiB: the pinned block is the superblock.) Inodes of 128 bytes.
-    with_base(&mut left, |base| reshape(&mut base.pinned, 0x58, &[128, 0]));
+    with_base(&mut left.files, |base| {
+        reshape(&mut base.pinned, 0x58, &[128, 0])
+    });
     let opened = mount::open(left.image(), left.journal(), options(false, 9)).unwrap();
     assert!(matches!(opened.mount(), Err(mount::Error::Unrecognised)));
 }
@@ -190,7 +204,7 @@ fn the_check_asks_the_image_how_long_it_is() {
     let mut left = Left::killed("1k-blocks", false);
     // 2^24 groups with 16 inodes each, in a journal's copy that has to be taken.
     left.image.write(&[0xA5; 300], 1024);
-    with_base(&mut left, |base| {
+    with_base(&mut left.files, |base| {
         for raw in [&mut base.session.guarded, &mut base.pinned] {
             for (at, value) in [(0x0, 1 << 28), (0x4, 1), (0x150, 32), (0x28, 16_u32)] {
                 reshape(raw, at, &value.to_le_bytes());
@@ -228,16 +242,14 @@ fn nobody_counts_the_records_between_two_segments_worlds_apart() {
     check::run_disks(left.image(), Some(left.journal()));
 }
 
-#[test]
-fn a_record_that_calls_a_million_blocks_zeros_needs_no_room_for_each() {
-    let mut left = Left::killed("upstream", false);
-    left.image.set_len(8 << 30);
+/// Another redo in the last operation of all, with which nothing follows that
+/// is durable. Answers its number.
+fn with_last_redo(files: &mut BTreeMap<String, Pages>, redo: Vec<Redo>) -> Lsn {
     let lsn = |bytes: &[u8], at: usize| {
         let raw = bytes[at + 16..at + 24].try_into().unwrap();
         u64::from_le_bytes(raw)
     };
-    // The last operation of all, with which nothing follows that is durable.
-    let operations = left.files.iter().flat_map(|(name, pages)| {
+    let operations = files.iter().flat_map(|(name, pages)| {
         let bytes = pages.to_vec();
         let found = frames(&bytes).into_iter().filter_map(|at| {
             let record = Record::decode(bytes.get(at + FRAME..)?.get(..meta_len(&bytes, at))?);
@@ -249,16 +261,12 @@ fn a_record_that_calls_a_million_blocks_zeros_needs_no_room_for_each() {
             .collect::<Vec<_>>()
     });
     let (lsn, at, name) = operations.max().unwrap();
-    let mut bytes = left.files[&name].to_vec();
+    let mut bytes = files[&name].to_vec();
     let record = Record::decode(&bytes[at + FRAME..][..meta_len(&bytes, at)]);
     let Ok(Record::Operation(mut operation)) = record else {
         panic!("an operation");
     };
-    operation.redo = (1 << 20..2 << 20)
-        .map(|block| Redo::Zeros {
-            block: BlockNo(block),
-        })
-        .collect();
+    operation.redo = redo;
     let meta = Record::Operation(operation).encode();
     bytes.truncate(at + FRAME);
     bytes[at + 70..at + 72].fill(0);
@@ -270,12 +278,95 @@ fn a_record_that_calls_a_million_blocks_zeros_needs_no_room_for_each() {
     bytes[96..104].copy_from_slice(&size.to_le_bytes());
     seal_segment(&mut bytes);
     seal_frame(&mut bytes, at);
-    left.files.insert(name, Pages::from_bytes(&bytes));
+    files.insert(name, Pages::from_bytes(&bytes));
+    Lsn(lsn)
+}
+
+#[test]
+fn a_record_that_calls_a_million_blocks_zeros_needs_no_room_for_each() {
+    let mut left = Left::killed("upstream", false);
+    left.image.set_len(8 << 30);
+    let zeros = (1 << 20..2 << 20).map(|block| Redo::Zeros {
+        block: BlockNo(block),
+    });
+    let lsn = with_last_redo(&mut left.files, zeros.collect());
     let opened = mount::open(left.image(), left.journal(), options(true, 9)).unwrap();
     let mounted = opened.mount().unwrap();
-    assert_eq!(mounted.fs().journal().watermarks().appended, Lsn(lsn));
+    assert_eq!(mounted.fs().journal().watermarks().appended, lsn);
     let peak = peak_memory();
     assert!(peak < MEMORY, "{peak} KiB");
+}
+
+/// The last state of an archive and journal whose last record does this.
+fn archived(redo: Redo) -> past::Result<past::Instant> {
+    let mut kept = Kept::sample();
+    let last = with_last_redo(&mut kept.journal, vec![redo]);
+    kept.span().unwrap().at(last)
+}
+
+#[test]
+fn a_record_that_frees_more_blocks_than_there_are_is_not_indexed() {
+    let (first, count) = (BlockNo(0), 1 << 60);
+    let shown = archived(Redo::Free { first, count });
+    let error = shown.err().unwrap().to_string();
+    assert!(error.contains("more blocks"), "{error}");
+}
+
+#[test]
+fn a_block_worlds_away_is_not_restored() {
+    let block = BlockNo(1 << 62);
+    let shown = archived(Redo::Zeros { block }).unwrap();
+    let out = Arc::new(MemoryDisk::default());
+    restore(&shown, out.clone(), &mut |_| {}).unwrap();
+    assert_eq!(out.pages().len(), 8 << 20);
+}
+
+#[test]
+fn a_past_without_a_pinned_block_can_not_be_shown() {
+    let mut kept = Kept::sample();
+    for files in [&mut kept.archive, &mut kept.journal] {
+        // (The record stays as long as it was.)
+        with_base(files, |base| {
+            let rest = base.pinned.split_off(1000);
+            base.session.prior.extend(rest);
+        });
+    }
+    let span = kept.span().unwrap();
+    let error = span.at(span.survey().last()).err().unwrap().to_string();
+    assert!(error.contains("not one block long"), "{error}");
+}
+
+#[test]
+fn a_block_index_without_end_is_not_read() {
+    let mut kept = Kept::sample();
+    let is_index = |name: &&String| name.ends_with(".blocks");
+    let name = kept.archive.keys().find(is_index).unwrap().clone();
+    let store = name.replace(".blocks", ".store");
+    kept.archive.get_mut(&name).unwrap().set_len(MEMORY << 11);
+    let archive = Archive::open(kept.archive(), None, Limits::default()).unwrap();
+    let segments = archive.segments();
+    let found = segments.iter().find(|found| found.name == store).unwrap();
+    assert!(archive.blocks(found).unwrap().is_none());
+    let peak = peak_memory();
+    assert!(peak < MEMORY, "{peak} KiB");
+}
+
+#[test]
+fn a_record_that_puts_more_blocks_than_it_has_data_is_shown_at_once() {
+    let mut left = Left::killed("1k-blocks", false);
+    let (first, count, from) = (BlockNo(0), u32::MAX, 0);
+    let put = Redo::Put { first, count, from };
+    let lsn = with_last_redo(&mut left.files, vec![put, Redo::Zeros { block: first }]);
+    let survey = Survey::read(left.journal()).unwrap();
+    let frame = survey.frame(lsn).unwrap();
+    let mut raw = [0; 1024];
+    left.image.read(&mut raw, 1024);
+    let sb = Superblock::decode(&guard::take_off(&raw)).unwrap();
+    let record = Record::decode(&frame.meta).unwrap();
+    let begun = Instant::now();
+    let shown = shown::changes(&survey, &Chart::without_image(sb), lsn, &record, None);
+    assert_eq!(shown.len(), 2);
+    assert!(begun.elapsed() < Duration::from_secs(5));
 }
 
 #[test]

@@ -48,6 +48,10 @@ const REST: Duration = Duration::from_secs(3);
 /// A file is written under its name with this behind it until it is whole.
 const PART: &str = ".part";
 
+/// Bytes of a block index that are read at most; of a longer one nothing is
+/// believed.
+const BLOCKS_LONGEST: u64 = 256 << 20;
+
 /// How much an archive keeps. What a state within these limits needs is never
 /// thrown away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -157,7 +161,7 @@ impl Archive {
         let name = self.blocks_of(found);
         let read = || {
             let disk = self.dir.open(&name)?;
-            let mut bytes = vec![0; disk.len()? as usize];
+            let mut bytes = vec![0; disk.len()?.min(BLOCKS_LONGEST) as usize];
             disk.read_at(&mut bytes, 0)?;
             Ok(bytes)
         };
