@@ -37,6 +37,16 @@ pub enum PointError {
     /// No such mark.
     #[error("no mark {0} in the journal: journalfs log --op mark lists those there are")]
     Mark(String),
+    /// It lies before all that is known: what was then, nobody can tell.
+    #[error("nothing is known of {}: the oldest record, {oldest}, is of {}", stamp(*.wanted), stamp(*.time))]
+    Before {
+        /// What was asked for.
+        wanted: Time,
+        /// The oldest record.
+        oldest: Lsn,
+        /// When it was made.
+        time: Time,
+    },
     /// The records from there are not kept any more.
     #[error("record {wanted} is not in the journal any more: the oldest is {oldest}")]
     Gone {
@@ -132,7 +142,8 @@ impl Point {
     }
 
     /// The last record that belongs to the state at the point: of a time, the
-    /// last one not made later.
+    /// last one not made later. Before the first record there is no such state:
+    /// since when the image had been what that record found, none tells.
     pub fn last(&self, survey: &Survey, now: Time) -> Result<Lsn, PointError> {
         match self {
             Point::Lsn(lsn) => Ok(*lsn),
@@ -140,6 +151,15 @@ impl Point {
             Point::Time(_) | Point::Ago(_) => {
                 let after = Time::from_nanos(self.time(now).as_nanos().saturating_add(1));
                 let next = survey.find_time(after);
+                if let Some(oldest) = next.filter(|next| Some(*next) <= survey.first())
+                    && let Ok(frame) = survey.frame(oldest)
+                {
+                    return Err(PointError::Before {
+                        wanted: self.time(now),
+                        oldest,
+                        time: frame.time,
+                    });
+                }
                 Ok(next.map_or(survey.last(), Lsn::prev))
             }
         }
@@ -152,6 +172,11 @@ impl Point {
             Point::Lsn(_) | Point::Mark(_) => Time::default(),
         }
     }
+}
+
+fn stamp(time: Time) -> String {
+    let stamp = Timestamp::from_nanosecond(time.as_nanos().into());
+    stamp.map_or_else(|_| "then".to_owned(), |stamp| format!("{stamp:.3}"))
 }
 
 /// The newest mark of a name.

@@ -116,6 +116,8 @@ fn a_moment_is_seen_printed_compared_and_restored_beside_the_live_mount() {
     assert!(line.contains("removed /nothing"), "{line}");
 
     restores(&world, "good", &[]);
+    let line = world.fails(1, &["cat", "--at", "2020-01-01", image, "/kept"]);
+    assert!(line.contains("nothing is known of 2020-01-01"), "{line}");
     let line = world.fails(
         8,
         &["restore", "--at", "99999", "--to", "/nowhere/x", image],
