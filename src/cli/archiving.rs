@@ -93,6 +93,14 @@ impl Archiving {
         }
     }
 
+    /// Opens what a journal remembers, if it can be had.
+    pub fn recalled(journal: &Path) -> Result<Option<History>, Failure> {
+        match Archiving::recall(journal) {
+            Some(archiving) => archiving.open(false),
+            None => Ok(None),
+        }
+    }
+
     /// Lets the journal remember it, or nothing.
     pub fn remember(journal: &Path, archiving: Option<&Archiving>) -> io::Result<()> {
         let path = journal.join(NAME);

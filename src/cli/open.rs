@@ -167,10 +167,7 @@ pub fn recover(place: &Place) -> Result<Recovery, Failure> {
         });
     }
     let refused = |error: mount::Error| place.refused(&error);
-    let history = match Archiving::recall(&place.journal) {
-        Some(archiving) => archiving.open(false)?,
-        None => None,
-    };
+    let history = Archiving::recalled(&place.journal)?;
     let wish = mount::Options {
         history,
         ..options(&Options::default(), b"")

@@ -12,6 +12,7 @@ use crate::journal::gone_home;
 use crate::log::{Survey, Verdict};
 use crate::units::{Clock as _, HostClock, Lsn};
 
+use super::archiving::Archiving;
 use super::place::Place;
 use super::{Failure, Outcome, at, open};
 
@@ -63,8 +64,11 @@ pub fn run(args: &Args) -> Outcome {
         )));
     }
     let refused = |error: mount::Error| place.refused(&error);
+    // What is kept of the journal is the archive's as after any recovery.
+    let history = Archiving::recalled(&place.journal)?;
     let wish = mount::Options {
         cut_after: Some(Lsn(args.until)),
+        history,
         ..mount::Options::default()
     };
     // All that could refuse is asked before anything is written; the locks are

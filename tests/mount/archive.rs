@@ -8,6 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::daemon::{World, journalfs, said};
+use crate::journal::spoil;
 use crate::modes::wait_until;
 use crate::needs_fuse;
 use crate::support::e2fsck;
@@ -195,6 +196,62 @@ fn a_history_that_has_ended_is_reached_by_its_timeline() {
         ],
     );
     assert!(line.contains("no states of a timeline 77"), "{line}");
+}
+
+#[test]
+fn salvage_leaves_the_archived_history_within_reach() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    let archive = world.beside("archive");
+    let options = option(&archive, "");
+    world.mount_to_kill(&["-o", &options]);
+    wait_until(|| archive.join("manifest.json").exists());
+    fs::write(world.at("note"), "early").unwrap();
+    world.succeeds(&["mark", world.point_str(), "early"]);
+    write_much(&world, "much");
+    fs::write(world.at("spoilt"), "bytes that will be damaged").unwrap();
+    fs::File::open(world.at("spoilt"))
+        .unwrap()
+        .sync_all()
+        .unwrap();
+    fs::write(world.at("after"), "lost").unwrap();
+    fs::File::open(world.at("after"))
+        .unwrap()
+        .sync_all()
+        .unwrap();
+    world.kill();
+    world.detach_dead();
+    spoil(&world, b"bytes that will");
+    let output = journalfs()
+        .args(["verify", world.image_str()])
+        .output()
+        .unwrap();
+    let told = said(&output);
+    let (_, until) = told.split_once("salvage --until ").unwrap();
+    let until = until.split(' ').next().unwrap();
+    let seen = |world: &World, at: &str, target: &str| {
+        world.succeeds(&["cat", "--at", at, target, "/note"])
+    };
+    let dir = archive.to_str().unwrap();
+    assert_eq!(seen(&world, "early", dir), "early");
+    let salvaged = journalfs()
+        .args(["salvage", "--until", until, world.image_str()])
+        .output()
+        .unwrap();
+    assert!(
+        matches!(salvaged.status.code(), Some(0 | 4)),
+        "{}",
+        said(&salvaged)
+    );
+    assert_eq!(seen(&world, "early", world.image_str()), "early");
+    assert_eq!(seen(&world, "early", dir), "early");
+    world.mount(&[]);
+    fs::write(world.at("note"), "late").unwrap();
+    world.succeeds(&["mark", world.point_str(), "late"]);
+    assert_eq!(seen(&world, "late", world.point_str()), "late");
+    world.umount();
+    assert_eq!(seen(&world, "early", world.image_str()), "early");
+    assert_eq!(seen(&world, "late", world.image_str()), "late");
 }
 
 #[test]

@@ -223,7 +223,7 @@ fn a_record_is_shown_in_the_terms_of_ext4_with_what_stood_there_before() {
 }
 
 /// Flips a byte of the frame that holds these data.
-fn spoil(world: &World, data: &[u8]) {
+pub fn spoil(world: &World, data: &[u8]) {
     for store in world.stores() {
         let bytes = fs::read(&store).unwrap();
         if let Some(at) = bytes.windows(data.len()).position(|window| window == data) {
