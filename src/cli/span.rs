@@ -13,7 +13,7 @@ use crate::device::memory::MemoryDir;
 use crate::fs::mount::{self, Remains};
 use crate::history::Point;
 use crate::journal::archive::MANIFEST;
-use crate::log::Survey;
+use crate::log::{Survey, Verdict};
 use crate::past::{self, Instant, Span};
 use crate::units::{Clock as _, Epoch, HostClock, Lsn};
 
@@ -213,9 +213,32 @@ fn remains(source: &Source, live: Option<&Live>) -> Result<Option<Remains>, Fail
             }
             remains.map(Some).map_err(unchecked)
         }
-        _ => mount::open_host(image, Some(&source.journal), options)
-            .map(|opened| Some(opened.into_remains()))
-            .map_err(unchecked),
+        _ => {
+            let open = |options| mount::open_host(image, Some(&source.journal), options);
+            let opened = open(options.clone()).or_else(|error| match whole(source) {
+                Some((last, bad)) => {
+                    log::warn!(
+                        "record {bad} is damaged: no state behind record {last} can be made"
+                    );
+                    options.cut_after = Some(last);
+                    open(options)
+                }
+                None => Err(error),
+            });
+            opened
+                .map(|opened| Some(opened.into_remains()))
+                .map_err(unchecked)
+        }
+    }
+}
+
+/// The last record before the first damaged one, and that one, of a journal that
+/// can't be recovered.
+fn whole(source: &Source) -> Option<(Lsn, Lsn)> {
+    let survey = source.read().ok()?;
+    match survey.verdict() {
+        Verdict::Corrupt(bad) => Some((survey.last(), bad.lsn)),
+        Verdict::Clean | Verdict::Torn { .. } => None,
     }
 }
 

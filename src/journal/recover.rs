@@ -178,8 +178,13 @@ impl Journal {
 
     /// The same, given up behind a record; `None` if that can't be kept.
     pub fn open_cut_after(dir: Arc<dyn Dir>, last: Lsn) -> Result<Option<Unrecovered>> {
-        let cut = Survey::read(dir)?.cut_after(last);
-        cut.map(Self::of_survey).transpose()
+        let Some(cut) = Survey::read(dir.clone())?.cut_after(last) else {
+            return Ok(None);
+        };
+        let mut unrecovered = Self::of_survey(cut)?;
+        // What is cut may have told that it goes home.
+        unrecovered.reach = unrecovered.reach.max(gone_home(&Survey::beyond(dir)?));
+        Ok(Some(unrecovered))
     }
 
     fn of_survey(survey: Survey) -> Result<Unrecovered> {

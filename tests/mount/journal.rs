@@ -324,6 +324,19 @@ fn the_damaged_end_of_a_journal_is_given_up_with_a_copy_of_it() {
     let (_, until) = text.split_once("salvage --until ").unwrap();
     let until = until.split(' ').next().unwrap();
     let bytes = world.bytes();
+    // States before the damage can be seen as it is.
+    let seen = world.succeeds(&["cat", "--at", until, world.image_str(), "/before"]);
+    assert_eq!(seen, "kept");
+    let output = journalfs()
+        .args(["cat", "--at", "9999", world.image_str(), "/before"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(8));
+    let told = said(&output);
+    assert!(
+        told.contains("is damaged: no state behind record"),
+        "{told}"
+    );
     world.fails(32, &["salvage", "--until", "9999", world.image_str()]);
     let line = world.fails(32, &["salvage", "--until", "3", world.image_str()]);
     assert!(
