@@ -7,7 +7,7 @@ use super::watched::Watched;
 use super::{Error, Instant, Result, io_error};
 use crate::device::Dir;
 use crate::fs::mount::{Course, Held, Remains};
-use crate::journal::archive::{Archive, ImageBase, Limits, reaches};
+use crate::journal::archive::{Archive, ImageBase, Limits, Reach, reaches};
 use crate::journal::record::Record;
 use crate::journal::{Again, BlockIndex, Ground, Past};
 use crate::log::{Kind, Survey, found};
@@ -23,7 +23,8 @@ pub struct Span {
     image: Option<Ground>,
     live: Option<Live>,
     archive: Option<Archive>,
-    bases: Vec<ImageBase>,
+    /// What the archive's bases lead to.
+    reached: Vec<Reach>,
     again: Option<Again>,
     held: Arc<Held>,
 }
@@ -37,7 +38,7 @@ impl Span {
             image: Some(image),
             live,
             archive: None,
-            bases: Vec::new(),
+            reached: Vec::new(),
             again: None,
             held: Arc::new(remains.held),
         })
@@ -56,11 +57,13 @@ impl Span {
         let archive = Archive::open(archive, None, Limits::default())?;
         let mut segments = archive.segments();
         segments.extend(found(&*journal)?);
-        let reached = reaches(&archive.bases(), &segments);
-        let now = reached
-            .into_iter()
-            .filter(|reach| reach.timeline.end.is_none());
-        let bases = now.map(|reach| reach.base).collect();
+        let newest = segments.iter().map(|found| found.last).max();
+        let mut reached = reaches(&archive.bases(), &segments);
+        reached.retain(|reach| reach.timeline.end.is_none());
+        // A daemon at work goes on where no record is missing.
+        for reach in reached.iter_mut().filter(|reach| Some(reach.to) >= newest) {
+            reach.to = Lsn(u64::MAX);
+        }
         let survey = Survey::glance(archive.with_journal(journal.clone()))?;
         let again: Again = Arc::new(move || {
             let now = Archive::open(folder.clone(), None, Limits::default());
@@ -74,7 +77,7 @@ impl Span {
             image,
             live,
             archive: Some(archive),
-            bases,
+            reached,
             again: Some(again),
             held: Arc::new(held),
         })
@@ -98,7 +101,7 @@ impl Span {
             image: None,
             live: None,
             archive: Some(archive),
-            bases: reached.into_iter().map(|reach| reach.base).collect(),
+            reached,
             again: None,
             held: Arc::default(),
         })
@@ -113,7 +116,7 @@ impl Span {
     pub fn oldest(&self) -> Option<Lsn> {
         let image = self.image.iter().map(|ground| ground.through);
         image
-            .chain(self.bases.iter().map(|base| base.through))
+            .chain(self.reached.iter().map(|reach| reach.from))
             .min()
     }
 
@@ -139,7 +142,8 @@ impl Span {
     /// else a copy of it.
     fn ground(&self, at: Lsn) -> Result<Ground> {
         let image = self.image.as_ref().filter(|image| image.through <= at);
-        let fitting = self.bases.iter().filter(|base| base.through <= at);
+        let led = |reach: &&Reach| reach.from <= at && at <= reach.to;
+        let fitting = self.reached.iter().filter(led).map(|reach| &reach.base);
         let base = fitting.max_by_key(|base| base.from);
         match (image, &self.live, base, self.oldest()) {
             (Some(image), None, ..) => Ok(image.clone()),

@@ -275,6 +275,11 @@ fn a_full_archive_stops_nobody() {
     write_much(&world, "x");
     let status = world.succeeds(&["status", world.point_str()]);
     assert!(status.contains("No space left"), "{status}");
+    // What it lacks keeps nobody from seeing what image and journal have.
+    fs::write(world.at("note"), "now").unwrap();
+    world.succeeds(&["mark", world.point_str(), "now"]);
+    let seen = world.succeeds(&["cat", "--at", "now", world.point_str(), "/note"]);
+    assert_eq!(seen, "now");
     world.umount_and_judge();
     world.succeeds(&["archive", archive.to_str().unwrap(), "list"]);
 }

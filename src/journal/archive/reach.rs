@@ -61,7 +61,8 @@ pub fn reaches(bases: &[ImageBase], segments: &[Found]) -> Vec<Reach> {
                 (to, until) = (run.last, run.ended);
             }
         }
-        if to >= base.through {
+        // (A record behind it has the block that no checkpoint writes home.)
+        if to >= base.through && to > base.from {
             all.push(Reach {
                 from: base.through,
                 base: base.clone(),
