@@ -112,7 +112,7 @@ pub fn run(args: &Args) -> Outcome {
         None => Lsn(u64::MAX),
     };
     if args.stat {
-        return stat(args, &survey, (from, until));
+        return stat(args, &survey, (from, until), source.live().is_some());
     }
     let live = source.live();
     if args.follow && live.is_none() {
@@ -294,9 +294,19 @@ impl Lister<'_> {
     }
 }
 
-fn stat(args: &Args, survey: &Survey, range: (Lsn, Lsn)) -> Outcome {
+fn stat(args: &Args, survey: &Survey, range: (Lsn, Lsn), live: bool) -> Outcome {
     let mut totals = Totals::default();
     let mut untold = 0;
+    if let Verdict::Corrupt(bad) = survey.verdict()
+        && range.1 > survey.last()
+        && !live
+    {
+        untold += 1;
+        ::log::warn!(
+            "record {} was durable and is damaged: these are the sums of what is before it",
+            bad.lsn
+        );
+    }
     Teller::default().tell(survey, survey.durable(), range, &mut |told| {
         match told {
             Ok(event) if args.wants(&event) => totals.add(&event),

@@ -29,7 +29,8 @@ pub struct Args {
     /// Options, separated by commas: ro, rw, relatime, noatime, strictatime,
     /// commit=SECONDS, sync, dirsync, errors=remount-ro, allow_other,
     /// default_permissions, fakeroot, discard, powercut, threads=N, cache_size=SIZE,
-    /// journal_size=SIZE, dev, nodev, suid,
+    /// journal_size=SIZE, archive=DIR, archive=none, archive_age=AGE,
+    /// archive_size=SIZE, nodiratime, dev, nodev, suid,
     /// nosuid, exec, noexec; what fstab says to others (noauto, nofail, user,
     /// x-…) is passed over
     #[arg(short = 'o', value_name = "OPT,…", verbatim_doc_comment)]

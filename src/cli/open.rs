@@ -188,6 +188,7 @@ fn options(wish: &Options, point: &[u8]) -> mount::Options {
         fs: fs::Options {
             access: wish.access(),
             atime: wish.atime,
+            nodiratime: wish.nodiratime,
             read_only: wish.read_only,
         },
         point: point.to_vec(),

@@ -25,6 +25,8 @@ pub enum Wish {
 pub struct Options {
     pub read_only: bool,
     pub atime: Atime,
+    /// Not when a directory is read.
+    pub nodiratime: bool,
     /// Every change is durable when it is answered.
     pub sync: bool,
     /// Seconds between background syncs.
@@ -80,7 +82,8 @@ impl Options {
             ("relatime" | "atime", None) => self.atime = Atime::Relatime,
             ("noatime", None) => self.atime = Atime::Noatime,
             ("strictatime", None) => self.atime = Atime::Strict,
-            ("nodiratime" | "diratime", None) => {} // reading a directory never notes a time
+            ("nodiratime", None) => self.nodiratime = true,
+            ("diratime", None) => self.nodiratime = false,
             ("sync", None) => self.sync = true,
             ("dirsync", None) => self.flag(MountFlag::DirSync, MountFlag::DirSync),
             ("allow_other", None) => self.allow_other = true,

@@ -447,6 +447,7 @@ impl Fs {
         let now = self.now();
         let wanted = match self.options.atime {
             Atime::Noatime => false,
+            _ if self.options.nodiratime && inode.mode & mode::TYPE == mode::DIRECTORY => false,
             Atime::Strict => true,
             Atime::Relatime => {
                 inode.atime <= inode.mtime

@@ -74,6 +74,8 @@ pub struct Options {
     pub access: Access,
     /// When reading a file notes its access time.
     pub atime: Atime,
+    /// Never when a directory is read.
+    pub nodiratime: bool,
     /// Refuse every change.
     pub read_only: bool,
 }

@@ -92,6 +92,7 @@ impl Instant {
         let options = fs::Options {
             access,
             atime: fs::Atime::Noatime,
+            nodiratime: false,
             read_only: true,
         };
         Ok(Arc::new(Fs::new(

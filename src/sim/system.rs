@@ -81,6 +81,7 @@ impl Setup {
             fs: fs::Options {
                 access: Access::Kernel,
                 atime: self.atime,
+                nodiratime: false,
                 read_only: false,
             },
             point: b"/sim".to_vec(),

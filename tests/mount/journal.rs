@@ -118,6 +118,10 @@ fn the_log_is_filtered_by_point_path_inode_operation_and_process() {
     world.mount(&[]);
     live(&world);
     world.succeeds(&["mark", world.point_str(), "here"]);
+    for other in ["12", "08:30", "2026-01-01", "-5m"] {
+        let line = world.fails(1, &["mark", "--", world.point_str(), other]);
+        assert!(line.contains("choose another name"), "{line}");
+    }
     fs::create_dir(world.at("late")).unwrap();
     fs::write(world.at("late/x"), b"x").unwrap();
     let point = world.point_str();
@@ -324,6 +328,13 @@ fn the_damaged_end_of_a_journal_is_given_up_with_a_copy_of_it() {
     let (_, until) = text.split_once("salvage --until ").unwrap();
     let until = until.split(' ').next().unwrap();
     let bytes = world.bytes();
+    let output = journalfs()
+        .args(["log", "--stat", world.image_str()])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(4));
+    let told = said(&output);
+    assert!(told.contains("the sums of what is before it"), "{told}");
     // States before the damage can be seen as it is.
     let seen = world.succeeds(&["cat", "--at", until, world.image_str(), "/before"]);
     assert_eq!(seen, "kept");

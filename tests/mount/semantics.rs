@@ -234,7 +234,24 @@ fn access_times_move_as_the_mount_says() {
         assert!(!moves("relatime", false), "read since the last change");
         assert!(moves("relatime", true), "not read since");
         assert!(!moves("noatime", true));
+        assert!(moves("nodiratime,strictatime", true), "it is a file");
+        assert!(listing_moves(&mut side, "strictatime"));
+        assert!(!listing_moves(&mut side, "strictatime,nodiratime"));
     }
+}
+
+/// Whether the access time of a directory moves when it is listed.
+fn listing_moves(side: &mut Side, option: &str) -> bool {
+    let atime = |dir: &Path| fs::metadata(dir.join("listed")).unwrap().atime_nsec();
+    side.mounted("rw", |dir| {
+        fs::create_dir_all(dir.join("listed/inside")).unwrap()
+    });
+    let before = side.mounted(option, |dir| {
+        let before = atime(dir);
+        assert_eq!(fs::read_dir(dir.join("listed")).unwrap().count(), 1);
+        before
+    });
+    before != side.mounted("ro", atime)
 }
 
 #[test]
