@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::check::{self, Severity};
 use crate::device::Dir;
 use crate::device::host::HostDir;
 use crate::fs::mount::{Lock, Uuid};
@@ -14,6 +15,7 @@ use crate::history::{audit, parse_age};
 use crate::journal::archive::{Archive, Limits, Reach, reaches};
 use crate::journal::blocks::BlockIndex;
 use crate::log::{self, Survey};
+use crate::past::Span;
 use crate::units::{Clock as _, HostClock, Lsn};
 
 use super::log::line;
@@ -279,6 +281,11 @@ fn verify(dir: &Path, archive: &Archive, json: bool) -> Outcome {
     };
     read_records(dir, archive, &mut verified)?;
     compare_indexes(archive, &mut verified);
+    look_at_bases(&reaches, archive, &mut verified);
+    if archive.identity() == [0; 16] {
+        let what = "manifest.json is missing or can't be read: the next mount that archives here writes it again";
+        verified.damaged.push(what.to_owned());
+    }
     match json {
         true => say!(
             "{}",
@@ -314,6 +321,24 @@ fn read_records(dir: &Path, archive: &Archive, verified: &mut Verified) -> Resul
         verified.damaged.extend(damaged);
     }
     Ok(())
+}
+
+/// Each base, with the records that make it whole, is an image to be checked.
+/// (Of the contents of files there are no checksums.)
+fn look_at_bases(reaches: &[Reach], archive: &Archive, verified: &mut Verified) {
+    for reach in reaches {
+        let span = Span::of_timeline(archive.dir().clone(), reach.timeline.first);
+        let why = match span.and_then(|span| span.at(reach.from)) {
+            Ok(instant) => {
+                let findings = check::run_image(&*instant.disk()).findings;
+                let mut wrong = findings.iter().filter(|f| f.severity() != Severity::Note);
+                wrong.next().map(|finding| finding.to_string())
+            }
+            Err(error) => Some(error.to_string()),
+        };
+        let told = why.map(|why| format!("{}: {why}", reach.base.name));
+        verified.damaged.extend(told);
+    }
 }
 
 /// Block indexes are made of the records: they must say the same.

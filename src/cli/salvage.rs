@@ -3,13 +3,11 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use crate::check::{self, Severity};
-use crate::device::host::{Access, HostDir, HostDisk};
+use crate::device::host::{Access, HostDisk};
 use crate::fs::mount;
-use crate::journal::gone_home;
-use crate::log::{Survey, Verdict};
+use crate::log::Verdict;
 use crate::units::{Clock as _, HostClock, Lsn};
 
 use super::archiving::Archiving;
@@ -74,11 +72,7 @@ pub fn run(args: &Args) -> Outcome {
     // All that could refuse is asked before anything is written; the locks are
     // held from here on.
     let opened = mount::open_host(&place.image, Some(&place.journal), wish).map_err(refused)?;
-    let beyond = HostDir::open(&place.journal).map(|dir| Survey::beyond(Arc::new(dir)));
-    let home = match beyond {
-        Ok(Ok(beyond)) => gone_home(&beyond),
-        _ => Lsn(0), // recovering will tell
-    };
+    let home = opened.reach();
     let aside = aside(&place.journal);
     copy(&place.journal, &aside).map_err(|e| {
         Failure::refused(format!(

@@ -178,6 +178,10 @@ impl Opened {
     pub fn report(&self) -> &Report {
         self.unrecovered.report()
     }
+    /// The newest record as of which blocks may be on the image.
+    pub fn reach(&self) -> Lsn {
+        self.unrecovered.reach()
+    }
     /// The image's superblock.
     pub fn superblock(&self) -> &Superblock {
         &self.sb

@@ -15,9 +15,9 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::sync::atomic::Ordering;
 
 use super::{Block, Blocks, Error, Inner, Journal, Result, View};
+use crate::sync::atomic::Ordering;
 use crate::units::BlockNo;
 
 /// Tells which blocks of a range are free, as runs in ascending order; none

@@ -53,7 +53,7 @@ pub use commit::OnDurable;
 pub use discard::{FreeRuns, OnTrimmed};
 pub use past::{Again, Ground, Past};
 pub use record::{Op, Record};
-pub use recover::{Heading, Replay, Report, Unrecovered, gone_home, replay};
+pub use recover::{Heading, Replay, Report, Unrecovered, replay};
 pub use scrub::{Mismatch, Scrub};
 pub use txn::Txn;
 pub use view::View;

@@ -76,7 +76,7 @@ pub fn replay(
 /// The newest record as of which blocks may have gone home, by all that can
 /// still be read, also past damage: an image on which a journal is cut before it
 /// holds something of what is cut.
-pub fn gone_home(beyond: &Beyond) -> Lsn {
+pub(super) fn gone_home(beyond: &Beyond) -> Lsn {
     let survey = beyond.survey();
     let readable = survey
         .numbers(Lsn(1))

@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::daemon::{World, journalfs, said};
-use crate::journal::spoil;
+use crate::journal::{last_good, spoil};
 use crate::modes::wait_until;
 use crate::needs_fuse;
 use crate::support::e2fsck;
@@ -86,6 +86,20 @@ fn an_archive_has_all_that_the_journal_forgot_also_after_a_kill() {
     let told = said(&output);
     assert_eq!(output.status.code(), Some(4), "{told}");
     assert!(told.contains("damaged: record"), "{told}");
+
+    let damaged = |what: &str| {
+        let output = journalfs().args(["archive", &dir, "verify"]).output();
+        let output = output.unwrap();
+        let told = said(&output);
+        assert_eq!(output.status.code(), Some(4), "{told}");
+        assert!(told.contains(what), "{what}: {told}");
+    };
+    fs::remove_file(archive.join("manifest.json")).unwrap();
+    damaged("damaged: manifest.json is missing");
+    let base = listed["bases"][0]["name"].as_str().unwrap();
+    let file = fs::OpenOptions::new().write(true).open(archive.join(base));
+    file.unwrap().set_len(4 << 20).unwrap();
+    damaged(&format!("damaged: {base}: "));
     let journal = world.journal().display().to_string();
     world.fails(8, &["archive", &format!("{journal}/nowhere"), "list"]);
 }
@@ -222,13 +236,7 @@ fn salvage_leaves_the_archived_history_within_reach() {
     world.kill();
     world.detach_dead();
     spoil(&world, b"bytes that will");
-    let output = journalfs()
-        .args(["verify", world.image_str()])
-        .output()
-        .unwrap();
-    let told = said(&output);
-    let (_, until) = told.split_once("salvage --until ").unwrap();
-    let until = until.split(' ').next().unwrap();
+    let until = &last_good(&world);
     let seen = |world: &World, at: &str, target: &str| {
         world.succeeds(&["cat", "--at", at, target, "/note"])
     };

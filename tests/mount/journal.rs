@@ -227,6 +227,17 @@ fn a_record_is_shown_in_the_terms_of_ext4_with_what_stood_there_before() {
 }
 
 /// Flips a byte of the frame that holds these data.
+/// The record up to which `verify` says that a damaged journal can be kept.
+pub fn last_good(world: &World) -> String {
+    let output = journalfs()
+        .args(["verify", world.image_str()])
+        .output()
+        .unwrap();
+    let text = said(&output);
+    let (_, until) = text.split_once("salvage --until ").unwrap();
+    until.split(' ').next().unwrap().to_owned()
+}
+
 pub fn spoil(world: &World, data: &[u8]) {
     for store in world.stores() {
         let bytes = fs::read(&store).unwrap();
@@ -320,13 +331,7 @@ fn the_damaged_end_of_a_journal_is_given_up_with_a_copy_of_it() {
     assert!(refused.contains("is not corrupt"), "{refused}");
     spoil(&world, b"these are the bytes");
     world.fails(32, &["mount", world.image_str(), world.point_str()]);
-    let output = journalfs()
-        .args(["verify", world.image_str()])
-        .output()
-        .unwrap();
-    let text = said(&output);
-    let (_, until) = text.split_once("salvage --until ").unwrap();
-    let until = until.split(' ').next().unwrap();
+    let until = &last_good(&world);
     let bytes = world.bytes();
     let output = journalfs()
         .args(["log", "--stat", world.image_str()])

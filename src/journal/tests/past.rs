@@ -1,6 +1,7 @@
 //! The image after any record that can be reached, from image and log.
 
 use super::*;
+use crate::journal::recover::gone_home;
 use crate::log::Survey;
 
 /// What can be seen of the past of these files.
