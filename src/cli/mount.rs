@@ -260,7 +260,7 @@ fn core(
     let counted = meter.clone();
     let status = move || {
         let live = Live::of(&told, &place, &point, &asked, &recovery);
-        live.with_requests(counted.counted()).to_json()
+        live.with_requests(&counted).to_json()
     };
     let tap = power.map(|power| power as Arc<dyn Tap>);
     Core::new(fs, options.sync, Box::new(status), meter, tap)
@@ -282,5 +282,6 @@ pub(super) fn mount_options(source: PathBuf, options: &Options) -> MountOptions 
         read_only: options.read_only,
         flags,
         threads: options.threads,
+        transport: options.transport,
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::fs::{Access, Atime};
-use crate::fuse::session::MountFlag;
+use crate::fuse::session::{MountFlag, Transport};
 use crate::history::parse_age;
 
 use super::{Failure, size};
@@ -45,6 +45,7 @@ pub struct Options {
     /// A power switch under the mount.
     pub powercut: bool,
     pub threads: usize,
+    pub transport: Transport,
     pub cache_size: Option<u64>,
     pub journal_size: Option<u64>,
     /// What only the kernel minds.
@@ -98,6 +99,14 @@ impl Options {
             ("noexec", None) => self.flag(MountFlag::NoExec, MountFlag::Exec),
             ("commit", Some(value)) => self.commit = Some(number(option, value, 1, 3600)? as u32),
             ("threads", Some(value)) => self.threads = number(option, value, 1, 64)? as usize,
+            ("transport", Some("auto")) => self.transport = Transport::Auto,
+            ("transport", Some("classic")) => self.transport = Transport::Classic,
+            ("transport", Some("uring")) => self.transport = Transport::Uring,
+            ("transport", _) => {
+                return Err(Failure::usage(format!(
+                    "-o {option}: want transport=auto, classic or uring"
+                )));
+            }
             ("cache_size", Some(value)) => self.cache_size = Some(bytes(option, value, 4 << 20)?),
             ("journal_size", Some(value)) => {
                 self.journal_size = Some(bytes(option, value, 8 << 20)?)

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::fs::Fs;
 use crate::fs::guard::Standing;
 use crate::fuse::core::STATUS_XATTR;
-use crate::fuse::meter::Counted;
+use crate::fuse::meter::{Counted, Meter};
 use crate::log::{Survey, Verdict};
 
 use super::archiving::Archiving;
@@ -73,6 +73,8 @@ pub struct Live {
     pub archive_error: Option<String>,
     /// Damage that was met, in words.
     pub damage: Option<String>,
+    /// What requests come through, in words.
+    pub transport: Option<String>,
     /// Requests served since it was mounted, by kind.
     pub requests: Vec<Counted>,
 }
@@ -113,6 +115,8 @@ struct Status {
     archive_error: Option<String>,
     /// Damage that a mount has met, in words.
     damage: Option<String>,
+    /// What a mount's requests come through, in words.
+    transport: Option<String>,
     requests: Vec<Counted>,
 }
 
@@ -158,13 +162,18 @@ impl Live {
                 .and_then(|archive| archive.failing())
                 .map(|e| e.to_string()),
             damage,
+            transport: None,
             requests: Vec::new(),
         }
     }
 
     /// The same with what was served.
-    pub fn with_requests(self, requests: Vec<Counted>) -> Live {
-        Live { requests, ..self }
+    pub fn with_requests(self, meter: &Meter) -> Live {
+        Live {
+            requests: meter.counted(),
+            transport: meter.transport().map(str::to_owned),
+            ..self
+        }
     }
 
     /// As the virtual attribute has it.
@@ -296,6 +305,7 @@ impl From<Live> for Status {
             journal_bytes: Some(live.journal_bytes),
             recovery: live.recovery,
             requests: live.requests,
+            transport: live.transport,
             archive: live.archive,
             archive_error: live.archive_error,
             damage: live.damage,
@@ -373,6 +383,9 @@ impl Status {
                 None => String::new(),
             };
             line("archive", format!("{}{error}", archive.display()));
+        }
+        if let Some(transport) = &self.transport {
+            line("transport", transport.clone());
         }
         let mut name = "requests";
         for counted in &self.requests {

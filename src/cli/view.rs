@@ -46,7 +46,7 @@ pub fn serve(
     let said = said(&found, instant.at().0, point);
     let meter = Arc::new(Meter::default());
     let counted = meter.clone();
-    let status = move || said.clone().with_requests(counted.counted()).to_json();
+    let status = move || said.clone().with_requests(&counted).to_json();
     let core = Core::new(fs, false, Box::new(status), meter, None);
     let session = Session::mount(core, point, &mount_options(PathBuf::from(source), options))
         .map_err(Failure::refused)?;

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -15,40 +16,44 @@ use fuser::{
 
 use crate::fs::{SetAttr, SetTime, Whence};
 
-use super::core::Core;
 use super::negotiate::Negotiate;
 use super::processes::Processes;
 use super::reply::{
-    TTL, attributes, errno, file_type, generation, inode_of, node_of, time, unreadable,
+    FSGETXATTR, TTL, attributes, errno, file_type, generation, inode_of, node_of, time, unreadable,
 };
 use super::request::Request;
+use super::service::Service;
 
-/// A core under fuser.
-pub struct Adapter {
-    pub(super) core: Arc<Core>,
+/// A service under fuser.
+pub struct Adapter<S> {
+    pub(super) service: Arc<S>,
     pub(super) processes: Arc<Processes>,
     negotiate: Negotiate,
+    /// Set by INIT: the kernel agreed to bring requests over io_uring.
+    pub(super) over_rings: Arc<AtomicBool>,
 }
 
-impl Adapter {
-    /// Over a core.
-    pub fn new(core: Arc<Core>, negotiate: Negotiate) -> Self {
+impl<S: Service> Adapter<S> {
+    /// Over a service.
+    pub fn new(service: Arc<S>, processes: Arc<Processes>, negotiate: Negotiate) -> Self {
         Adapter {
-            core,
-            processes: Arc::new(Processes::default()),
+            service,
+            processes,
             negotiate,
+            over_rings: Arc::default(),
         }
     }
 }
 
-impl fuser::Filesystem for Adapter {
+impl<S: Service> fuser::Filesystem for Adapter<S> {
     fn init(&mut self, _: &fuser::Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        self.negotiate.with(config);
+        let agreed = self.negotiate.with(config);
+        self.over_rings.store(agreed, Ordering::Release);
         Ok(())
     }
 
     fn lookup(&self, by: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (parent, name) = (inode_of(parent), bytes(name));
+        let (parent, name) = (inode_of(parent.0), bytes(name));
         self.entry(by, Request::Lookup { parent, name }, reply);
     }
 
@@ -56,7 +61,7 @@ impl fuser::Filesystem for Adapter {
         self.serve(
             by,
             Request::Forget {
-                inode: inode_of(node),
+                inode: inode_of(node.0),
                 count,
             },
             drop,
@@ -64,7 +69,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn getattr(&self, by: &fuser::Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        let inode = inode_of(node);
+        let inode = inode_of(node.0);
         self.attr(by, Request::GetAttr { inode }, reply);
     }
 
@@ -98,7 +103,7 @@ impl fuser::Filesystem for Adapter {
         self.attr(
             by,
             Request::SetAttr {
-                inode: inode_of(node),
+                inode: inode_of(node.0),
                 set,
             },
             reply,
@@ -106,7 +111,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn readlink(&self, by: &fuser::Request, node: INodeNo, reply: ReplyData) {
-        let inode = inode_of(node);
+        let inode = inode_of(node.0);
         self.data(by, Request::ReadLink { inode }, reply);
     }
 
@@ -123,7 +128,7 @@ impl fuser::Filesystem for Adapter {
         self.entry(
             by,
             Request::MakeNode {
-                parent: inode_of(parent),
+                parent: inode_of(parent.0),
                 name: bytes(name),
                 mode,
                 umask,
@@ -145,7 +150,7 @@ impl fuser::Filesystem for Adapter {
         self.entry(
             by,
             Request::MakeDir {
-                parent: inode_of(parent),
+                parent: inode_of(parent.0),
                 name: bytes(name),
                 mode,
                 umask,
@@ -155,12 +160,12 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn unlink(&self, by: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (parent, name) = (inode_of(parent), bytes(name));
+        let (parent, name) = (inode_of(parent.0), bytes(name));
         self.empty(by, Request::Unlink { parent, name }, reply);
     }
 
     fn rmdir(&self, by: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (parent, name) = (inode_of(parent), bytes(name));
+        let (parent, name) = (inode_of(parent.0), bytes(name));
         self.empty(by, Request::RemoveDir { parent, name }, reply);
     }
 
@@ -176,7 +181,7 @@ impl fuser::Filesystem for Adapter {
         self.entry(
             by,
             Request::Symlink {
-                parent: inode_of(parent),
+                parent: inode_of(parent.0),
                 name: bytes(name),
                 target,
             },
@@ -195,9 +200,9 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let request = Request::Rename {
-            from: inode_of(parent),
+            from: inode_of(parent.0),
             name: bytes(name),
-            to: inode_of(to),
+            to: inode_of(to.0),
             new_name: bytes(new_name),
             flags: flags.bits(),
         };
@@ -213,8 +218,8 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let request = Request::Link {
-            inode: inode_of(node),
-            parent: inode_of(parent),
+            inode: inode_of(node.0),
+            parent: inode_of(parent.0),
             name: bytes(name),
         };
         self.entry(by, request, reply);
@@ -222,7 +227,7 @@ impl fuser::Filesystem for Adapter {
 
     fn open(&self, by: &fuser::Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let request = Request::Open {
-            inode: inode_of(node),
+            inode: inode_of(node.0),
             flags: flags.0,
         };
         self.opened(by, request, FopenFlags::FOPEN_KEEP_CACHE, reply);
@@ -242,7 +247,7 @@ impl fuser::Filesystem for Adapter {
         self.data(
             by,
             Request::Read {
-                inode: inode_of(node),
+                inode: inode_of(node.0),
                 offset,
                 size,
             },
@@ -262,16 +267,12 @@ impl fuser::Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        // Through the page cache the kernel sends an FSYNC of its own after a
-        // synchronous write; past it, nobody does.
-        let durable =
-            flags.0 & libc::O_DIRECT != 0 && flags.0 & (libc::O_DSYNC | libc::O_SYNC) != 0;
         let request = Request::Write {
-            inode: inode_of(node),
+            inode: inode_of(node.0),
             offset,
             data: data.into(),
             kill_priv: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
-            durable,
+            durable: Request::is_durable(flags.0),
         };
         self.written(by, request, reply);
     }
@@ -298,7 +299,7 @@ impl fuser::Filesystem for Adapter {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        let inode = inode_of(node);
+        let inode = inode_of(node.0);
         self.empty(by, Request::Release { inode }, reply);
     }
 
@@ -318,7 +319,7 @@ impl fuser::Filesystem for Adapter {
             // "Don't ask again, and cache what you list."
             return reply.error(Errno::ENOSYS);
         }
-        let inode = inode_of(node);
+        let inode = inode_of(node.0);
         let request = Request::OpenDir { inode };
         self.opened(
             by,
@@ -337,11 +338,11 @@ impl fuser::Filesystem for Adapter {
         mut reply: ReplyDirectory,
     ) {
         let listed = self
-            .core
-            .list(&self.by(by), inode_of(node), from, false, &mut |entry| {
+            .service
+            .list(&self.by(by), inode_of(node.0), from, false, &mut |entry| {
                 let name = OsStr::from_bytes(entry.name);
                 !reply.add(
-                    node_of(entry.inode),
+                    INodeNo(node_of(entry.inode)),
                     entry.cookie,
                     file_type(entry.kind),
                     name,
@@ -362,13 +363,16 @@ impl fuser::Filesystem for Adapter {
         mut reply: ReplyDirectoryPlus,
     ) {
         let listed = self
-            .core
-            .list(&self.by(by), inode_of(node), from, true, &mut |entry| {
+            .service
+            .list(&self.by(by), inode_of(node.0), from, true, &mut |entry| {
                 let name = OsStr::from_bytes(entry.name);
                 let (node, attr, generation, ttl) = match &entry.attr {
-                    Some(attr) => (node_of(attr.inode), attributes(attr), generation(attr), TTL),
+                    Some(attr) => {
+                        let node = INodeNo(node_of(attr.inode));
+                        (node, attributes(attr), generation(attr), TTL)
+                    }
                     None => {
-                        let (node, kind) = (node_of(entry.inode), file_type(entry.kind));
+                        let (node, kind) = (INodeNo(node_of(entry.inode)), file_type(entry.kind));
                         (node, unreadable(node, kind), Generation(0), Duration::ZERO)
                     }
                 };
@@ -388,7 +392,7 @@ impl fuser::Filesystem for Adapter {
         _: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        let inode = inode_of(node);
+        let inode = inode_of(node.0);
         self.empty(by, Request::ReleaseDir { inode }, reply);
     }
 
@@ -418,7 +422,7 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let request = Request::SetXattr {
-            inode: inode_of(node),
+            inode: inode_of(node.0),
             name: bytes(name),
             value: value.into(),
             flags: flags as u32,
@@ -437,7 +441,7 @@ impl fuser::Filesystem for Adapter {
         self.xattr(
             by,
             Request::GetXattr {
-                inode: inode_of(node),
+                inode: inode_of(node.0),
                 name: bytes(name),
             },
             size,
@@ -446,7 +450,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn listxattr(&self, by: &fuser::Request, node: INodeNo, size: u32, reply: ReplyXattr) {
-        let inode = inode_of(node);
+        let inode = inode_of(node.0);
         self.xattr(by, Request::ListXattr { inode }, size, reply);
     }
 
@@ -454,7 +458,7 @@ impl fuser::Filesystem for Adapter {
         self.empty(
             by,
             Request::RemoveXattr {
-                inode: inode_of(node),
+                inode: inode_of(node.0),
                 name: bytes(name),
             },
             reply,
@@ -465,7 +469,7 @@ impl fuser::Filesystem for Adapter {
         self.empty(
             by,
             Request::Access {
-                inode: inode_of(node),
+                inode: inode_of(node.0),
                 mask: mask.bits() as u32,
             },
             reply,
@@ -483,7 +487,7 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let request = Request::Create {
-            parent: inode_of(parent),
+            parent: inode_of(parent.0),
             name: bytes(name),
             mode,
             umask,
@@ -503,31 +507,15 @@ impl fuser::Filesystem for Adapter {
         _: u32,
         reply: ReplyIoctl,
     ) {
-        match (command, data.as_chunks().0) {
-            // FS_IOC_GETFLAGS, for 64-bit and 32-bit callers: what lsattr shows.
-            (0x8008_6601 | 0x8004_6601, _) => {
-                let inode = inode_of(node);
-                self.flags(by, Request::GetAttr { inode }, reply);
+        let inode = inode_of(node.0);
+        match Request::of_ioctl(inode, command, data) {
+            Ok(request @ Request::GetAttr { .. }) if command == FSGETXATTR => {
+                self.extended_flags(by, request, reply);
             }
-            // FS_IOC_FSGETXATTR: the kernel asks before it sets flags.
-            (0x801C_581F, _) => {
-                let inode = inode_of(node);
-                self.extended_flags(by, Request::GetAttr { inode }, reply);
-            }
-            // FS_IOC_SETFLAGS, by chattr(1); the kernel passes on four bytes.
-            (0x4008_6602 | 0x4004_6602, _) => {
-                let Some(flags) = data.first_chunk() else {
-                    return reply.error(Errno::EINVAL);
-                };
-                let (inode, flags) = (inode_of(node), u32::from_ne_bytes(*flags));
-                self.done(by, Request::SetFlags { inode, flags }, reply);
-            }
-            // FITRIM, by fstrim(8), with a struct fstrim_range.
-            (0xC018_5879, &[start, len, least]) => {
-                let [start, len, least] = [start, len, least].map(u64::from_ne_bytes);
-                self.trimmed(by, Request::Trim { start, len, least }, reply);
-            }
-            _ => reply.error(Errno::ENOTTY),
+            Ok(request @ Request::GetAttr { .. }) => self.flags(by, request, reply),
+            Ok(request @ Request::Trim { .. }) => self.trimmed(by, request, reply),
+            Ok(request) => self.done(by, request, reply),
+            Err(number) => reply.error(Errno::from_i32(number)),
         }
     }
 
@@ -544,7 +532,7 @@ impl fuser::Filesystem for Adapter {
         self.empty(
             by,
             Request::Fallocate {
-                inode: inode_of(node),
+                inode: inode_of(node.0),
                 mode,
                 offset,
                 len,
@@ -571,7 +559,7 @@ impl fuser::Filesystem for Adapter {
             return reply.error(Errno::ENXIO);
         };
         let request = Request::Seek {
-            inode: inode_of(node),
+            inode: inode_of(node.0),
             offset,
             whence,
         };
@@ -597,9 +585,9 @@ impl fuser::Filesystem for Adapter {
     }
 }
 
-impl Adapter {
+impl<S: Service> Adapter<S> {
     fn sync(&self, by: &fuser::Request, node: INodeNo, data_only: bool, reply: ReplyEmpty) {
-        let inode = inode_of(node);
+        let inode = inode_of(node.0);
         self.empty(by, Request::Sync { inode, data_only }, reply);
     }
 }

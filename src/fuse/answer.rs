@@ -8,10 +8,11 @@ use fuser::{
 use crate::fs::{Caller, Groups};
 
 use super::adapter::Adapter;
-use super::reply::{TTL, attributes, errno, generation, nothing};
+use super::reply::{TTL, attributes, errno, extended_flags, generation, nothing};
 use super::request::{Answer, Reply, Request};
+use super::service::Service;
 
-impl Adapter {
+impl<S: Service> Adapter<S> {
     pub(super) fn by(&self, request: &fuser::Request) -> Caller {
         Caller {
             uid: request.uid(),
@@ -27,7 +28,7 @@ impl Adapter {
         request: Request<'_>,
         answer: impl FnOnce(Answer) + Send + 'static,
     ) {
-        self.core.serve(self.by(by), request, answer);
+        self.service.serve(self.by(by), request, answer);
     }
 
     pub(super) fn empty(&self, by: &fuser::Request, request: Request<'_>, reply: ReplyEmpty) {
@@ -139,24 +140,8 @@ impl Adapter {
         request: Request<'_>,
         reply: ReplyIoctl,
     ) {
-        // `i_flags` and `fsx_xflags` of the same meaning: immutable,
-        // append-only, sync, noatime, nodump.
-        const SAME: [(u32, u32); 5] = [
-            (0x10, 0x8),
-            (0x20, 0x10),
-            (0x8, 0x20),
-            (0x80, 0x40),
-            (0x40, 0x80),
-        ];
         self.serve(by, request, |answer| match answer {
-            Ok(Reply::Attr(attr)) => {
-                let set = SAME.iter().filter(|(flag, _)| attr.flags & flag != 0);
-                let flags = set.fold(0u32, |all, (_, flag)| all | flag);
-                // Extent sizes, extents and project: none.
-                let mut fsxattr = [0; 28];
-                fsxattr[..4].copy_from_slice(&flags.to_ne_bytes());
-                reply.ioctl(0, &fsxattr);
-            }
+            Ok(Reply::Attr(attr)) => reply.ioctl(0, &extended_flags(&attr)),
             Ok(_) => reply.error(Errno::EIO),
             Err(error) => reply.error(errno(&error)),
         });

@@ -1,7 +1,7 @@
 //! The requests, served: typed request in, answer out, the answer possibly
 //! later and from another thread.
 //!
-//! A transport (fuser today) decodes, calls [`Core::serve`] with a
+//! A transport decodes, calls [`Service::serve`] with a
 //! continuation, and encodes what that gets. No thread of a transport ever
 //! waits for a disk's sync, for room in the journal or for a checkpoint:
 //!
@@ -14,11 +14,12 @@
 
 use std::sync::Arc;
 
-use crate::fs::{Attr, Caller, Done, Error, Fs, Kind, Result};
+use crate::fs::{Attr, Caller, Done, Error, Fs, Result};
 use crate::units::{InodeNo, Lsn};
 
 use super::meter::Meter;
 use super::request::{Answer, Reply, Request};
+use super::service::{Entry, Service};
 use super::tap::{Served, Tap};
 
 /// The last record's Lsn and the watermarks, as JSON, on the root directory;
@@ -38,20 +39,6 @@ pub struct Core {
     status: Status,
     meter: Arc<Meter>,
     tap: Option<Arc<dyn Tap>>,
-}
-
-/// An entry of a directory, for a transport's buffer.
-pub struct Entry<'a> {
-    /// Where to go on after it.
-    pub cookie: u64,
-    /// Its name.
-    pub name: &'a [u8],
-    /// What it is.
-    pub inode: InodeNo,
-    /// Its type.
-    pub kind: Kind,
-    /// Its attributes, if they were asked for and the inode can be read.
-    pub attr: Option<Attr>,
 }
 
 /// An answer, and the record that must be durable before it may go out.
@@ -83,30 +70,9 @@ impl Core {
         &self.fs
     }
 
-    /// Serves one request. `answer` is called exactly once, from this thread
-    /// or another.
-    pub fn serve<A>(self: &Arc<Self>, by: Caller, request: Request<'_>, answer: A)
-    where
-        A: FnOnce(Answer) + Send + 'static,
-    {
-        let (meter, running) = (self.meter.clone(), self.meter.begin(&request));
-        let answer = move |given: Answer| {
-            meter.end(running, &given);
-            answer(given);
-        };
-        let Some(tap) = self.tap.clone() else {
-            return self.serve_untapped(by, request, answer);
-        };
-        // Boxed for the same reason as in `park`.
-        let answer: Box<dyn FnOnce(Answer) + Send> = Box::new(answer);
-        match tap.before(&request) {
-            Ok(()) => {
-                let served = Served::of(&request, self.sync);
-                let tapped = move |given: Answer| answer(tap.after(served, given));
-                self.serve_untapped(by, request, tapped);
-            }
-            Err(error) => answer(Err(error)),
-        }
+    /// What counts the requests.
+    pub fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     fn serve_untapped<A>(self: &Arc<Self>, by: Caller, request: Request<'_>, answer: A)
@@ -301,23 +267,6 @@ impl Core {
         Ok(Performed { reply, after: None })
     }
 
-    /// Lists a directory from a cookie on, as far as `add` takes entries (it
-    /// answers whether it took one). With `plus` each brings its attributes
-    /// and counts as looked up.
-    pub fn list(
-        &self,
-        by: &Caller,
-        inode: InodeNo,
-        from: u64,
-        plus: bool,
-        add: &mut dyn FnMut(Entry<'_>) -> bool,
-    ) -> Result<()> {
-        let running = self.meter.begin_listing();
-        let listed = self.list_unmetered(by, inode, from, plus, add);
-        self.meter.end_listing(running, listed.is_err());
-        listed
-    }
-
     fn list_unmetered(
         &self,
         by: &Caller,
@@ -399,6 +348,46 @@ impl Core {
             reply,
             after: lsn.filter(|_| durable || self.sync),
         }
+    }
+}
+
+impl Service for Core {
+    fn serve<A>(self: &Arc<Self>, by: Caller, request: Request<'_>, answer: A)
+    where
+        A: FnOnce(Answer) + Send + 'static,
+    {
+        let (meter, running) = (self.meter.clone(), self.meter.begin(&request));
+        let answer = move |given: Answer| {
+            meter.end(running, &given);
+            answer(given);
+        };
+        let Some(tap) = self.tap.clone() else {
+            return self.serve_untapped(by, request, answer);
+        };
+        // Boxed for the same reason as in `park`.
+        let answer: Box<dyn FnOnce(Answer) + Send> = Box::new(answer);
+        match tap.before(&request) {
+            Ok(()) => {
+                let served = Served::of(&request, self.sync);
+                let tapped = move |given: Answer| answer(tap.after(served, given));
+                self.serve_untapped(by, request, tapped);
+            }
+            Err(error) => answer(Err(error)),
+        }
+    }
+
+    fn list(
+        &self,
+        by: &Caller,
+        inode: InodeNo,
+        from: u64,
+        plus: bool,
+        add: &mut dyn FnMut(Entry<'_>) -> bool,
+    ) -> Result<()> {
+        let running = self.meter.begin_listing();
+        let listed = self.list_unmetered(by, inode, from, plus, add);
+        self.meter.end_listing(running, listed.is_err());
+        listed
     }
 }
 

@@ -2,6 +2,7 @@
 //! when it arrived until its answer went out, so a sync's time is what the
 //! caller waited for.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -89,9 +90,12 @@ impl Request<'_> {
     }
 }
 
-/// Counts requests.
+/// Counts requests, and knows what they come through.
 #[derive(Default)]
-pub struct Meter([Row; KINDS.len()]);
+pub struct Meter {
+    rows: [Row; KINDS.len()],
+    transport: OnceLock<String>,
+}
 
 #[derive(Default)]
 struct Row {
@@ -157,7 +161,7 @@ impl Meter {
     fn note(&self, running: &Running, failed: bool) {
         let took = running.since.elapsed();
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        let row = &self.0[running.kind];
+        let row = &self.rows[running.kind];
         row.count.fetch_add(1, Relaxed);
         row.errors.fetch_add(u64::from(failed), Relaxed);
         row.nanos.fetch_add(nanos, Relaxed);
@@ -165,9 +169,19 @@ impl Meter {
         row.classes[class(took)].fetch_add(1, Relaxed);
     }
 
+    /// Requests come through this from now on, in words for people.
+    pub fn set_transport(&self, transport: String) {
+        let _ = self.transport.set(transport);
+    }
+
+    /// What requests come through; `None` before there is a mount.
+    pub fn transport(&self) -> Option<&str> {
+        self.transport.get().map(String::as_str)
+    }
+
     /// All kinds of which there was one.
     pub fn counted(&self) -> Vec<Counted> {
-        let rows = KINDS.iter().zip(&self.0);
+        let rows = KINDS.iter().zip(&self.rows);
         let counted = rows.map(|(kind, row)| Counted {
             kind: (*kind).to_owned(),
             count: row.count.load(Relaxed),

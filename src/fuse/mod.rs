@@ -1,11 +1,12 @@
 //! The file system on a mount.
 //!
 //! ```text
-//!   kernel ─► adapter (fuser) ─► core ─► fs
-//!   kernel ◄─ reply (errno)   ◄─ request::Answer, now or later
+//!   kernel ─► adapter (fuser) ─┬─► core ─► fs
+//!          ─► ring ─► wire ────┘    │
+//!          ◄─ reply, or wire and ring ◄─ request::Answer, now or later
 //! ```
-//! [`core`] knows no transport and `adapter` takes no decisions, so that
-//! another transport can stand beside fuser. [`session`] is one mount from
+//! [`core`] knows no transport and the transports take no decisions: `adapter`
+//! has requests from fuser, `ring` over io_uring where the kernel offers that. [`session`] is one mount from
 //! its INIT to its end; [`point`] is what the host knows of mountpoints.
 
 mod adapter;
@@ -17,8 +18,11 @@ pub mod point;
 mod processes;
 mod reply;
 pub mod request;
+mod ring;
+mod service;
 pub mod session;
 pub mod tap;
+mod wire;
 
 pub use self::core::Core;
 pub use session::{MountOptions, Session};

@@ -20,11 +20,19 @@ pub struct Negotiate {
     /// The longest write that is one record. A longer request would become
     /// several, and a kill between them would leave it half done.
     pub longest_write: usize,
+    /// Requests are to come over io_uring.
+    pub over_rings: bool,
 }
 
 impl Negotiate {
-    /// Asks for it. An older kernel has less; all of it is for speed or ACLs.
-    pub fn with(self, config: &mut KernelConfig) {
+    /// Bytes of names or data that a request or an answer may have.
+    pub fn longest_payload(&self) -> usize {
+        MAX_WRITE
+    }
+
+    /// Asks for it; whether requests will come over io_uring. An older kernel
+    /// has less; all of it is for speed or ACLs.
+    pub fn with(self, config: &mut KernelConfig) -> bool {
         // Not WRITEBACK_CACHE: it hides the order of writes from us. Not
         // ATOMIC_O_TRUNC: OPEN comes before the kernel finds that it must fail
         // (ETXTBSY); without it, a SETATTR follows when it has succeeded. Not
@@ -45,8 +53,12 @@ impl Negotiate {
         if self.kernel_acls {
             wanted |= InitFlags::FUSE_POSIX_ACL;
         }
+        if self.over_rings {
+            wanted |= InitFlags::FUSE_OVER_IO_URING;
+        }
         let _ = config.add_capabilities(wanted & config.capabilities());
         let _ = config.set_max_write(MAX_WRITE.min(self.longest_write) as u32);
         let _ = config.set_max_background(MAX_BACKGROUND);
+        (wanted & config.capabilities()).contains(InitFlags::FUSE_OVER_IO_URING)
     }
 }

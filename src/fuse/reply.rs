@@ -10,57 +10,84 @@ use crate::units::{InodeNo, Time};
 /// Nobody else changes the image: the kernel may keep what it knows.
 pub const TTL: Duration = Duration::from_secs(24 * 3600);
 
+/// FS_IOC_FSGETXATTR, which the kernel asks before it sets flags.
+pub const FSGETXATTR: u32 = 0x801C_581F;
+
 /// The number that the kernel gets for an error.
-pub fn errno(error: &Error) -> Errno {
+pub fn number_of(error: &Error) -> i32 {
     match error {
-        Error::NotFound => Errno::ENOENT,
-        Error::Exists => Errno::EEXIST,
-        Error::NotDirectory => Errno::ENOTDIR,
-        Error::IsDirectory => Errno::EISDIR,
-        Error::NotEmpty => Errno::ENOTEMPTY,
-        Error::Access => Errno::EACCES,
-        Error::NotPermitted => Errno::EPERM,
-        Error::NoSpace => Errno::ENOSPC,
-        Error::TooBig => Errno::EFBIG,
-        Error::NameTooLong => Errno::ENAMETOOLONG,
-        Error::TooManyLinks => Errno::EMLINK,
-        Error::Invalid => Errno::EINVAL,
-        Error::NoAttribute => Errno::ENODATA,
-        Error::Range => Errno::ERANGE,
-        Error::ValueTooBig => Errno::E2BIG,
-        Error::Unsupported => Errno::ENOTSUP,
-        Error::NoDevice => Errno::ENXIO,
-        Error::Stale => Errno::ESTALE,
-        Error::Busy => Errno::EBUSY,
-        Error::ReadOnly(_) => Errno::EROFS,
+        Error::NotFound => libc::ENOENT,
+        Error::Exists => libc::EEXIST,
+        Error::NotDirectory => libc::ENOTDIR,
+        Error::IsDirectory => libc::EISDIR,
+        Error::NotEmpty => libc::ENOTEMPTY,
+        Error::Access => libc::EACCES,
+        Error::NotPermitted => libc::EPERM,
+        Error::NoSpace => libc::ENOSPC,
+        Error::TooBig => libc::EFBIG,
+        Error::NameTooLong => libc::ENAMETOOLONG,
+        Error::TooManyLinks => libc::EMLINK,
+        Error::Invalid => libc::EINVAL,
+        Error::NoAttribute => libc::ENODATA,
+        Error::Range => libc::ERANGE,
+        Error::ValueTooBig => libc::E2BIG,
+        Error::Unsupported => libc::ENOTSUP,
+        Error::NoDevice => libc::ENXIO,
+        Error::Stale => libc::ESTALE,
+        Error::Busy => libc::EBUSY,
+        Error::ReadOnly(_) => libc::EROFS,
         // Parked, not answered; should one escape, the caller may try again.
-        Error::Full => Errno::EAGAIN,
-        Error::Corrupt(_) | Error::Journal(_) => Errno::EIO,
+        Error::Full => libc::EAGAIN,
+        Error::Corrupt(_) | Error::Journal(_) => libc::EIO,
     }
+}
+
+/// The same for fuser.
+pub fn errno(error: &Error) -> Errno {
+    Errno::from_i32(number_of(error))
 }
 
 /// The kernel's number of an inode: it calls the root 1, ext4 calls it 2 (and
 /// never shows its inode 1, the list of bad blocks).
-pub fn node_of(inode: InodeNo) -> INodeNo {
+pub fn node_of(inode: InodeNo) -> u64 {
     match inode {
-        InodeNo::ROOT => INodeNo::ROOT,
-        other => INodeNo(u64::from(other.0)),
+        InodeNo::ROOT => 1,
+        other => u64::from(other.0),
     }
 }
 
 /// The inode that the kernel means; 0, which nobody has, for nonsense.
-pub fn inode_of(node: INodeNo) -> InodeNo {
+pub fn inode_of(node: u64) -> InodeNo {
     match node {
-        INodeNo::ROOT => InodeNo::ROOT,
-        INodeNo(2) => InodeNo(0),
-        INodeNo(other) => InodeNo(u32::try_from(other).unwrap_or(0)),
+        1 => InodeNo::ROOT,
+        2 => InodeNo(0),
+        other => InodeNo(u32::try_from(other).unwrap_or(0)),
     }
+}
+
+/// An inode's flags as a struct fsxattr has them (linux/fs.h).
+pub fn extended_flags(attr: &Attr) -> [u8; 28] {
+    // `i_flags` and `fsx_xflags` of the same meaning: immutable, append-only,
+    // sync, noatime, nodump.
+    const SAME: [(u32, u32); 5] = [
+        (0x10, 0x8),
+        (0x20, 0x10),
+        (0x8, 0x20),
+        (0x80, 0x40),
+        (0x40, 0x80),
+    ];
+    let set = SAME.iter().filter(|(flag, _)| attr.flags & flag != 0);
+    let flags = set.fold(0u32, |all, (_, flag)| all | flag);
+    // Extent sizes, extents and project: none.
+    let mut fsxattr = [0; 28];
+    fsxattr[..4].copy_from_slice(&flags.to_ne_bytes());
+    fsxattr
 }
 
 /// Attributes as the kernel wants them.
 pub fn attributes(attr: &Attr) -> FileAttr {
     FileAttr {
-        ino: node_of(attr.inode),
+        ino: INodeNo(node_of(attr.inode)),
         size: attr.size,
         blocks: attr.blocks,
         atime: system_time(attr.atime),
@@ -165,10 +192,10 @@ mod tests {
 
     #[test]
     fn the_root_has_two_numbers_and_nobody_else_has_either() {
-        assert_eq!(node_of(InodeNo::ROOT), INodeNo(1));
-        assert_eq!(inode_of(INodeNo(1)), InodeNo::ROOT);
-        assert_eq!(inode_of(INodeNo(2)), InodeNo(0));
-        assert_eq!(inode_of(INodeNo(1 << 40)), InodeNo(0));
+        assert_eq!(node_of(InodeNo::ROOT), 1);
+        assert_eq!(inode_of(1), InodeNo::ROOT);
+        assert_eq!(inode_of(2), InodeNo(0));
+        assert_eq!(inode_of(1 << 40), InodeNo(0));
         assert_eq!(inode_of(node_of(InodeNo(11))), InodeNo(11));
     }
 

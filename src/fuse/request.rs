@@ -9,6 +9,8 @@ use std::borrow::Cow;
 use crate::fs::{Attr, Error, SetAttr, Statfs, Whence};
 use crate::units::InodeNo;
 
+use super::reply::FSGETXATTR;
+
 /// Bytes of the transport's buffer, or a copy of them.
 pub type Bytes<'a> = Cow<'a, [u8]>;
 
@@ -187,6 +189,37 @@ fn own(bytes: Bytes<'_>) -> Bytes<'static> {
 }
 
 impl Request<'_> {
+    /// Whether a write to a file opened with these flags must be durable
+    /// before it is answered. Through the page cache the kernel sends an FSYNC
+    /// of its own after a synchronous write; past it, nobody does.
+    pub fn is_durable(flags: i32) -> bool {
+        flags & libc::O_DIRECT != 0 && flags & (libc::O_DSYNC | libc::O_SYNC) != 0
+    }
+
+    /// What an ioctl asks for, or the errno that it gets.
+    pub fn of_ioctl(
+        inode: InodeNo,
+        command: u32,
+        data: &[u8],
+    ) -> Result<Request<'static>, i32> {
+        match (command, data.as_chunks().0) {
+            // FS_IOC_GETFLAGS, for 64-bit and 32-bit callers: what lsattr shows.
+            (0x8008_6601 | 0x8004_6601 | FSGETXATTR, _) => Ok(Request::GetAttr { inode }),
+            // FS_IOC_SETFLAGS, by chattr(1); the kernel passes on four bytes.
+            (0x4008_6602 | 0x4004_6602, _) => {
+                let flags = data.first_chunk().ok_or(libc::EINVAL)?;
+                let flags = u32::from_ne_bytes(*flags);
+                Ok(Request::SetFlags { inode, flags })
+            }
+            // FITRIM, by fstrim(8), with a struct fstrim_range.
+            (0xC018_5879, &[start, len, least]) => {
+                let [start, len, least] = [start, len, least].map(u64::from_ne_bytes);
+                Ok(Request::Trim { start, len, least })
+            }
+            _ => Err(libc::ENOTTY),
+        }
+    }
+
     /// The same, no longer tied to the transport's buffer.
     pub fn into_owned(self) -> Request<'static> {
         use Request::*;

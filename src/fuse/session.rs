@@ -3,12 +3,14 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::mem;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use fuser::{Config, MountOption, Notifier, SessionACL};
+use fuser::{Config, INodeNo, MountOption, Notifier, SessionACL};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::fs::{self, Fs};
@@ -17,7 +19,10 @@ use super::adapter::Adapter;
 use super::core::Core;
 use super::negotiate::Negotiate;
 use super::point;
+use super::processes::Processes;
 use super::reply::node_of;
+use super::ring::{self, Rings, Server, Serving};
+use super::service::Service;
 
 /// How often freeing that waits is tried again.
 const TIDY: Duration = Duration::from_secs(1);
@@ -36,8 +41,23 @@ pub struct MountOptions {
     pub read_only: bool,
     /// What the kernel itself minds: `noexec`, `suid`, `noatime`, …
     pub flags: Vec<MountFlag>,
-    /// Threads that serve requests; 0: as many as there are processors, 2 to 8.
+    /// Threads that serve requests from /dev/fuse; 0: as many as there are
+    /// processors, 2 to 8.
     pub threads: usize,
+    /// How requests are to come.
+    pub transport: Transport,
+}
+
+/// How requests come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// Over io_uring, if the kernel offers that.
+    #[default]
+    Auto,
+    /// Through /dev/fuse.
+    Classic,
+    /// Over io_uring, or there is no mount.
+    Uring,
 }
 
 /// An option that only the kernel minds.
@@ -89,6 +109,9 @@ pub enum Error {
     /// `/etc/fuse.conf` does not let users do this.
     #[error("allow_other needs the line user_allow_other in /etc/fuse.conf, or root")]
     AllowOther,
+    /// It was asked for, and can't be.
+    #[error("-o transport=uring: {0}: leave the option out for /dev/fuse")]
+    NoRing(io::Error),
     /// The kernel or fusermount3 refused.
     #[error("{} can't be mounted on: {why}", point.display())]
     Refused {
@@ -114,7 +137,8 @@ pub fn possible() -> Result<(), Error> {
 
 /// A mounted file system; it answers once [`Session::run`] is called.
 pub struct Session {
-    inner: fuser::Session<Adapter>,
+    inner: fuser::Session<Adapter<Core>>,
+    rings: Option<Serving>,
     fs: Arc<Fs>,
     point: PathBuf,
     /// Kept while the mount is served.
@@ -132,18 +156,24 @@ impl Session {
             kernel_acls: options.allow_other,
             no_opendir: kernel_checks || me.is_root(),
             longest_write: core.fs().longest_write(),
+            over_rings: false,
         };
         let fs = core.fs().clone();
-        let adapter = Adapter::new(core, negotiate);
-        let processes = adapter.processes.clone();
+        let processes = Arc::new(Processes::default());
+        let programs = processes.clone();
         fs.journal()
-            .set_programs(Box::new(move |process| processes.program(process)));
-        let inner = fuser::Session::new(adapter, point, &config(options))
-            .map_err(|e| refused(point, options, &e))?;
+            .set_programs(Box::new(move |process| programs.program(process)));
+        let mounted = core.clone();
+        let (inner, rings) = connect(core, processes, negotiate, point, options)?;
+        mounted.meter().set_transport(match &rings {
+            Some(rings) => format!("io_uring, {} rings of {}", rings.len(), ring::DEPTH),
+            None => format!("/dev/fuse, {} threads", threads(options)),
+        });
         let notifier = Arc::new(inner.notifier());
         forget_modes_of_stripped(&fs, &notifier);
         Ok(Session {
             inner,
+            rings,
             fs,
             point: point.to_owned(),
             notifier,
@@ -155,6 +185,7 @@ impl Session {
     pub fn run(self) -> io::Result<()> {
         let Session {
             inner,
+            rings,
             fs,
             point,
             notifier,
@@ -166,6 +197,8 @@ impl Session {
             .name("tidy".to_owned())
             .spawn(move || tidy(&fs, &end))?;
         let served = serve(inner);
+        // Whatever still waits for an answer is answered first.
+        rings.into_iter().for_each(Serving::join);
         drop((ended, notifier));
         let _ = tidying.join();
         // Not if it ended by being unmounted, as it should.
@@ -173,6 +206,53 @@ impl Session {
             let _ = point::unmount(&point, true);
         }
         served
+    }
+}
+
+/// Mounts, over io_uring if that is wanted and can be had.
+fn connect<S: Service>(
+    service: Arc<S>,
+    processes: Arc<Processes>,
+    mut negotiate: Negotiate,
+    point: &Path,
+    options: &MountOptions,
+) -> Result<(fuser::Session<Adapter<S>>, Option<Serving>), Error> {
+    let prepared = match options.transport {
+        Transport::Classic => None,
+        wanted => {
+            negotiate.over_rings = true;
+            let server = Arc::new(Server {
+                service: service.clone(),
+                processes: processes.clone(),
+                negotiate,
+            });
+            match Rings::prepare(server) {
+                Ok(rings) => Some(rings),
+                Err(error) if wanted == Transport::Uring => return Err(Error::NoRing(error)),
+                Err(error) => {
+                    log::debug!("no transport over io_uring: {error}");
+                    negotiate.over_rings = false;
+                    None
+                }
+            }
+        }
+    };
+    let adapter = Adapter::new(service, processes, negotiate);
+    let agreed = adapter.over_rings.clone();
+    let inner = fuser::Session::new(adapter, point, &config(options))
+        .map_err(|e| refused(point, options, &e))?;
+    let started = match prepared {
+        Some(rings) if agreed.load(Ordering::Acquire) => rings.start(inner.as_fd()),
+        _ => return Ok((inner, None)),
+    };
+    match started {
+        Ok(serving) => Ok((inner, Some(serving))),
+        Err(error) if options.transport == Transport::Uring => Err(Error::NoRing(error)),
+        Err(error) => {
+            log::debug!("no transport over io_uring: {error}");
+            agreed.store(false, Ordering::Release);
+            Ok((inner, None))
+        }
     }
 }
 
@@ -184,7 +264,7 @@ fn forget_modes_of_stripped(fs: &Fs, notifier: &Arc<Notifier>) {
     fs.tell_when_stripped(Box::new(move |inode| {
         if let Some(notifier) = notifier.upgrade() {
             // (A negative offset: the data stay.)
-            let _ = notifier.inval_inode(node_of(inode), -1, 0);
+            let _ = notifier.inval_inode(INodeNo(node_of(inode)), -1, 0);
         }
     }));
 }
@@ -192,7 +272,7 @@ fn forget_modes_of_stripped(fs: &Fs, notifier: &Arc<Notifier>) {
 /// Serves requests until the mount's end. A session of fuser's then unmounts
 /// by path also what is unmounted already, and so takes away whatever was
 /// mounted there meanwhile: the part of it that does is never dropped.
-fn serve(inner: fuser::Session<Adapter>) -> io::Result<()> {
+fn serve<S: Service>(inner: fuser::Session<Adapter<S>>) -> io::Result<()> {
     let session = Box::leak(Box::new(inner.spawn()?));
     let serving = mem::replace(&mut session.guard, thread::spawn(|| Ok(())));
     serving.join().unwrap_or_else(|_| {
@@ -239,13 +319,17 @@ fn config(options: &MountOptions) -> Config {
     } else {
         SessionACL::Owner
     };
-    let threads = match options.threads {
-        0 => thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8)),
-        n => n,
-    };
+    let threads = threads(options);
     config.n_threads = Some(threads);
     config.clone_fd = threads > 1;
     config
+}
+
+fn threads(options: &MountOptions) -> usize {
+    match options.threads {
+        0 => thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8)),
+        n => n,
+    }
 }
 
 fn refused(point: &Path, options: &MountOptions, error: &io::Error) -> Error {

@@ -1,0 +1,473 @@
+//! The transport over io_uring: a ring for each processor, so that a request is
+//! answered on the processor that asks.
+//!
+//! ```text
+//!   kernel ─► completion of a slot ─► decode ─► service ─┬─► answered here and now
+//!   kernel ◄─ commit of the slot ◄─── encode ◄─ outbox ◄─┴─► or later, from another thread
+//! ```
+//! Only its own thread touches a ring and the slots' memory: an answer from
+//! another thread waits in the outbox, and a bell wakes the ring's thread.
+//! fuser mounts, shakes hands and goes on with FORGET and INTERRUPT.
+//!
+//! Source: the kernel's "FUSE-over-io-uring design documentation" and
+//! `linux/fuse.h`.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+
+use io_uring::squeue::Entry128;
+use io_uring::{IoUring, cqueue, opcode, types};
+use memmap2::MmapMut;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::unistd::Pid;
+use parking_lot::Mutex;
+
+use crate::fs::{Caller, Groups};
+
+use super::negotiate::Negotiate;
+use super::processes::Processes;
+use super::reply::number_of;
+use super::request::Answer;
+use super::service::Service;
+use super::wire::{Asked, Form, Header, Listing};
+
+/// Requests that a processor's programs may have under way. One that waits for
+/// a disk's sync keeps its slot, and others must still be served.
+pub const DEPTH: usize = 32;
+/// The part of a slot that the kernel calls its header: a page, of which
+/// `struct fuse_uring_req_header` takes 288 bytes.
+const HEADER: usize = 4096;
+/// Where that has the operation's arguments, and where they end.
+const ARGS: usize = 128;
+const ARGS_END: usize = 256;
+/// Where it has the number to commit with, and the payload's length.
+const COMMIT: usize = 264;
+const PAYLOAD: usize = 272;
+
+const REGISTER: u32 = 1;
+const COMMIT_AND_FETCH: u32 = 2;
+/// A queue that no kernel has.
+const NO_QUEUE: u16 = u16::MAX;
+/// The mark of a completion that is not a slot's.
+const BELL: u64 = u64::MAX;
+
+/// What all rings have in common.
+pub struct Server<S> {
+    /// Answers.
+    pub service: Arc<S>,
+    /// Knows who asks.
+    pub processes: Arc<Processes>,
+    /// What INIT was asked for.
+    pub negotiate: Negotiate,
+}
+
+/// Rings and their threads, made before the mount: what can fail, fails then.
+pub struct Rings(Vec<Prepared>);
+
+struct Prepared {
+    go: mpsc::Sender<(OwnedFd, mpsc::Sender<io::Result<()>>)>,
+    thread: JoinHandle<()>,
+}
+
+/// Rings that serve, until the mount's end.
+pub struct Serving(Vec<JoinHandle<()>>);
+
+/// Why the kernel won't have it, if it can be told beforehand.
+pub fn offered() -> io::Result<()> {
+    let switch = "/sys/module/fuse/parameters/enable_uring";
+    match std::fs::read_to_string(switch) {
+        Ok(text) if text.trim() == "Y" => Ok(()),
+        Ok(_) => Err(io::Error::other(format!(
+            "the kernel has it switched off (root: echo 1 > {switch})"
+        ))),
+        Err(_) => Err(io::Error::other("this kernel has none (Linux 6.14 has)")),
+    }
+}
+
+impl Rings {
+    /// A ring with its thread for each processor that the kernel may ever have.
+    pub fn prepare<S: Service>(server: Arc<Server<S>>) -> io::Result<Rings> {
+        offered()?;
+        let (tell, told) = mpsc::channel();
+        let mut rings = Vec::new();
+        for cpu in 0..possible_cpus()? {
+            let (go, order) = mpsc::channel::<(OwnedFd, mpsc::Sender<io::Result<()>>)>();
+            let (server, tell) = (server.clone(), tell.clone());
+            let work = move || {
+                pin(cpu);
+                let made = Queue::new(cpu, server);
+                let (mut queue, said) = match made {
+                    Ok(queue) => (queue, Ok(())),
+                    Err(error) => return drop(tell.send(Err(error))),
+                };
+                let _ = tell.send(said);
+                drop(tell);
+                let Ok((device, registered)) = order.recv() else {
+                    return;
+                };
+                let _panicking = Fatal;
+                let _ = registered.send(queue.register(&device));
+                drop((registered, device));
+                queue.run();
+            };
+            let thread = thread::Builder::new()
+                .name(format!("ring-{cpu}"))
+                .spawn(work)?;
+            rings.push(Prepared { go, thread });
+        }
+        drop(tell);
+        told.iter().collect::<io::Result<Vec<()>>>()?;
+        Ok(Rings(rings))
+    }
+
+    /// Takes over the requests of a mount whose INIT has agreed to it. After an
+    /// error the kernel uses `device` itself.
+    pub fn start(self, device: BorrowedFd<'_>) -> io::Result<Serving> {
+        let (tell, told) = mpsc::channel();
+        let mut failed = None;
+        let mut threads = Vec::new();
+        for ring in self.0 {
+            match device.try_clone_to_owned() {
+                Ok(device) => drop(ring.go.send((device, tell.clone()))),
+                Err(error) => failed = Some(error),
+            }
+            threads.push(ring.thread);
+        }
+        drop(tell);
+        failed = told.iter().find_map(Result::err).or(failed);
+        let serving = Serving(threads);
+        match failed {
+            None => Ok(serving),
+            Some(error) => {
+                refuse(device);
+                // (Their threads end with the mount.)
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Serving {
+    /// Waits for the rings' end, which comes with the mount's.
+    pub fn join(self) {
+        for thread in self.0 {
+            let _ = thread.join();
+        }
+    }
+
+    /// How many rings.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// A thread that died would leave programs waiting for ever; without the
+/// process they get an error, and the next mount recovers.
+struct Fatal;
+
+impl Drop for Fatal {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            log::error!("a thread that serves requests has panicked");
+            std::process::abort();
+        }
+    }
+}
+
+/// Makes the kernel give up waiting for rings: it does on the first one that
+/// it can't take.
+fn refuse(device: BorrowedFd<'_>) {
+    let refused = IoUring::<Entry128>::builder().build(1).and_then(|mut ring| {
+        let fd = types::Fd(device.as_raw_fd());
+        let entry = opcode::UringCmd80::new(fd, REGISTER).cmd(command(0, NO_QUEUE));
+        push(&mut ring, &entry.build())?;
+        ring.submit()
+    });
+    if let Err(error) = refused {
+        log::warn!("can't give back the transport over io_uring: {error}");
+    }
+}
+
+/// The processors that the kernel has queues for: of "0-3" or "0,2-5", those
+/// up to the last.
+fn possible_cpus() -> io::Result<usize> {
+    let listed = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
+    let last = listed.trim().rsplit([',', '-']).next();
+    let last = last.and_then(|last| last.parse::<usize>().ok());
+    last.map(|last| last + 1)
+        .ok_or_else(|| io::Error::other("can't tell how many processors there may be"))
+}
+
+/// One that is offline, or not ours to use, can't be had: its ring then runs
+/// anywhere.
+fn pin(cpu: usize) {
+    let mut set = CpuSet::new();
+    if set.set(cpu).is_ok() {
+        let _ = sched_setaffinity(Pid::from_raw(0), &set);
+    }
+}
+
+/// Answers on their way to a ring's thread.
+struct Outbox {
+    answers: Mutex<Vec<(usize, Answer)>>,
+    /// The thread waits, or is about to, and has to be woken.
+    asleep: AtomicBool,
+    bell: EventFd,
+}
+
+impl Outbox {
+    fn put(&self, slot: usize, answer: Answer) {
+        self.answers.lock().push((slot, answer));
+        if self.asleep.swap(false, Ordering::SeqCst) {
+            let _ = self.bell.write(1);
+        }
+    }
+}
+
+/// A processor's ring, its slots, and what they wait for.
+struct Queue<S> {
+    /// Before the memory that the kernel writes to: it goes first.
+    ring: IoUring<Entry128>,
+    memory: MmapMut,
+    /// Header and payload of each slot, as the kernel is told of them.
+    places: Vec<[libc::iovec; 2]>,
+    payload: usize,
+    number: u16,
+    waiting: Vec<Option<(Header, Form)>>,
+    outbox: Arc<Outbox>,
+    /// Reused.
+    answers: Vec<(usize, Answer)>,
+    /// Slots that will still come back from the kernel or be given to it.
+    live: usize,
+    server: Arc<Server<S>>,
+}
+
+impl<S: Service> Queue<S> {
+    fn new(cpu: usize, server: Arc<Server<S>>) -> io::Result<Self> {
+        let number = u16::try_from(cpu).map_err(|_| io::Error::other("too many processors"))?;
+        let ring = IoUring::builder()
+            .setup_submit_all()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .build(2 * DEPTH as u32)?;
+        let payload = server.negotiate.longest_payload();
+        let mut memory = MmapMut::map_anon(DEPTH * (HEADER + payload))?;
+        let place = |slot: &mut [u8]| {
+            let (header, payload) = slot.split_at_mut(HEADER);
+            [header, payload].map(|part| libc::iovec {
+                iov_base: part.as_mut_ptr().cast(),
+                iov_len: part.len(),
+            })
+        };
+        let places = memory
+            .chunks_exact_mut(HEADER + payload)
+            .map(place)
+            .collect();
+        let bell = EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        let outbox = Arc::new(Outbox {
+            answers: Mutex::default(),
+            asleep: AtomicBool::new(false),
+            bell,
+        });
+        Ok(Queue {
+            ring,
+            memory,
+            places,
+            payload,
+            number,
+            waiting: vec![None; DEPTH],
+            outbox,
+            answers: Vec::new(),
+            live: 0,
+            server,
+        })
+    }
+
+    /// Gives all slots to the kernel.
+    fn register(&mut self, device: &OwnedFd) -> io::Result<()> {
+        self.ring.submitter().register_files(&[device.as_raw_fd()])?;
+        self.listen()?;
+        for slot in 0..DEPTH {
+            let places = self.places[slot].as_ptr() as u64;
+            let entry = opcode::UringCmd80::new(types::Fixed(0), REGISTER)
+                .cmd(command(0, self.number))
+                .addr(Some(places))
+                .build()
+                .user_data(slot as u64);
+            push(&mut self.ring, &with_len(entry, 2))?;
+            self.live += 1;
+        }
+        self.ring.submit()?;
+        // What the kernel refuses, it refuses at once.
+        let mut refused = None;
+        for done in self.ring.completion() {
+            if done.user_data() != BELL && done.result() < 0 {
+                self.live -= 1;
+                refused = Some(io::Error::from_raw_os_error(-done.result()));
+            }
+        }
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// Has the bell tell whenever it is rung.
+    fn listen(&mut self) -> io::Result<()> {
+        let bell = types::Fd(self.outbox.bell.as_fd().as_raw_fd());
+        let poll = opcode::PollAdd::new(bell, libc::POLLIN as u32).multi(true);
+        push(&mut self.ring, &poll.build().user_data(BELL).into())
+    }
+
+    /// Serves until the kernel has taken back every slot.
+    fn run(&mut self) {
+        let mut done = Vec::with_capacity(2 * DEPTH);
+        while self.live > 0 {
+            if let Err(error) = self.wait() {
+                return log::error!("ring {}: {error}", self.number);
+            }
+            done.extend(self.ring.completion());
+            for done in done.drain(..) {
+                self.complete(&done);
+                self.deliver();
+            }
+            self.deliver();
+        }
+    }
+
+    /// Submits what there is and waits for a completion, unless an answer is
+    /// there already.
+    fn wait(&mut self) -> io::Result<()> {
+        self.outbox.asleep.store(true, Ordering::SeqCst);
+        let idle = self.outbox.answers.lock().is_empty();
+        let waited = self.ring.submit_and_wait(usize::from(idle));
+        self.outbox.asleep.store(false, Ordering::SeqCst);
+        match waited {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn complete(&mut self, done: &cqueue::Entry) {
+        if done.user_data() == BELL {
+            let _ = self.outbox.bell.read();
+            if !cqueue::more(done.flags()) {
+                let _ = self.listen();
+            }
+            return;
+        }
+        match done.result() {
+            0 => self.serve(done.user_data() as usize),
+            _ => self.live -= 1, // the mount has ended
+        }
+    }
+
+    fn serve(&mut self, slot: usize) {
+        let (server, outbox) = (self.server.clone(), self.outbox.clone());
+        let (head, payload) = self.parts(slot);
+        let header = Header::read(head);
+        let mut args = [0; ARGS_END - ARGS];
+        args.copy_from_slice(&head[ARGS..ARGS_END]);
+        let len = u32::from_ne_bytes(*head[PAYLOAD..].first_chunk().unwrap_or(&[0; 4]));
+        let len = payload.len().min(len as usize);
+        let by = Caller {
+            uid: header.uid,
+            gid: header.gid,
+            pid: header.pid,
+            groups: Groups::ask(server.processes.clone()),
+        };
+        match header.decode(&args, &payload[..len], server.negotiate) {
+            Asked::Refused(errno) => self.commit(slot, &header, Err(errno)),
+            Asked::List {
+                inode,
+                from,
+                size,
+                plus,
+            } => {
+                let room = payload.len().min(size);
+                let mut listing = Listing::new(&mut payload[..room], plus);
+                let listed = server
+                    .service
+                    .list(&by, inode, from, plus, &mut |entry| listing.add(&entry));
+                let len = listing.len();
+                let answer = listed.map(|()| len).map_err(|error| number_of(&error));
+                self.commit(slot, &header, answer);
+            }
+            Asked::Request(request, form) => {
+                server
+                    .service
+                    .serve(by, request, move |answer| outbox.put(slot, answer));
+                self.waiting[slot] = Some((header, form));
+            }
+        }
+    }
+
+    /// Encodes all answers that have come.
+    fn deliver(&mut self) {
+        let mut answers = std::mem::take(&mut self.answers);
+        std::mem::swap(&mut *self.outbox.answers.lock(), &mut answers);
+        for (slot, answer) in answers.drain(..) {
+            if let Some((header, form)) = self.waiting[slot].take() {
+                let (_, payload) = self.parts(slot);
+                let encoded = form.encode(&answer, payload);
+                self.commit(slot, &header, encoded);
+            }
+        }
+        self.answers = answers;
+    }
+
+    /// Gives a slot back to the kernel, answered.
+    fn commit(&mut self, slot: usize, header: &Header, answer: Result<usize, i32>) {
+        let (errno, len) = match answer {
+            Ok(len) => (0, len),
+            Err(errno) => (errno, 0),
+        };
+        let (head, _) = self.parts(slot);
+        let id = u64::from_ne_bytes(*head[COMMIT..].first_chunk().unwrap_or(&[0; 8]));
+        header.answer(errno, len, &mut head[..16]);
+        head[PAYLOAD..PAYLOAD + 4].copy_from_slice(&(len as u32).to_ne_bytes());
+        let entry = opcode::UringCmd80::new(types::Fixed(0), COMMIT_AND_FETCH)
+            .cmd(command(id, self.number))
+            .build()
+            .user_data(slot as u64);
+        // There is room: a slot has one entry at most, and so has the bell.
+        if let Err(error) = push(&mut self.ring, &entry) {
+            log::error!("ring {}: {error}", self.number);
+        }
+    }
+
+    /// A slot's header and payload.
+    fn parts(&mut self, slot: usize) -> (&mut [u8], &mut [u8]) {
+        let len = HEADER + self.payload;
+        self.memory[slot * len..(slot + 1) * len].split_at_mut(HEADER)
+    }
+}
+
+/// `struct fuse_uring_cmd_req`
+fn command(commit: u64, queue: u16) -> [u8; 80] {
+    let mut command = [0; 80];
+    command[8..16].copy_from_slice(&commit.to_ne_bytes());
+    command[16..18].copy_from_slice(&queue.to_ne_bytes());
+    command
+}
+
+/// The number of places that a REGISTER brings.
+#[allow(unsafe_code)]
+fn with_len(mut entry: Entry128, len: u32) -> Entry128 {
+    // `len` of `struct io_uring_sqe`; the crate has no setter for it.
+    const LEN: usize = 24;
+    // SAFETY: an entry is 128 plain bytes of that struct, 8-byte aligned.
+    unsafe {
+        (&raw mut entry).cast::<u8>().add(LEN).cast::<u32>().write(len);
+    }
+    entry
+}
+
+#[allow(unsafe_code)]
+fn push(ring: &mut IoUring<Entry128>, entry: &Entry128) -> io::Result<()> {
+    // SAFETY: an entry names a slot's memory, the list of a slot's places or
+    // the bell, all of which their queue keeps until after its ring has gone;
+    // a slot's memory is left alone while the kernel has it.
+    unsafe { ring.submission().push(entry) }.map_err(|_| io::Error::other("the ring is full"))
+}

@@ -1,0 +1,43 @@
+//! What a transport serves: requests, answered now or later from any thread.
+
+use std::sync::Arc;
+
+use crate::fs::{Attr, Caller, Kind, Result};
+use crate::units::InodeNo;
+
+use super::request::{Answer, Request};
+
+/// Whoever answers requests.
+pub trait Service: Send + Sync + 'static {
+    /// Serves one request. `answer` is called exactly once, from this thread
+    /// or another.
+    fn serve<A>(self: &Arc<Self>, by: Caller, request: Request<'_>, answer: A)
+    where
+        A: FnOnce(Answer) + Send + 'static;
+
+    /// Lists a directory from a cookie on, as far as `add` takes entries (it
+    /// answers whether it took one). With `plus` each brings its attributes
+    /// and counts as looked up.
+    fn list(
+        &self,
+        by: &Caller,
+        inode: InodeNo,
+        from: u64,
+        plus: bool,
+        add: &mut dyn FnMut(Entry<'_>) -> bool,
+    ) -> Result<()>;
+}
+
+/// An entry of a directory, for a transport's buffer.
+pub struct Entry<'a> {
+    /// Where to go on after it.
+    pub cookie: u64,
+    /// Its name.
+    pub name: &'a [u8],
+    /// What it is.
+    pub inode: InodeNo,
+    /// Its type.
+    pub kind: Kind,
+    /// Its attributes, if they were asked for and the inode can be read.
+    pub attr: Option<Attr>,
+}

@@ -1,0 +1,631 @@
+//! Requests and answers as bytes, for a transport that decodes by itself.
+//!
+//! Source of the layouts: `linux/fuse.h` of the kernel's user-space interface
+//! (protocol 7.45), all in the host's byte order. A request has a header, the
+//! arguments of its operation, and a payload of names or data; an answer has a
+//! header and a payload. Nothing that the kernel sends makes this panic: fields
+//! beyond an end read as zero, and a name without its end is refused.
+
+use crate::fs::{Attr, Kind, SetAttr, SetTime, Whence};
+use crate::units::{InodeNo, Time};
+
+use super::negotiate::Negotiate;
+use super::reply::{FSGETXATTR, TTL, extended_flags, inode_of, node_of, number_of};
+use super::request::{Answer, Reply, Request};
+use super::service::Entry;
+
+/// Bytes of `struct fuse_out_header`.
+const OUT_HEADER: usize = 16;
+/// Bytes of `struct fuse_entry_out`, and of the attributes at its end.
+const ENTRY_OUT: usize = 128;
+const ATTR: usize = 88;
+const DIRENT: usize = 24;
+
+const FOPEN_KEEP_CACHE: u32 = 1 << 1;
+const FOPEN_CACHE_DIR: u32 = 1 << 3;
+
+/// `struct fuse_in_header`, as far as it is of interest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    opcode: u32,
+    unique: u64,
+    node: u64,
+    /// File-system user id of whoever asks.
+    pub uid: u32,
+    /// File-system group id.
+    pub gid: u32,
+    /// Number of the task that asks.
+    pub pid: u32,
+}
+
+/// What the kernel asks for.
+#[derive(Debug)]
+pub enum Asked<'a> {
+    /// To be served, and the answer encoded by the form.
+    Request(Request<'a>, Form),
+    /// A part of a directory, of at most so many bytes.
+    List {
+        inode: InodeNo,
+        from: u64,
+        size: usize,
+        plus: bool,
+    },
+    /// Answered with this error at once.
+    Refused(i32),
+}
+
+/// How an answer is encoded.
+#[derive(Clone, Copy, Debug)]
+pub enum Form {
+    /// Nothing but whether it succeeded.
+    Empty,
+    Entry,
+    Attr,
+    Created,
+    /// With `FOPEN_*` flags.
+    Opened(u32),
+    Data,
+    /// An extended attribute's value, or its length if the caller has no room.
+    Xattr(u32),
+    Written,
+    Offset,
+    Statfs,
+    /// Inode flags, as FS_IOC_GETFLAGS has them.
+    Flags,
+    /// The same as FS_IOC_FSGETXATTR has them.
+    ExtendedFlags,
+    /// An ioctl without a result.
+    Ioctl,
+    /// FITRIM, whose argument comes back with the bytes given back in it.
+    Trimmed {
+        start: u64,
+        least: u64,
+    },
+}
+
+impl Header {
+    /// From the first 40 bytes of a request.
+    pub fn read(bytes: &[u8]) -> Header {
+        let fields = Fields(bytes);
+        Header {
+            opcode: fields.u32(4),
+            unique: fields.u64(8),
+            node: fields.u64(16),
+            uid: fields.u32(24),
+            gid: fields.u32(28),
+            pid: fields.u32(32),
+        }
+    }
+
+    /// Decodes the request of this header. `args`: its operation's arguments;
+    /// `payload`: what follows them.
+    pub fn decode<'a>(&self, args: &[u8], payload: &'a [u8], negotiated: Negotiate) -> Asked<'a> {
+        self.try_decode(args, payload, negotiated)
+            .unwrap_or(Asked::Refused(libc::EINVAL))
+    }
+
+    fn try_decode<'a>(
+        &self,
+        args: &[u8],
+        payload: &'a [u8],
+        negotiated: Negotiate,
+    ) -> Option<Asked<'a>> {
+        use Request as R;
+        let (args, inode) = (Fields(args), inode_of(self.node));
+        let mut names = Names(payload);
+        let (request, form) = match self.opcode {
+            1 => (
+                R::Lookup {
+                    parent: inode,
+                    name: names.next()?,
+                },
+                Form::Entry,
+            ),
+            3 => (R::GetAttr { inode }, Form::Attr),
+            4 => (
+                R::SetAttr {
+                    inode,
+                    set: set_attr(args),
+                },
+                Form::Attr,
+            ),
+            5 => (R::ReadLink { inode }, Form::Data),
+            6 => {
+                let (name, target) = (names.next()?, names.next()?);
+                let parent = inode;
+                (
+                    R::Symlink {
+                        parent,
+                        name,
+                        target,
+                    },
+                    Form::Entry,
+                )
+            }
+            8 => (
+                R::MakeNode {
+                    parent: inode,
+                    name: names.next()?,
+                    mode: args.u32(0),
+                    rdev: args.u32(4),
+                    umask: args.u32(8),
+                },
+                Form::Entry,
+            ),
+            9 => (
+                R::MakeDir {
+                    parent: inode,
+                    name: names.next()?,
+                    mode: args.u32(0),
+                    umask: args.u32(4),
+                },
+                Form::Entry,
+            ),
+            10 => (
+                R::Unlink {
+                    parent: inode,
+                    name: names.next()?,
+                },
+                Form::Empty,
+            ),
+            11 => (
+                R::RemoveDir {
+                    parent: inode,
+                    name: names.next()?,
+                },
+                Form::Empty,
+            ),
+            // RENAME and RENAME2, which has flags.
+            12 | 45 => (
+                R::Rename {
+                    from: inode,
+                    name: names.next()?,
+                    to: inode_of(args.u64(0)),
+                    new_name: names.next()?,
+                    flags: if self.opcode == 45 { args.u32(8) } else { 0 },
+                },
+                Form::Empty,
+            ),
+            13 => (
+                R::Link {
+                    inode: inode_of(args.u64(0)),
+                    parent: inode,
+                    name: names.next()?,
+                },
+                Form::Entry,
+            ),
+            14 => (
+                R::Open {
+                    inode,
+                    flags: args.i32(0),
+                },
+                Form::Opened(FOPEN_KEEP_CACHE),
+            ),
+            15 => (
+                R::Read {
+                    inode,
+                    offset: args.u64(8),
+                    size: args.u32(16),
+                },
+                Form::Data,
+            ),
+            16 => {
+                const KILL_SUIDGID: u32 = 1 << 2;
+                let (size, flags) = (args.u32(16) as usize, args.i32(32));
+                (
+                    R::Write {
+                        inode,
+                        offset: args.u64(8),
+                        data: payload.get(..size)?.into(),
+                        kill_priv: args.u32(20) & KILL_SUIDGID != 0,
+                        durable: R::is_durable(flags),
+                    },
+                    Form::Written,
+                )
+            }
+            17 => (R::Statfs, Form::Statfs),
+            18 => (R::Release { inode }, Form::Empty),
+            // FSYNC and FSYNCDIR
+            20 | 30 => (
+                R::Sync {
+                    inode,
+                    data_only: args.u32(8) & 1 != 0,
+                },
+                Form::Empty,
+            ),
+            21 => {
+                let (size, flags) = (args.u32(0) as usize, args.u32(4));
+                let name = names.next()?;
+                let value = names.0.get(..size)?.into();
+                (
+                    R::SetXattr {
+                        inode,
+                        name,
+                        value,
+                        flags,
+                    },
+                    Form::Empty,
+                )
+            }
+            22 => (
+                R::GetXattr {
+                    inode,
+                    name: names.next()?,
+                },
+                Form::Xattr(args.u32(0)),
+            ),
+            23 => (R::ListXattr { inode }, Form::Xattr(args.u32(0))),
+            24 => (
+                R::RemoveXattr {
+                    inode,
+                    name: names.next()?,
+                },
+                Form::Empty,
+            ),
+            // OPENDIR: "don't ask again, and cache what you list".
+            27 if negotiated.no_opendir => return Some(Asked::Refused(libc::ENOSYS)),
+            27 => (
+                R::OpenDir { inode },
+                Form::Opened(FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR),
+            ),
+            // READDIR and READDIRPLUS
+            28 | 44 => {
+                return Some(Asked::List {
+                    inode,
+                    from: args.u64(8),
+                    size: args.u32(16) as usize,
+                    plus: self.opcode == 44,
+                });
+            }
+            29 => (R::ReleaseDir { inode }, Form::Empty),
+            34 => (
+                R::Access {
+                    inode,
+                    mask: args.u32(0),
+                },
+                Form::Empty,
+            ),
+            35 => (
+                R::Create {
+                    parent: inode,
+                    name: names.next()?,
+                    flags: args.i32(0),
+                    mode: args.u32(4),
+                    umask: args.u32(8),
+                },
+                Form::Created,
+            ),
+            39 => return Some(ioctl(inode, args, payload)),
+            43 => (
+                R::Fallocate {
+                    inode,
+                    offset: args.u64(8),
+                    len: args.u64(16),
+                    mode: args.i32(24),
+                },
+                Form::Empty,
+            ),
+            46 => {
+                let whence = match args.i32(16) {
+                    libc::SEEK_DATA => Whence::Data,
+                    libc::SEEK_HOLE => Whence::Hole,
+                    _ => return Some(Asked::Refused(libc::EINVAL)),
+                };
+                let Ok(offset) = u64::try_from(args.u64(8) as i64) else {
+                    return Some(Asked::Refused(libc::ENXIO));
+                };
+                (
+                    R::Seek {
+                        inode,
+                        offset,
+                        whence,
+                    },
+                    Form::Offset,
+                )
+            }
+            // FLUSH (nothing hangs on close(2): writes were answered when
+            // recorded), copies and locks, which the kernel then does itself,
+            // and what no kernel had when this was written.
+            _ => return Some(Asked::Refused(libc::ENOSYS)),
+        };
+        Some(Asked::Request(request, form))
+    }
+
+    /// Writes the header of an answer with `payload` bytes, or of an error
+    /// (0: none).
+    pub fn answer(&self, errno: i32, payload: usize, header: &mut [u8]) {
+        let mut out = Out::new(header);
+        out.u32((OUT_HEADER + payload) as u32);
+        out.u32(errno.wrapping_neg() as u32);
+        out.u64(self.unique);
+    }
+}
+
+fn ioctl<'a>(inode: InodeNo, args: Fields<'_>, payload: &[u8]) -> Asked<'a> {
+    let data = &payload[..payload.len().min(args.u32(24) as usize)];
+    match Request::of_ioctl(inode, args.u32(12), data) {
+        Ok(request) => {
+            let form = match &request {
+                Request::GetAttr { .. } if args.u32(12) == FSGETXATTR => {
+                    Form::ExtendedFlags
+                }
+                Request::GetAttr { .. } => Form::Flags,
+                Request::Trim { start, least, .. } => Form::Trimmed {
+                    start: *start,
+                    least: *least,
+                },
+                _ => Form::Ioctl,
+            };
+            Asked::Request(request, form)
+        }
+        Err(errno) => Asked::Refused(errno),
+    }
+}
+
+fn set_attr(args: Fields<'_>) -> SetAttr {
+    let valid = args.u32(0);
+    let has = |bit: u32| valid & (1 << bit) != 0;
+    let time = |bit, now, secs, nanos| {
+        has(bit).then(|| match has(now) {
+            true => SetTime::Now,
+            false => SetTime::At(Time {
+                secs: args.u64(secs) as i64,
+                nanos: args.u32(nanos).min(999_999_999),
+            }),
+        })
+    };
+    SetAttr {
+        mode: has(0).then(|| (args.u32(68) & 0o7777) as u16),
+        uid: has(1).then(|| args.u32(76)),
+        gid: has(2).then(|| args.u32(80)),
+        size: has(3).then(|| args.u64(16)),
+        atime: time(4, 7, 32, 56),
+        mtime: time(5, 8, 40, 60),
+        by_handle: has(6),
+    }
+}
+
+impl Form {
+    /// Encodes an answer into a payload: its length, or an errno. A payload
+    /// that has no room is EIO: the kernel never asks for more than it gives.
+    pub fn encode(self, answer: &Answer, payload: &mut [u8]) -> Result<usize, i32> {
+        let reply = match answer {
+            Ok(reply) => reply,
+            Err(error) => return Err(number_of(error)),
+        };
+        let mut out = Out::new(payload);
+        match (self, reply) {
+            (Form::Empty, _) => {}
+            (Form::Entry, Reply::Entry(attr)) => out.entry(attr),
+            // "There is no such name, and you may remember that": node 0.
+            (Form::Entry, _) => {
+                out.zeros(16);
+                out.u64(TTL.as_secs());
+                out.zeros(ENTRY_OUT - 24);
+            }
+            (Form::Attr, Reply::Attr(attr)) => {
+                out.u64(TTL.as_secs());
+                out.u64(0);
+                out.attr(attr);
+            }
+            (Form::Created, Reply::Created(attr)) => {
+                out.entry(attr);
+                out.opened(FOPEN_KEEP_CACHE);
+            }
+            (Form::Opened(flags), _) => out.opened(flags),
+            (Form::Data, Reply::Bytes(bytes)) => out.bytes(bytes),
+            (Form::Xattr(0), Reply::Bytes(bytes)) => out.u64(bytes.len() as u64),
+            (Form::Xattr(size), Reply::Bytes(bytes)) if bytes.len() <= size as usize => {
+                out.bytes(bytes);
+            }
+            (Form::Xattr(_), Reply::Bytes(_)) => return Err(libc::ERANGE),
+            (Form::Written, Reply::Written(len)) => out.u64(u64::from(*len)),
+            (Form::Offset, Reply::Offset(at)) => out.u64(*at),
+            (Form::Statfs, Reply::Statfs(s)) => {
+                for n in [s.blocks, s.free, s.available, s.inodes, s.free_inodes] {
+                    out.u64(n);
+                }
+                for n in [s.block_size, s.name_max, s.block_size] {
+                    out.u32(n);
+                }
+                out.zeros(28);
+            }
+            (Form::Flags, Reply::Attr(attr)) => out.ioctl(&attr.flags.to_ne_bytes()),
+            (Form::ExtendedFlags, Reply::Attr(attr)) => out.ioctl(&extended_flags(attr)),
+            (Form::Ioctl, _) => out.ioctl(&[]),
+            (Form::Trimmed { start, least }, Reply::Trimmed(len)) => {
+                out.ioctl([start, *len, least].map(u64::to_ne_bytes).as_flattened());
+            }
+            _ => return Err(libc::EIO),
+        }
+        out.len().ok_or(libc::EIO)
+    }
+}
+
+/// A listing under way in a payload.
+pub struct Listing<'p> {
+    payload: &'p mut [u8],
+    len: usize,
+    plus: bool,
+}
+
+impl<'p> Listing<'p> {
+    /// Into a payload, with attributes if `plus`.
+    pub fn new(payload: &'p mut [u8], plus: bool) -> Self {
+        Listing {
+            payload,
+            len: 0,
+            plus,
+        }
+    }
+
+    /// Takes an entry, if there is room for it.
+    pub fn add(&mut self, entry: &Entry<'_>) -> bool {
+        let head = if self.plus { ENTRY_OUT } else { 0 } + DIRENT;
+        let len = (head + entry.name.len()).next_multiple_of(8);
+        let Some(room) = self.payload.get_mut(self.len..self.len + len) else {
+            return false;
+        };
+        let mut out = Out::new(room);
+        match (&entry.attr, self.plus) {
+            (_, false) => {}
+            (Some(attr), true) => out.entry(attr),
+            (None, true) => out.unreadable(entry.inode, entry.kind),
+        }
+        out.u64(node_of(entry.inode));
+        out.u64(entry.cookie);
+        out.u32(entry.name.len() as u32);
+        out.u32(mode_of(entry.kind) >> 12);
+        out.bytes(entry.name);
+        out.zeros(len - head - entry.name.len());
+        self.len += len;
+        true
+    }
+
+    /// Bytes so far.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+}
+
+fn mode_of(kind: Kind) -> u32 {
+    match kind {
+        Kind::Regular => libc::S_IFREG,
+        Kind::Directory => libc::S_IFDIR,
+        Kind::Symlink => libc::S_IFLNK,
+        Kind::CharDevice => libc::S_IFCHR,
+        Kind::BlockDevice => libc::S_IFBLK,
+        Kind::Fifo => libc::S_IFIFO,
+        Kind::Socket => libc::S_IFSOCK,
+    }
+}
+
+/// Fields by their offsets.
+#[derive(Clone, Copy)]
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn array<const N: usize>(self, at: usize) -> [u8; N] {
+        let field = self.0.get(at..).and_then(<[u8]>::first_chunk);
+        field.copied().unwrap_or([0; N])
+    }
+
+    fn u32(self, at: usize) -> u32 {
+        u32::from_ne_bytes(self.array(at))
+    }
+
+    fn i32(self, at: usize) -> i32 {
+        i32::from_ne_bytes(self.array(at))
+    }
+
+    fn u64(self, at: usize) -> u64 {
+        u64::from_ne_bytes(self.array(at))
+    }
+}
+
+/// Names that end with a zero.
+struct Names<'a>(&'a [u8]);
+
+impl<'a> Names<'a> {
+    fn next(&mut self) -> Option<super::request::Bytes<'a>> {
+        let end = self.0.iter().position(|byte| *byte == 0)?;
+        let (name, rest) = self.0.split_at(end);
+        self.0 = &rest[1..];
+        Some(name.into())
+    }
+}
+
+/// Writes fields one behind the other, and notices when there is no room.
+struct Out<'p> {
+    to: &'p mut [u8],
+    /// Beyond the end of `to` if something did not fit.
+    len: usize,
+}
+
+impl<'p> Out<'p> {
+    fn new(to: &'p mut [u8]) -> Self {
+        Out { to, len: 0 }
+    }
+
+    fn len(&self) -> Option<usize> {
+        (self.len <= self.to.len()).then_some(self.len)
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        let end = self.len + bytes.len();
+        if let Some(to) = self.to.get_mut(self.len..end) {
+            to.copy_from_slice(bytes);
+        }
+        self.len = end;
+    }
+
+    fn zeros(&mut self, count: usize) {
+        let end = self.len + count;
+        if let Some(to) = self.to.get_mut(self.len..end) {
+            to.fill(0);
+        }
+        self.len = end;
+    }
+
+    fn u32(&mut self, n: u32) {
+        self.bytes(&n.to_ne_bytes());
+    }
+
+    fn u64(&mut self, n: u64) {
+        self.bytes(&n.to_ne_bytes());
+    }
+
+    /// `struct fuse_entry_out`
+    fn entry(&mut self, attr: &Attr) {
+        self.u64(node_of(attr.inode));
+        self.u64(u64::from(attr.generation));
+        self.u64(TTL.as_secs());
+        self.u64(TTL.as_secs());
+        self.u64(0); // nanoseconds of both
+        self.attr(attr);
+    }
+
+    /// An entry whose inode can't be read: as [`super::reply::unreadable`].
+    fn unreadable(&mut self, inode: InodeNo, kind: Kind) {
+        self.u64(node_of(inode));
+        self.zeros(ENTRY_OUT - ATTR - 8);
+        self.u64(node_of(inode));
+        self.u64(u64::MAX);
+        self.zeros(44);
+        self.u32(mode_of(kind));
+        self.zeros(ATTR - 64);
+    }
+
+    /// `struct fuse_attr`
+    fn attr(&mut self, attr: &Attr) {
+        let times = [attr.atime, attr.mtime, attr.ctime];
+        for n in [node_of(attr.inode), attr.size, attr.blocks] {
+            self.u64(n);
+        }
+        for time in times {
+            self.u64(time.secs as u64);
+        }
+        for time in times {
+            self.u32(time.nanos);
+        }
+        let mode = mode_of(attr.kind) | u32::from(attr.perm);
+        for n in [mode, attr.links, attr.uid, attr.gid, attr.rdev, 4096, 0] {
+            self.u32(n);
+        }
+    }
+
+    /// `struct fuse_open_out`
+    fn opened(&mut self, flags: u32) {
+        self.u64(0);
+        self.u32(flags);
+        self.u32(0);
+    }
+
+    /// `struct fuse_ioctl_out` and what the ioctl gives.
+    fn ioctl(&mut self, result: &[u8]) {
+        self.zeros(8);
+        self.u32(1);
+        self.u32(1);
+        self.bytes(result);
+    }
+}
