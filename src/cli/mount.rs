@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use crate::fs::Damage;
 use crate::fuse::meter::Meter;
-use crate::fuse::session::{self, MountFlag};
+use crate::fuse::session;
 use crate::fuse::tap::Tap;
+use crate::fuse::transport::{self, MountFlag};
 use crate::fuse::{Core, MountOptions, Session, point};
 use crate::history::Point;
 
@@ -73,7 +74,7 @@ pub struct Args {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Outcome {
     let options = args.options()?;
-    session::possible().map_err(Failure::system)?;
+    transport::possible().map_err(Failure::system)?;
     match (args.foreground, args.in_background) {
         (true, _) => serve(args, &options, || Ok(())),
         (false, false) => background::start(),

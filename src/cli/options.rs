@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::fs::{Access, Atime};
-use crate::fuse::session::{MountFlag, Transport};
+use crate::fuse::transport::{MountFlag, Transport};
 use crate::history::parse_age;
 
 use super::{Failure, size};

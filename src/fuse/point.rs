@@ -138,9 +138,13 @@ pub fn absolute(point: &Path) -> io::Result<PathBuf> {
 }
 
 /// Whether the daemon behind a mount has gone and left the mount. (The kernel
-/// may still answer stat(2) from its cache, but not statfs(2).)
+/// may still answer stat(2) from its cache, but not statfs(2). While a daemon
+/// is being killed, what it was asked is aborted, or over io_uring canceled.)
 pub fn is_dead(point: &Path) -> bool {
-    matches!(statfs(point), Err(Errno::ENOTCONN))
+    matches!(
+        statfs(point),
+        Err(Errno::ENOTCONN | Errno::ECONNABORTED | Errno::ECANCELED)
+    )
 }
 
 /// Makes sure that a file system can be mounted here: our own dead mount is

@@ -197,11 +197,7 @@ impl Request<'_> {
     }
 
     /// What an ioctl asks for, or the errno that it gets.
-    pub fn of_ioctl(
-        inode: InodeNo,
-        command: u32,
-        data: &[u8],
-    ) -> Result<Request<'static>, i32> {
+    pub fn of_ioctl(inode: InodeNo, command: u32, data: &[u8]) -> Result<Request<'static>, i32> {
         match (command, data.as_chunks().0) {
             // FS_IOC_GETFLAGS, for 64-bit and 32-bit callers: what lsattr shows.
             (0x8008_6601 | 0x8004_6601 | FSGETXATTR, _) => Ok(Request::GetAttr { inode }),

@@ -181,12 +181,14 @@ impl Drop for Fatal {
 /// Makes the kernel give up waiting for rings: it does on the first one that
 /// it can't take.
 fn refuse(device: BorrowedFd<'_>) {
-    let refused = IoUring::<Entry128>::builder().build(1).and_then(|mut ring| {
-        let fd = types::Fd(device.as_raw_fd());
-        let entry = opcode::UringCmd80::new(fd, REGISTER).cmd(command(0, NO_QUEUE));
-        push(&mut ring, &entry.build())?;
-        ring.submit()
-    });
+    let refused = IoUring::<Entry128>::builder()
+        .build(1)
+        .and_then(|mut ring| {
+            let fd = types::Fd(device.as_raw_fd());
+            let entry = opcode::UringCmd80::new(fd, REGISTER).cmd(command(0, NO_QUEUE));
+            push(&mut ring, &entry.build())?;
+            ring.submit()
+        });
     if let Err(error) = refused {
         log::warn!("can't give back the transport over io_uring: {error}");
     }
@@ -267,7 +269,8 @@ impl<S: Service> Queue<S> {
             .chunks_exact_mut(HEADER + payload)
             .map(place)
             .collect();
-        let bell = EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        let bell =
+            EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
         let outbox = Arc::new(Outbox {
             answers: Mutex::default(),
             asleep: AtomicBool::new(false),
@@ -289,7 +292,9 @@ impl<S: Service> Queue<S> {
 
     /// Gives all slots to the kernel.
     fn register(&mut self, device: &OwnedFd) -> io::Result<()> {
-        self.ring.submitter().register_files(&[device.as_raw_fd()])?;
+        self.ring
+            .submitter()
+            .register_files(&[device.as_raw_fd()])?;
         self.listen()?;
         for slot in 0..DEPTH {
             let places = self.places[slot].as_ptr() as u64;
@@ -459,7 +464,11 @@ fn with_len(mut entry: Entry128, len: u32) -> Entry128 {
     const LEN: usize = 24;
     // SAFETY: an entry is 128 plain bytes of that struct, 8-byte aligned.
     unsafe {
-        (&raw mut entry).cast::<u8>().add(LEN).cast::<u32>().write(len);
+        (&raw mut entry)
+            .cast::<u8>()
+            .add(LEN)
+            .cast::<u32>()
+            .write(len);
     }
     entry
 }

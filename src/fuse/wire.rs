@@ -346,9 +346,7 @@ fn ioctl<'a>(inode: InodeNo, args: Fields<'_>, payload: &[u8]) -> Asked<'a> {
     match Request::of_ioctl(inode, args.u32(12), data) {
         Ok(request) => {
             let form = match &request {
-                Request::GetAttr { .. } if args.u32(12) == FSGETXATTR => {
-                    Form::ExtendedFlags
-                }
+                Request::GetAttr { .. } if args.u32(12) == FSGETXATTR => Form::ExtendedFlags,
                 Request::GetAttr { .. } => Form::Flags,
                 Request::Trim { start, least, .. } => Form::Trimmed {
                     start: *start,

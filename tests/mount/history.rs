@@ -70,6 +70,7 @@ impl Outside {
             Some(
                 libc::ENOTCONN
                     | libc::ECONNABORTED
+                    | libc::ECANCELED
                     | libc::EINTR
                     | libc::EIO
                     | libc::EROFS

@@ -82,7 +82,14 @@ impl Worker {
 fn is_gone(error: &std::io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::ENOTCONN | libc::ECONNABORTED | libc::EINTR | libc::EIO | libc::ENODEV)
+        Some(
+            libc::ENOTCONN
+                | libc::ECONNABORTED
+                | libc::ECANCELED
+                | libc::EINTR
+                | libc::EIO
+                | libc::ENODEV
+        )
     )
 }
 
