@@ -3,7 +3,7 @@
 //! checks and keeps nothing.
 //!
 //! ```text
-//!     null FOLDER [auto|classic|uring]
+//!     null FOLDER [auto|classic|pinned|uring]
 //! ```
 //!
 //! When it is unmounted it mounts again, with all that was there: that is how
@@ -27,11 +27,13 @@ const LONGEST_WRITE: usize = 1 << 20;
 fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let point = args.next().map(PathBuf::from);
-    let point = point.expect("usage: null FOLDER [auto|classic|uring]");
+    let point = point.expect("usage: null FOLDER [auto|classic|pinned|uring]");
+    let way = args.next();
     let options = MountOptions {
         source: "null".into(),
-        transport: match args.next().as_deref() {
-            Some("classic") => Transport::Classic,
+        pinned: way.as_deref() == Some("pinned"),
+        transport: match way.as_deref() {
+            Some("classic" | "pinned") => Transport::Classic,
             Some("uring") => Transport::Uring,
             _ => Transport::Auto,
         },

@@ -8,12 +8,14 @@ use crate::run::Sample;
 use crate::workload;
 
 /// Short names and headings.
-pub const SIDES: [(&str, &str); 6] = [
+pub const SIDES: [(&str, &str); 8] = [
     ("ours", "journalfs"),
+    ("classic", "journalfs on /dev/fuse"),
     ("journal", "ext4 data=journal"),
     ("ordered", "ext4 data=ordered"),
     ("fuse2fs", "fuse2fs"),
     ("null", "null daemon"),
+    ("null-classic", "null daemon on /dev/fuse"),
     ("limit", "commit limit"),
 ];
 
@@ -81,9 +83,14 @@ impl Row {
         Some((all[last / 2] + all[last.div_ceil(2)]) / 2.0)
     }
 
-    /// How many times better journalfs is than a side.
+    /// How many times better journalfs is than a side; on the same transport,
+    /// if that is a limit of one.
     pub fn ratio(&self, side: &str) -> Option<f64> {
-        let (ours, theirs) = (self.median("ours")?, self.median(side)?);
+        let ours = match side {
+            "null-classic" => "classic",
+            _ => "ours",
+        };
+        let (ours, theirs) = (self.median(ours)?, self.median(side)?);
         let ratio = match self.unit.ends_with("/s") {
             true => ours / theirs,
             false => theirs / ours,

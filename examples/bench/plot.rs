@@ -8,7 +8,7 @@ use crate::figures::{self, Kind, Row, SIDES, short};
 use crate::workload;
 
 const COLOURS: [&str; SIDES.len()] = [
-    "#c2410c", "#1d6fa5", "#7ab3d4", "#6b8e23", "#8a8a8a", "#b0b0b0",
+    "#c2410c", "#f0a070", "#1d6fa5", "#7ab3d4", "#6b8e23", "#8a8a8a", "#b0b0b0", "#4d4d4d",
 ];
 const LABELS: usize = 250;
 const LONGEST: f64 = 420.0;
@@ -61,7 +61,7 @@ impl Group {
         Group {
             label: format!("{}, {}", row.label.replace('`', ""), row.unit),
             bars: sides
-                .filter(|(_, (side, _))| !(durable && *side == "null"))
+                .filter(|(_, (side, _))| !(durable && side.starts_with("null")))
                 .filter_map(|(n, (side, _))| Some((n, row.median(side)?)))
                 .collect(),
         }

@@ -97,7 +97,7 @@ pub fn run(args: &Args) -> io::Result<()> {
     }
     let Some((before, after)) = before
         .zip(after)
-        .filter(|_| workload.durable && args.side != "null")
+        .filter(|_| workload.durable && !args.side.starts_with("null"))
     else {
         return Ok(());
     };

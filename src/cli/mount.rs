@@ -283,6 +283,7 @@ pub(super) fn mount_options(source: PathBuf, options: &Options) -> MountOptions 
         read_only: options.read_only,
         flags,
         threads: options.threads,
+        pinned: options.pinned,
         transport: options.transport,
     }
 }

@@ -45,6 +45,8 @@ pub struct Options {
     /// A power switch under the mount.
     pub powercut: bool,
     pub threads: usize,
+    /// Each of them keeps to a processor of its own.
+    pub pinned: bool,
     pub transport: Transport,
     pub cache_size: Option<u64>,
     pub journal_size: Option<u64>,
@@ -99,6 +101,8 @@ impl Options {
             ("noexec", None) => self.flag(MountFlag::NoExec, MountFlag::Exec),
             ("commit", Some(value)) => self.commit = Some(number(option, value, 1, 3600)? as u32),
             ("threads", Some(value)) => self.threads = number(option, value, 1, 64)? as usize,
+            ("pinned", None) => self.pinned = true,
+            ("nopinned", None) => self.pinned = false,
             ("transport", Some("auto")) => self.transport = Transport::Auto,
             ("transport", Some("classic")) => self.transport = Transport::Classic,
             ("transport", Some("uring")) => self.transport = Transport::Uring,

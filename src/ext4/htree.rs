@@ -77,6 +77,26 @@ pub struct Map<'a> {
 impl<'a> Map<'a> {
     /// The map of an index block.
     pub fn decode(block: &'a [u8], layout: Layout, seed: Option<u32>) -> Result<Self, Corrupt> {
+        let map = Self::unsummed(block, layout, seed)?;
+        if let Some(seed) = seed {
+            let (base, limit, count) = (layout.base(), map.limit, map.count());
+            let (stored, computed) = (
+                le32(block, base + limit * SLOT + 4),
+                sum(block, base, limit, count, seed),
+            );
+            if stored != computed {
+                return Err(Corrupt::Checksum {
+                    what: "directory index block".into(),
+                    stored,
+                    computed,
+                });
+            }
+        }
+        Ok(map)
+    }
+
+    /// The same of a block whose checksum has been looked at.
+    pub fn unsummed(block: &'a [u8], layout: Layout, seed: Option<u32>) -> Result<Self, Corrupt> {
         let base = layout.base();
         let wrong = |field, value: usize| Corrupt::Field {
             what: "directory index block".into(),
@@ -95,19 +115,6 @@ impl<'a> Map<'a> {
         }
         if count == 0 || count > limit {
             return Err(wrong("count", count));
-        }
-        if let Some(seed) = seed {
-            let (stored, computed) = (
-                le32(block, base + limit * SLOT + 4),
-                sum(block, base, limit, count, seed),
-            );
-            if stored != computed {
-                return Err(Corrupt::Checksum {
-                    what: "directory index block".into(),
-                    stored,
-                    computed,
-                });
-            }
         }
         Ok(Map {
             slots: &block[base..base + count * SLOT],

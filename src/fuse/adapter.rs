@@ -1,10 +1,11 @@
 //! fuser's callbacks on the core: decode, serve, encode. No decisions here.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -18,6 +19,7 @@ use crate::fs::{SetAttr, SetTime, Whence};
 
 use super::negotiate::Negotiate;
 use super::processes::Processes;
+use super::processor;
 use super::reply::{
     FSGETXATTR, TTL, attributes, errno, file_type, generation, inode_of, node_of, time, unreadable,
 };
@@ -31,16 +33,40 @@ pub struct Adapter<S> {
     negotiate: Negotiate,
     /// Set by INIT: the kernel agreed to bring requests over io_uring.
     pub(super) over_rings: Arc<AtomicBool>,
+    /// Each thread gets a processor of its own.
+    pinned: bool,
+    placed: AtomicUsize,
+}
+
+thread_local! {
+    static PLACED: Cell<bool> = const { Cell::new(false) };
 }
 
 impl<S: Service> Adapter<S> {
     /// Over a service.
-    pub fn new(service: Arc<S>, processes: Arc<Processes>, negotiate: Negotiate) -> Self {
+    pub fn new(
+        service: Arc<S>,
+        processes: Arc<Processes>,
+        negotiate: Negotiate,
+        pinned: bool,
+    ) -> Self {
         Adapter {
             service,
             processes,
             negotiate,
             over_rings: Arc::default(),
+            pinned,
+            placed: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl<S: Service> Adapter<S> {
+    /// Called by each of fuser's threads with a request: the first time, the
+    /// thread is given its processor.
+    pub(super) fn place(&self) {
+        if self.pinned && !PLACED.replace(true) {
+            processor::pin(self.placed.fetch_add(1, Ordering::Relaxed));
         }
     }
 }

@@ -14,6 +14,7 @@ use super::service::Service;
 
 impl<S: Service> Adapter<S> {
     pub(super) fn by(&self, request: &fuser::Request) -> Caller {
+        self.place();
         Caller {
             uid: request.uid(),
             gid: request.gid(),

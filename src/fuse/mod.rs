@@ -16,6 +16,7 @@ pub mod meter;
 mod negotiate;
 pub mod point;
 pub mod processes;
+mod processor;
 mod reply;
 pub mod request;
 mod ring;

@@ -21,15 +21,14 @@ use std::thread::{self, JoinHandle};
 use io_uring::squeue::Entry128;
 use io_uring::{IoUring, cqueue, opcode, types};
 use memmap2::MmapMut;
-use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::unistd::Pid;
 use parking_lot::Mutex;
 
 use crate::fs::{Caller, Groups};
 
 use super::negotiate::Negotiate;
 use super::processes::Processes;
+use super::processor;
 use super::reply::number_of;
 use super::request::Answer;
 use super::service::Service;
@@ -94,11 +93,11 @@ impl Rings {
         offered()?;
         let (tell, told) = mpsc::channel();
         let mut rings = Vec::new();
-        for cpu in 0..possible_cpus()? {
+        for cpu in 0..processor::possible()? {
             let (go, order) = mpsc::channel::<(OwnedFd, mpsc::Sender<io::Result<()>>)>();
             let (server, tell) = (server.clone(), tell.clone());
             let work = move || {
-                pin(cpu);
+                processor::pin(cpu);
                 let made = Queue::new(cpu, server);
                 let (mut queue, said) = match made {
                     Ok(queue) => (queue, Ok(())),
@@ -191,25 +190,6 @@ fn refuse(device: BorrowedFd<'_>) {
         });
     if let Err(error) = refused {
         log::warn!("can't give back the transport over io_uring: {error}");
-    }
-}
-
-/// The processors that the kernel has queues for: of "0-3" or "0,2-5", those
-/// up to the last.
-fn possible_cpus() -> io::Result<usize> {
-    let listed = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
-    let last = listed.trim().rsplit([',', '-']).next();
-    let last = last.and_then(|last| last.parse::<usize>().ok());
-    last.map(|last| last + 1)
-        .ok_or_else(|| io::Error::other("can't tell how many processors there may be"))
-}
-
-/// One that is offline, or not ours to use, can't be had: its ring then runs
-/// anywhere.
-fn pin(cpu: usize) {
-    let mut set = CpuSet::new();
-    if set.set(cpu).is_ok() {
-        let _ = sched_setaffinity(Pid::from_raw(0), &set);
     }
 }
 

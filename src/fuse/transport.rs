@@ -36,6 +36,8 @@ pub struct MountOptions {
     /// Threads that serve requests from /dev/fuse; 0: as many as there are
     /// processors, 2 to 8.
     pub threads: usize,
+    /// Each of those threads keeps to a processor of its own.
+    pub pinned: bool,
     /// How requests are to come.
     pub transport: Transport,
 }
@@ -132,6 +134,7 @@ pub struct Mounted<S: Service> {
     inner: fuser::Session<Adapter<S>>,
     rings: Option<Serving>,
     threads: usize,
+    pinned: bool,
 }
 
 impl<S: Service> Mounted<S> {
@@ -163,7 +166,7 @@ impl<S: Service> Mounted<S> {
             false => None,
         };
         negotiate.over_rings = prepared.is_some();
-        let adapter = Adapter::new(service, processes, negotiate);
+        let adapter = Adapter::new(service, processes, negotiate, options.pinned);
         let agreed = adapter.over_rings.clone();
         let inner = fuser::Session::new(adapter, point, &config(options))
             .map_err(|e| refused(point, options, &e))?;
@@ -180,6 +183,7 @@ impl<S: Service> Mounted<S> {
             inner,
             rings,
             threads: threads(options),
+            pinned: options.pinned,
         })
     }
 
@@ -187,6 +191,7 @@ impl<S: Service> Mounted<S> {
     pub fn transport(&self) -> String {
         match &self.rings {
             Some(rings) => format!("io_uring, {} rings of {}", rings.len(), ring::DEPTH),
+            None if self.pinned => format!("/dev/fuse, {} pinned threads", self.threads),
             None => format!("/dev/fuse, {} threads", self.threads),
         }
     }

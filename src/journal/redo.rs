@@ -97,18 +97,13 @@ pub fn differences(before: &[u8], after: &[u8]) -> Vec<(u16, Vec<u8>)> {
         .collect()
 }
 
-/// Most of a block is equal: compare by words, then look closer.
+/// Most of a block is equal: compare in steps, then look closer.
 fn next_difference(before: &[u8], after: &[u8], from: usize) -> Option<usize> {
-    const STEP: usize = 64;
-    let mut at = from;
-    while at < after.len() {
-        let end = (at + STEP).min(after.len());
-        if before[at..end] != after[at..end] {
-            return (at..end).find(|&i| before[i] != after[i]);
-        }
-        at = end;
-    }
-    None
+    let closer = |at: usize| (at..after.len()).find(|&i| before[i] != after[i]);
+    let (old, new) = (&before[from..], &after[from..]);
+    let (old, new) = (old.as_chunks::<64>().0, new.as_chunks::<64>().0);
+    let differ = old.iter().zip(new).position(|(old, new)| old != new);
+    closer(from + differ.unwrap_or(old.len()) * 64)
 }
 
 /// Bytes that an `Edit` with these ranges takes.

@@ -44,12 +44,13 @@ impl Node {
             layout,
             at: 0,
         };
-        node.map(sb, dir)?;
+        let map = Map::decode(&node.block, layout, seed(sb, dir));
+        placed(dir.number, number, map)?;
         Ok(node)
     }
 
     fn map(&self, sb: &Superblock, dir: &Inode) -> Result<Map<'_>> {
-        let map = Map::decode(&self.block, self.layout, seed(sb, dir));
+        let map = Map::unsummed(&self.block, self.layout, seed(sb, dir));
         placed(dir.number, self.number, map)
     }
 
