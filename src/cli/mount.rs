@@ -29,7 +29,8 @@ use super::{Failure, Outcome, at, background, commands, mkfs, size, view};
 pub struct Args {
     /// Options, separated by commas: ro, rw, relatime, noatime, strictatime,
     /// commit=SECONDS, sync, dirsync, errors=remount-ro, allow_other,
-    /// default_permissions, fakeroot, discard, powercut, threads=N, cache_size=SIZE,
+    /// default_permissions, fakeroot, discard, powercut, threads=N, pinned,
+    /// transport=auto|classic|uring, cache_size=SIZE,
     /// journal_size=SIZE, archive=DIR, archive=none, archive_age=AGE,
     /// archive_size=SIZE, nodiratime, dev, nodev, suid,
     /// nosuid, exec, noexec; what fstab says to others (noauto, nofail, user,

@@ -221,6 +221,7 @@ mod tests {
             "commit=0",
             "commit",
             "threads=x",
+            "transport=tcp",
             "errors=panic",
             "discard=1",
             "cache_size=1",

@@ -54,6 +54,11 @@ const NO_QUEUE: u16 = u16::MAX;
 /// The mark of a completion that is not a slot's.
 const BELL: u64 = u64::MAX;
 
+/// A test's: the ring of this number can't be registered.
+#[cfg(test)]
+pub static SPOILED: std::sync::atomic::AtomicUsize =
+    std::sync::atomic::AtomicUsize::new(usize::MAX);
+
 /// What all rings have in common.
 pub struct Server<S> {
     /// Answers.
@@ -276,6 +281,10 @@ impl<S: Service> Queue<S> {
             .submitter()
             .register_files(&[device.as_raw_fd()])?;
         self.listen()?;
+        #[cfg(test)]
+        if SPOILED.load(Ordering::SeqCst) == usize::from(self.number) {
+            return Err(io::Error::other("spoiled"));
+        }
         for slot in 0..DEPTH {
             let places = self.places[slot].as_ptr() as u64;
             let entry = opcode::UringCmd80::new(types::Fixed(0), REGISTER)

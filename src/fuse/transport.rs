@@ -286,3 +286,105 @@ fn refused(point: &Path, options: &MountOptions, error: &io::Error) -> Error {
         why,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::{Attr, Caller, Error as FsError, Kind};
+    use crate::fuse::request::{Answer, Reply, Request};
+    use crate::fuse::service::Entry;
+    use crate::units::{InodeNo, Time};
+
+    /// A root directory with nothing in it.
+    struct Empty;
+
+    impl Service for Empty {
+        fn serve<A>(self: &Arc<Self>, by: Caller, request: Request<'_>, answer: A)
+        where
+            A: FnOnce(Answer) + Send + 'static,
+        {
+            let epoch = Time { secs: 0, nanos: 0 };
+            answer(match request {
+                Request::GetAttr { inode } => Ok(Reply::Attr(Attr {
+                    inode,
+                    generation: 0,
+                    kind: Kind::Directory,
+                    perm: 0o750,
+                    links: 2,
+                    uid: by.uid,
+                    gid: by.gid,
+                    rdev: 0,
+                    size: 0,
+                    blocks: 0,
+                    atime: epoch,
+                    mtime: epoch,
+                    ctime: epoch,
+                    crtime: epoch,
+                    flags: 0,
+                })),
+                Request::Access { .. } => Ok(Reply::Done),
+                _ => Err(FsError::Unsupported),
+            });
+        }
+
+        fn list(
+            &self,
+            _: &Caller,
+            _: InodeNo,
+            _: u64,
+            _: bool,
+            _: &mut dyn FnMut(Entry<'_>) -> bool,
+        ) -> crate::fs::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn mount(point: &Path, transport: Transport) -> Result<Mounted<Empty>, Error> {
+        let options = MountOptions {
+            source: "empty".into(),
+            transport,
+            ..MountOptions::default()
+        };
+        let processes = Arc::new(Processes::default());
+        Mounted::new(Arc::new(Empty), processes, 4096, point, &options)
+    }
+
+    /// Asks it for an answer, and unmounts it.
+    fn assert_serves(mounted: Mounted<Empty>, point: &Path) {
+        use std::os::unix::fs::PermissionsExt;
+        let serving = thread::spawn(move || mounted.run());
+        let mode = std::fs::metadata(point).map(|meta| meta.permissions().mode());
+        point::unmount(point, true).unwrap();
+        serving.join().unwrap().unwrap();
+        assert_eq!(mode.unwrap() & 0o777, 0o750);
+    }
+
+    #[test]
+    fn a_registration_that_fails_half_way_leaves_dev_fuse() {
+        if let Err(why) = possible() {
+            return eprintln!("skipped: {why}");
+        }
+        if let Err(why) = ring::offered() {
+            return eprintln!("skipped: {why}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let point = folder.path();
+
+        let mounted = mount(point, Transport::Uring).unwrap();
+        assert!(mounted.rings.is_some());
+        assert_serves(mounted, point);
+
+        let last = super::super::processor::possible().unwrap() - 1;
+        for spoiled in [0, last] {
+            ring::SPOILED.store(spoiled, Ordering::SeqCst);
+            let mounted = mount(point, Transport::Auto).unwrap();
+            assert!(mounted.rings.is_none());
+            assert_serves(mounted, point);
+
+            let refused = mount(point, Transport::Uring).err().unwrap();
+            assert!(matches!(refused, Error::NoRing(_)), "{refused}");
+            assert_eq!(point::find(point).map(|mount| mount.point), None);
+        }
+        ring::SPOILED.store(usize::MAX, Ordering::SeqCst);
+    }
+}

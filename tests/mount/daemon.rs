@@ -31,7 +31,7 @@ pub fn said(output: &Output) -> String {
 pub struct World {
     folder: tempfile::TempDir,
     image: PathBuf,
-    daemon: Option<Child>,
+    pub daemon: Option<Child>,
     /// Why `journalfs recover` must refuse the image in the end: nothing else
     /// may.
     pub beyond_recovery: Option<&'static str>,

@@ -28,6 +28,7 @@ mod powercut;
 mod semantics;
 mod soak;
 mod tour;
+mod transport;
 mod user;
 mod wrong;
 
