@@ -230,6 +230,15 @@ impl Node {
 
 struct Null(RwLock<Tree>);
 
+impl Tree {
+    fn read(&self, inode: InodeNo, offset: u64, size: usize) -> Result<&[u8]> {
+        let data = &self.node(inode)?.data;
+        let from = data.len().min(offset as usize);
+        let to = data.len().min(from + size);
+        Ok(&data[from..to])
+    }
+}
+
 impl Null {
     fn answer(&self, by: &Caller, request: Request<'_>) -> Answer {
         use Request as R;
@@ -322,13 +331,7 @@ impl Null {
                 inode,
                 offset,
                 size,
-            } => {
-                let tree = tree.read();
-                let data = &tree.node(inode)?.data;
-                let from = data.len().min(offset as usize);
-                let to = data.len().min(from + size as usize);
-                Reply::Bytes(data[from..to].to_vec())
-            }
+            } => Reply::Bytes(tree.read().read(inode, offset, size as usize)?.to_vec()),
             R::Write {
                 inode,
                 offset,
@@ -368,6 +371,13 @@ impl Service for Null {
         A: FnOnce(Answer) + Send + 'static,
     {
         answer(self.answer(&by, request));
+    }
+
+    fn read(&self, inode: InodeNo, offset: u64, into: &mut [u8]) -> Result<usize> {
+        let tree = self.0.read();
+        let data = tree.read(inode, offset, into.len())?;
+        into[..data.len()].copy_from_slice(data);
+        Ok(data.len())
     }
 
     fn list(

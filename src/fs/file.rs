@@ -8,8 +8,8 @@ use super::{Atime, Caller, Done, Error, Fs, Result, Time, xattr};
 use crate::ext4::Superblock;
 use crate::ext4::features::ro_compat;
 use crate::ext4::inode::{Inode, flag, mode};
-use crate::journal::{Blocks, Op, Txn};
-use crate::units::{FileBlock, InodeNo, Lsn};
+use crate::journal::{Blocks, Gather, Op, Txn, View};
+use crate::units::{BlockNo, FileBlock, InodeNo, Lsn};
 
 /// From this size on the image must say `large_file`.
 const LARGE: u64 = 1 << 31;
@@ -152,19 +152,46 @@ impl Fs {
 
     /// Reads up to `len` bytes; fewer only at the file's end.
     pub fn read(&self, number: InodeNo, offset: u64, len: u32) -> Result<Vec<u8>> {
-        let view = self.view();
-        let inode = load_file(&view, &self.sb, number)?;
-        match inode.kind() {
-            mode::REGULAR => {}
-            mode::DIRECTORY => return Err(Error::IsDirectory),
-            _ => return Err(Error::Invalid),
+        let size = self.file_to_read(&self.view(), number)?.size;
+        let len = u64::from(len).min(size.saturating_sub(offset));
+        let mut bytes = vec![0; len as usize];
+        let read = self.read_into(number, offset, &mut bytes)?;
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+
+    /// Reads into a buffer; answers how many bytes there were.
+    pub fn read_into(&self, number: InodeNo, offset: u64, into: &mut [u8]) -> Result<usize> {
+        // Checkpoints that begin while it reads are rare; one that comes each
+        // time is waited for.
+        for _ in 0..3 {
+            let view = self.view();
+            let inode = self.file_to_read(&view, number)?;
+            let len = (into.len() as u64).min(inode.size.saturating_sub(offset)) as usize;
+            let mut found = view.gather();
+            find_at(&view, &self.sb, &inode, offset, len, &mut found)?;
+            drop(view);
+            if self.journal.read(&found, &mut into[..len])? {
+                self.touch(&inode);
+                return Ok(len);
+            }
         }
-        let len = u64::from(len).min(inode.size.saturating_sub(offset)) as usize;
-        let mut bytes = vec![0; len];
-        read_at(&view, &self.sb, &inode, offset, &mut bytes)?;
+        let view = self.view();
+        let inode = self.file_to_read(&view, number)?;
+        let len = (into.len() as u64).min(inode.size.saturating_sub(offset)) as usize;
+        read_at(&view, &self.sb, &inode, offset, &mut into[..len])?;
         drop(view);
         self.touch(&inode);
-        Ok(bytes)
+        Ok(len)
+    }
+
+    fn file_to_read(&self, view: &View<'_>, number: InodeNo) -> Result<Inode> {
+        let inode = load_file(view, &self.sb, number)?;
+        match inode.kind() {
+            mode::REGULAR => Ok(inode),
+            mode::DIRECTORY => Err(Error::IsDirectory),
+            _ => Err(Error::Invalid),
+        }
     }
 
     /// The longest write that is one record wherever it begins, in whole pages.
@@ -497,8 +524,50 @@ pub fn read_at(
     offset: u64,
     into: &mut [u8],
 ) -> Result<()> {
+    let mut rest = into;
+    stretches(blocks, sb, inode, offset, rest.len(), |at, len| {
+        let (now, after) = std::mem::take(&mut rest).split_at_mut(len);
+        rest = after;
+        match at {
+            Some((block, within)) => Ok(blocks.read(block, within, now)?),
+            None => {
+                now.fill(0);
+                Ok(())
+            }
+        }
+    })
+}
+
+/// Notes where a file's bytes stand.
+fn find_at(
+    view: &View<'_>,
+    sb: &Superblock,
+    inode: &Inode,
+    offset: u64,
+    len: usize,
+    found: &mut Gather,
+) -> Result<()> {
+    stretches(view, sb, inode, offset, len, |at, len| match at {
+        Some((block, within)) => Ok(view.find(block, within, len, found)?),
+        None => {
+            found.zeros(len);
+            Ok(())
+        }
+    })
+}
+
+/// The stretches of a file's bytes, in order: block and byte within it, or
+/// nothing for zeros; and how many bytes.
+fn stretches(
+    blocks: &dyn Blocks,
+    sb: &Superblock,
+    inode: &Inode,
+    offset: u64,
+    len: usize,
+    mut each: impl FnMut(Option<(BlockNo, usize)>, usize) -> Result<()>,
+) -> Result<()> {
     let bs = u64::from(sb.block_size);
-    let end = offset + into.len() as u64;
+    let end = offset + len as u64;
     let mut at = offset;
     while at < end {
         let (block, count) = match map::find(blocks, sb, inode, FileBlock((at / bs) as u32))? {
@@ -506,26 +575,12 @@ pub fn read_at(
                 block,
                 len,
                 unwritten: false,
-            } => (Some(block), len),
+            } => (Some((block, (at % bs) as usize)), len),
             Mapping::Mapped { len, .. } | Mapping::Hole { len } => (None, len),
         };
         let stop = end.min((at / bs + u64::from(count.max(1))) * bs);
-        let Some(first) = block else {
-            into[(at - offset) as usize..(stop - offset) as usize].fill(0);
-            at = stop;
-            continue;
-        };
-        let base = at / bs;
-        while at < stop {
-            let upto = stop.min((at / bs + 1) * bs);
-            let piece = &mut into[(at - offset) as usize..(upto - offset) as usize];
-            blocks.read(
-                crate::units::BlockNo(first.0 + at / bs - base),
-                (at % bs) as usize,
-                piece,
-            )?;
-            at = upto;
-        }
+        each(block, (stop - at) as usize)?;
+        at = stop;
     }
     Ok(())
 }

@@ -376,6 +376,29 @@ impl Service for Core {
         }
     }
 
+    fn read(&self, inode: InodeNo, offset: u64, into: &mut [u8]) -> Result<usize> {
+        let request = Request::Read {
+            inode,
+            offset,
+            size: into.len() as u32,
+        };
+        let running = self.meter.begin(&request);
+        let mut read = 0;
+        let mut answer = || {
+            read = self.fs.noting(self.fs.read_into(inode, offset, into))?;
+            Ok(Reply::Done)
+        };
+        let answer = match &self.tap {
+            None => answer(),
+            Some(tap) => match tap.before(&request) {
+                Ok(()) => tap.after(Served::of(&request, self.sync), answer()),
+                Err(error) => Err(error),
+            },
+        };
+        self.meter.end(running, &answer);
+        answer.map(|_| read)
+    }
+
     fn list(
         &self,
         by: &Caller,

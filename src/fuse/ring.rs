@@ -30,7 +30,7 @@ use super::negotiate::Negotiate;
 use super::processes::Processes;
 use super::processor;
 use super::reply::number_of;
-use super::request::Answer;
+use super::request::{Answer, Request};
 use super::service::Service;
 use super::wire::{Asked, Form, Header, Listing};
 
@@ -386,6 +386,19 @@ impl<S: Service> Queue<S> {
                     .list(&by, inode, from, plus, &mut |entry| listing.add(&entry));
                 let len = listing.len();
                 let answer = listed.map(|()| len).map_err(|error| number_of(&error));
+                self.commit(slot, &header, answer);
+            }
+            Asked::Request(
+                Request::Read {
+                    inode,
+                    offset,
+                    size,
+                },
+                _,
+            ) => {
+                let room = payload.len().min(size as usize);
+                let read = server.service.read(inode, offset, &mut payload[..room]);
+                let answer = read.map_err(|error| number_of(&error));
                 self.commit(slot, &header, answer);
             }
             Asked::Request(request, form) => {

@@ -327,6 +327,10 @@ mod tests {
             });
         }
 
+        fn read(&self, _: InodeNo, _: u64, _: &mut [u8]) -> crate::fs::Result<usize> {
+            Err(FsError::Unsupported)
+        }
+
         fn list(
             &self,
             _: &Caller,

@@ -627,3 +627,119 @@ impl<'p> Out<'p> {
         self.bytes(result);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A request's header, for an operation on node 1.
+    fn header(opcode: u32) -> Header {
+        let mut bytes = [0; 40];
+        bytes[4..8].copy_from_slice(&opcode.to_ne_bytes());
+        bytes[8..16].copy_from_slice(&77u64.to_ne_bytes());
+        bytes[16] = 1;
+        Header::read(&bytes)
+    }
+
+    fn decode<'a>(opcode: u32, args: &[u32], payload: &'a [u8]) -> Asked<'a> {
+        let args: Vec<u8> = args.iter().flat_map(|n| n.to_ne_bytes()).collect();
+        header(opcode).decode(&args, payload, Negotiate::default())
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(
+            opcode in 0u32..60,
+            args in proptest::collection::vec(any::<u8>(), 0..130),
+            payload in proptest::collection::vec(0u8..3, 0..40),
+            room in 0usize..200,
+        ) {
+            let negotiated = Negotiate::default();
+            if let Asked::Request(_, form) = header(opcode).decode(&args, &payload, negotiated) {
+                let mut payload = vec![0; room];
+                for reply in [Reply::Done, Reply::NoEntry, Reply::Bytes(args.clone())] {
+                    if let Ok(len) = form.encode(&Ok(reply), &mut payload) {
+                        prop_assert!(len <= room);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn names_end_with_zeros_and_are_refused_without() {
+        let flags = [0, 0, 0, 0];
+        let renamed = decode(45, &[1, 0, 2, 0], b"old\0new\0");
+        assert!(matches!(
+            renamed,
+            Asked::Request(
+                Request::Rename { from: InodeNo::ROOT, to: InodeNo::ROOT, flags: 2, name, new_name },
+                Form::Empty
+            ) if *name == *b"old" && *new_name == *b"new"
+        ));
+        assert!(matches!(
+            decode(12, &flags, b"old\0new"),
+            Asked::Refused(libc::EINVAL)
+        ));
+        assert!(matches!(decode(1, &[], b""), Asked::Refused(libc::EINVAL)));
+    }
+
+    #[test]
+    fn a_write_has_the_bytes_that_it_names() {
+        let args = [0, 0, 4096, 0, 3, 1 << 2, 0, 0, 0, 0];
+        let written = decode(16, &args, b"abcdef");
+        assert!(matches!(
+            written,
+            Asked::Request(
+                Request::Write { offset: 4096, kill_priv: true, durable: false, data, .. },
+                Form::Written
+            ) if *data == *b"abc"
+        ));
+        assert!(matches!(
+            decode(16, &args, b"ab"),
+            Asked::Refused(libc::EINVAL)
+        ));
+    }
+
+    #[test]
+    fn a_time_to_set_may_lie_before_1970() {
+        let secs = (-2i64) as u64;
+        let mut args = [0u32; 22];
+        args[0] = 1 << 4 | 1 << 5 | 1 << 8;
+        (args[8], args[9], args[14]) = (secs as u32, (secs >> 32) as u32, 500_000_000);
+        let Asked::Request(Request::SetAttr { set, .. }, Form::Attr) = decode(4, &args, b"") else {
+            panic!("no SETATTR");
+        };
+        let nanos = 500_000_000;
+        assert!(matches!(set.atime, Some(SetTime::At(time)) if time == Time { secs: -2, nanos }));
+        assert!(matches!(set.mtime, Some(SetTime::Now)));
+        assert_eq!((set.mode, set.size, set.by_handle), (None, None, false));
+    }
+
+    #[test]
+    fn an_answer_names_its_request_and_its_error() {
+        let mut out = [0; 16];
+        header(1).answer(libc::ENOENT, 0, &mut out);
+        assert_eq!(out[..4], 16u32.to_ne_bytes());
+        assert_eq!(out[4..8], (-libc::ENOENT).to_ne_bytes());
+        assert_eq!(out[8..], 77u64.to_ne_bytes());
+    }
+
+    #[test]
+    fn a_listing_takes_what_has_room_in_whole_entries() {
+        let entry = |name| Entry {
+            cookie: 5,
+            name,
+            inode: InodeNo(12),
+            kind: Kind::Directory,
+            attr: None,
+        };
+        let mut payload = [0xff; 80];
+        let mut listing = Listing::new(&mut payload, false);
+        assert!(listing.add(&entry(b"one")));
+        assert!(listing.add(&entry(b"the other")));
+        assert!(!listing.add(&entry(b"third")));
+        assert_eq!(listing.len(), 32 + 40);
+    }
+}

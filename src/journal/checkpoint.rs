@@ -164,6 +164,7 @@ impl Journal {
 impl Inner {
     fn freeze(&self, log: &Log) -> Frozen {
         let mut state = self.state.write();
+        self.checkpoints.fetch_add(1, Ordering::SeqCst);
         let changed = Arc::new(std::mem::take(&mut state.dirty));
         state.frozen = changed.clone();
         let pinned = state.pinned.as_ref().map(|(_, bytes)| bytes.clone());

@@ -56,7 +56,7 @@ pub use record::{Op, Record};
 pub use recover::{Heading, Replay, Report, Unrecovered, replay};
 pub use scrub::{Mismatch, Scrub};
 pub use txn::Txn;
-pub use view::View;
+pub use view::{Gather, View};
 
 use cache::{Clean, State};
 
@@ -265,6 +265,8 @@ struct Inner {
     last: AtomicU64,
     /// Bytes written to the image.
     written_home: AtomicU64,
+    /// Checkpoints that have begun.
+    checkpoints: AtomicU64,
     /// Blocks as of this record may be on their way home.
     going_home: AtomicU64,
     /// No more operations: the session is about to end.
@@ -328,6 +330,7 @@ impl Journal {
             held: AtomicUsize::new(0),
             last: AtomicU64::new(last),
             written_home: AtomicU64::new(0),
+            checkpoints: AtomicU64::new(0),
             going_home: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             waiting: commit::Waiting::default(),

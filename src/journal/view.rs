@@ -1,8 +1,12 @@
 //! Reading: the state after the last commit.
 
+use std::ops::Range;
+
 use super::cache::{Home, State};
-use super::{Block, Blocks, Inner, Result, image_error};
+use super::{Block, Blocks, Inner, Journal, Result, image_error};
+use crate::log::Place;
 use crate::sync::RwLockReadGuard;
+use crate::sync::atomic::Ordering;
 use crate::units::{BlockNo, Lsn};
 
 /// The state after the last commit, for reading; writers wait while one lives.
@@ -24,12 +28,63 @@ impl<'j> View<'j> {
         self.state.last
     }
 
+    /// A place to note in what is to be read when this view has gone.
+    pub fn gather(&self) -> Gather {
+        Gather {
+            pieces: Vec::new(),
+            checkpoints: self.inner.checkpoints.load(Ordering::SeqCst),
+        }
+    }
+
+    /// Notes where `len` bytes from byte `offset` of a block on stand.
+    pub fn find(&self, block: BlockNo, offset: usize, len: usize, into: &mut Gather) -> Result<()> {
+        let pieces = &mut into.pieces;
+        self.inner.find_run(&self.state, block, offset, len, pieces)
+    }
+
     /// The blocks that are not home, ascending; without the pinned one.
     pub fn lacking(&self) -> Vec<BlockNo> {
         let (dirty, frozen) = (self.state.dirty.iter(), self.state.frozen.iter());
         let blocks = dirty.chain(frozen).map(|(block, _)| block);
         let blocks: std::collections::BTreeSet<BlockNo> = blocks.collect();
         blocks.into_iter().collect()
+    }
+}
+
+/// Bytes as a view found them, to be read without it: writers need not wait
+/// for a disk then.
+pub struct Gather {
+    pieces: Vec<Piece>,
+    /// Those that had begun. A later one may write other bytes into blocks of
+    /// the image, which may by then belong to others.
+    checkpoints: u64,
+}
+
+/// Where a stretch of bytes is read from.
+enum Piece {
+    Zeros(usize),
+    Bytes(Block, Range<usize>),
+    /// A place in the log, from a byte of its record's data on. Holding it
+    /// keeps its segment.
+    Log(Place, usize, usize),
+    /// From a byte of the image on.
+    Image(u64, usize),
+}
+
+impl Gather {
+    /// Notes a hole.
+    pub fn zeros(&mut self, len: usize) {
+        self.pieces.push(Piece::Zeros(len));
+    }
+}
+
+impl Journal {
+    /// Reads what a view found; `false` if a checkpoint has begun since, and
+    /// it has to be found anew.
+    pub fn read(&self, found: &Gather, buf: &mut [u8]) -> Result<bool> {
+        let inner = &*self.0;
+        inner.read_pieces(&found.pieces, buf)?;
+        Ok(inner.checkpoints.load(Ordering::SeqCst) == found.checkpoints)
     }
 }
 
@@ -74,27 +129,50 @@ impl Inner {
         offset: usize,
         buf: &mut [u8],
     ) -> Result<()> {
+        let mut pieces = Vec::new();
+        self.find_run(state, block, offset, buf.len(), &mut pieces)?;
+        self.read_pieces(&pieces, buf)
+    }
+
+    fn find_run(
+        &self,
+        state: &State,
+        block: BlockNo,
+        offset: usize,
+        len: usize,
+        into: &mut Vec<Piece>,
+    ) -> Result<()> {
         let size = self.block_size();
-        let count = (offset + buf.len()).div_ceil(size) as u64;
-        self.inside(block, count)?;
-        let (mut at, mut offset, mut buf) = (block, offset, buf);
-        while !buf.is_empty() {
-            let most = (offset + buf.len()).div_ceil(size);
+        self.inside(block, (offset + len).div_ceil(size) as u64)?;
+        let (mut at, mut offset, mut left) = (block, offset, len);
+        while left > 0 {
+            let most = (offset + left).div_ceil(size);
             let (blocks, source) = self.stretch(state, at, most);
-            let (now, rest) = buf.split_at_mut((blocks * size - offset).min(buf.len()));
-            match source {
-                Source::Bytes(bytes) => now.copy_from_slice(&bytes[offset..offset + now.len()]),
-                Source::Log(Home::Logged { place, from }) => {
-                    self.read_logged(&place, from as usize + offset, now)?;
-                }
-                Source::Log(Home::Cached(_)) | Source::Image => {
-                    let from = at.0 * size as u64 + offset as u64;
-                    self.image
-                        .read_at(now, from)
-                        .map_err(|e| image_error("read", e))?;
-                }
+            let len = (blocks * size - offset).min(left);
+            into.push(match source {
+                Source::Bytes(bytes) => Piece::Bytes(bytes, offset..offset + len),
+                Source::Log(place, from) => Piece::Log(place, from + offset, len),
+                Source::Image => Piece::Image(at.0 * size as u64 + offset as u64, len),
+            });
+            (at, offset, left) = (BlockNo(at.0 + blocks as u64), 0, left - len);
+        }
+        Ok(())
+    }
+
+    fn read_pieces(&self, pieces: &[Piece], buf: &mut [u8]) -> Result<()> {
+        let mut rest = buf;
+        for piece in pieces {
+            let (now, after) = rest.split_at_mut(piece.len());
+            match piece {
+                Piece::Zeros(_) => now.fill(0),
+                Piece::Bytes(bytes, range) => now.copy_from_slice(&bytes[range.clone()]),
+                Piece::Log(place, from, _) => self.read_logged(place, *from, now)?,
+                Piece::Image(from, _) => self
+                    .image
+                    .read_at(now, *from)
+                    .map_err(|e| image_error("read", e))?,
             }
-            (at, offset, buf) = (BlockNo(at.0 + blocks as u64), 0, rest);
+            rest = after;
         }
         Ok(())
     }
@@ -116,7 +194,7 @@ impl Inner {
                     _ => false,
                 };
                 let blocks = (1..most).take_while(follows).count() + 1;
-                (blocks, Source::Log(Home::Logged { place, from }))
+                (blocks, Source::Log(place, from as usize))
             }
             None => match self.clean.get(first) {
                 Some(bytes) => (1, Source::Bytes(bytes)),
@@ -136,6 +214,15 @@ impl Inner {
 /// Where a stretch of blocks is read from.
 enum Source {
     Bytes(Block),
-    Log(Home),
+    Log(Place, usize),
     Image,
+}
+
+impl Piece {
+    fn len(&self) -> usize {
+        match self {
+            Piece::Zeros(len) | Piece::Log(.., len) | Piece::Image(_, len) => *len,
+            Piece::Bytes(_, range) => range.len(),
+        }
+    }
 }

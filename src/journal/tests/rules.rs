@@ -406,3 +406,41 @@ fn who_waits_for_the_guard_while_the_session_ends_changes_nothing() {
         assert!(matches!(late.join().unwrap(), Err(Error::ReadOnly(_))));
     });
 }
+
+/// A block may be freed, and be another file's, before it goes home: until
+/// then the image has what the view saw, and afterwards the reader is told.
+#[test]
+fn what_a_view_found_is_not_read_across_a_checkpoint() {
+    let host = empty_host();
+    let journal = begin(&host, options(5));
+    let write = |byte: u8| {
+        let mut txn = journal.begin().unwrap();
+        txn.block_mut(BlockNo(9)).unwrap().fill(byte);
+        txn.commit(&Op::Orphan { inode: InodeNo(1) }).unwrap();
+    };
+    let find = || {
+        let view = journal.view();
+        let mut found = view.gather();
+        found.zeros(1);
+        view.find(BlockNo(9), SIZE - 1, SIZE + 1, &mut found)
+            .unwrap();
+        found
+    };
+    let read = |found: &Gather| {
+        let mut bytes = vec![0xff; SIZE + 2];
+        let same = journal.read(found, &mut bytes).unwrap();
+        assert_eq!((bytes[0], bytes[2]), (0, 10));
+        (same, bytes[1])
+    };
+
+    let home = find();
+    write(b'a');
+    let cached = find();
+    assert_eq!(read(&home), (true, 9));
+    assert_eq!(read(&cached), (true, b'a'));
+
+    journal.checkpoint().unwrap();
+    assert_eq!(read(&home), (false, b'a'));
+    assert!(!read(&cached).0);
+    assert_eq!(read(&find()), (true, b'a'));
+}
