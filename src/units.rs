@@ -78,6 +78,8 @@ impl Lsn {
 impl InodeNo {
     /// The root directory.
     pub const ROOT: InodeNo = InodeNo(2);
+    /// Where mkfs puts the image's own journal.
+    pub const JOURNAL: InodeNo = InodeNo(8);
 }
 
 /// A wall-clock instant: seconds since 1970-01-01 UTC and nanoseconds (0..1e9).

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 
-use super::finding::Finding;
+use super::finding::{Finding, Place};
 use super::map::{self, Mapped, Visit};
 use super::report::Report;
 use super::source::Source;
@@ -37,6 +37,19 @@ pub fn run(source: &dyn Source, sb: &Super) -> Report {
     }
 }
 
+/// Judges a journal that has nothing to replay: the kernel won't mount an
+/// image without the one that it names.
+pub fn judge(source: &dyn Source, sb: &Super, report: &mut Report) {
+    if Head::read(source, sb).is_err() {
+        report.add(Finding::Field {
+            place: Place::Superblock,
+            field: "s_journal_inum",
+            value: sb.journal_inode.into(),
+            want: Some(8),
+        });
+    }
+}
+
 /// Why the journal can't be replayed, in words.
 struct Why(String);
 
@@ -56,6 +69,27 @@ impl From<io::Error> for Why {
     }
 }
 
+/// Where the journal's blocks are, and what its first one says.
+struct Head {
+    blocks: Blocks,
+    head: jbd2::Super,
+}
+
+impl Head {
+    fn read(source: &dyn Source, sb: &Super) -> Result<Self, Why> {
+        let block_size = sb.block_size as u64;
+        let blocks = Blocks::of_journal(source, sb)?;
+        let mut first = vec![0; sb.block_size];
+        let at = blocks.find(0).ok_or_else(|| hole(0))?;
+        source.read(&mut first, at * block_size)?;
+        let head = jbd2::Super::decode(&first)?;
+        if u64::from(head.block_size) != block_size || u64::from(head.len) > sb.blocks {
+            return Err(Why("its size is not the image's".into()));
+        }
+        Ok(Head { blocks, head })
+    }
+}
+
 /// An image as its journal would leave it.
 struct Replayed<'s> {
     source: &'s dyn Source,
@@ -66,18 +100,13 @@ struct Replayed<'s> {
 
 impl<'s> Replayed<'s> {
     fn read(source: &'s dyn Source, sb: &Super) -> Result<Self, Why> {
+        let Head { blocks, head } = Head::read(source, sb)?;
         let block_size = sb.block_size as u64;
-        let blocks = Blocks::of_journal(source, sb)?;
         let fill = |at: u32, buf: &mut [u8]| -> Result<(), Why> {
             let block = blocks.find(at).ok_or_else(|| hole(at))?;
             Ok(source.read(buf, block * block_size)?)
         };
         let mut first = vec![0; sb.block_size];
-        fill(0, &mut first)?;
-        let head = jbd2::Super::decode(&first)?;
-        if u64::from(head.block_size) != block_size || u64::from(head.len) > sb.blocks {
-            return Err(Why("its size is not the image's".into()));
-        }
         // Its image may grow in it.
         let present = source.length()? / block_size;
         let replay = jbd2::scan(&head, present, fill)?;
@@ -130,13 +159,15 @@ struct Blocks {
 impl Blocks {
     fn of_journal(source: &dyn Source, sb: &Super) -> Result<Blocks, Why> {
         let mut raw = vec![0; sb.inode_size];
-        let index = u64::from(sb.journal_inode.saturating_sub(1));
-        // (The inode is a reserved one: its group is the first.)
-        if sb.journal_inode == 0 || index >= u64::from(sb.inodes_per_group) {
+        if sb.journal_inode == 0 || sb.journal_inode > sb.inodes {
             return Err(Why(format!("inode {} can't be it", sb.journal_inode)));
         }
+        let number = u64::from(sb.journal_inode - 1);
+        let index = number % u64::from(sb.inodes_per_group);
+        let before = number / u64::from(sb.inodes_per_group) * sb.desc_size as u64;
         let mut group = vec![0; sb.desc_size];
-        source.read(&mut group, (sb.first_data_block + 1) * sb.block_size as u64)?;
+        let descriptors = (sb.first_data_block + 1) * sb.block_size as u64;
+        source.read(&mut group, descriptors + before)?;
         let wide = group.len() >= 64;
         let high = if wide { le32(&group, 0x28) } else { 0 };
         let table = u64::from(le32(&group, 8)) | u64::from(high) << 32;
@@ -145,7 +176,7 @@ impl Blocks {
         }
         let at = table * sb.block_size as u64 + index * sb.inode_size as u64;
         source.read(&mut raw, at)?;
-        if le16(&raw, 0) & 0xF000 != 0x8000 {
+        if le16(&raw, 0) & 0xF000 != 0x8000 || le16(&raw, 0x1A) == 0 {
             return Err(Why(format!("inode {} is no file", sb.journal_inode)));
         }
         let inode = Mapped {

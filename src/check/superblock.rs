@@ -39,6 +39,7 @@ mod ro_compat {
     pub const HUGE_FILE: u32 = 0x8;
     pub const GDT_CSUM: u32 = 0x10;
     pub const DIR_NLINK: u32 = 0x20;
+    pub const EXTRA_ISIZE: u32 = 0x40;
     pub const QUOTA: u32 = 0x100;
     pub const METADATA_CSUM: u32 = 0x400;
     pub const ORPHAN_PRESENT: u32 = 0x10000;
@@ -49,7 +50,7 @@ mod ro_compat {
         | HUGE_FILE
         | GDT_CSUM
         | DIR_NLINK
-        | 0x40
+        | EXTRA_ISIZE
         | QUOTA
         | METADATA_CSUM
         | 0x1000
@@ -262,7 +263,29 @@ impl Super {
         let bits = self.block_size as u64 * 8;
         let per_block = (self.block_size / self.inode_size.max(128)).max(1) as u32;
         let fits = u64::from(self.inodes).saturating_mul(self.inode_size as u64) <= image_len;
-        let checks: [(bool, &'static str, u64); 11] = [
+        let (min_extra, want_extra) = (le16(raw, 0x15c), le16(raw, 0x15e));
+        let extra_fits = |extra: u16| {
+            self.inode_size <= 128
+                || self.ro_compat & ro_compat::EXTRA_ISIZE == 0
+                || usize::from(extra) <= self.inode_size - 128
+        };
+        // Revision 0 has no features but a journal, its own or ours.
+        let beyond = |word: u32, known: u32| word & !known != 0;
+        let featureless = !beyond(self.compat, compat::HAS_JOURNAL)
+            && !beyond(self.incompat, incompat::RECOVER)
+            && self.ro_compat == 0;
+        let checks: [(bool, &'static str, u64); 14] = [
+            (
+                le32(raw, 0x4c) > 0 || featureless,
+                "s_rev_level",
+                le32(raw, 0x4c).into(),
+            ),
+            (extra_fits(min_extra), "s_min_extra_isize", min_extra.into()),
+            (
+                extra_fits(want_extra),
+                "s_want_extra_isize",
+                want_extra.into(),
+            ),
             (
                 self.first_data_block == u64::from(self.block_size == 1024),
                 "s_first_data_block",
@@ -354,6 +377,10 @@ impl Super {
     /// Whether its own journal must be replayed first.
     pub fn needs_replay(&self) -> bool {
         self.guard.is_none() && self.incompat & incompat::RECOVER != 0
+    }
+    /// Whether it has a journal of its own, in an inode.
+    pub fn has_journal(&self) -> bool {
+        self.guard.is_none() && self.compat & compat::HAS_JOURNAL != 0 && self.journal_inode != 0
     }
     /// Whether metadata carry CRC-32C.
     pub fn metadata_csum(&self) -> bool {

@@ -86,9 +86,11 @@ pub fn run(source: &dyn Source) -> Report {
         return report;
     };
     match sb.needs_replay() {
-        true => super::own::run(source, &sb),
-        false => from(source, sb, report),
+        true => return super::own::run(source, &sb),
+        false if sb.has_journal() => super::own::judge(source, &sb, &mut report),
+        false => {}
     }
+    from(source, sb, report)
 }
 
 /// The same, when the superblock has been judged.

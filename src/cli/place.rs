@@ -139,6 +139,9 @@ impl Place {
                     "{image}: {error}: make an image with journalfs mkfs (--force overwrites what is there)"
                 )
             }
+            (mount::Error::Unusable(Unusable::Corrupt(_)), _) => {
+                format!("{image}: the image is corrupt: {said}: run e2fsck -f on it first")
+            }
             _ => format!("{image}: {said}"),
         };
         Failure::refused(line)

@@ -21,10 +21,12 @@ pub const STATE_CLEAN: u16 = 1;
 /// `s_state`: errors were seen (ERROR_FS).
 pub const STATE_ERRORS: u16 = 2;
 
+const REVISION: usize = 0x4C;
 const CHECKSUM: usize = 0x3FC;
 const LAST_ORPHAN: usize = 0xE8;
 const RO_COMPAT: usize = 0x64;
 const COMPAT: usize = 0x5C;
+const INCOMPAT: usize = 0x60;
 
 /// A decoded superblock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +78,7 @@ impl Superblock {
         if magic != MAGIC {
             return Err(Corrupt::NotExt4 { magic }.into());
         }
-        let features = features_of(raw);
+        let features = features_of(raw)?;
         refuse_unreadable(raw, features)?;
         verify(raw, features)?;
         let sb = Self::fields(raw, features)?;
@@ -94,7 +96,7 @@ impl Superblock {
                 _ => field("s_log_block_size", u64::from(log_block_size)).into(),
             });
         }
-        let dynamic = le32(raw, 0x4C) > 0;
+        let dynamic = le32(raw, REVISION) > 0;
         let is64 = features.incompat(incompat::BIT64);
         let high = |at| {
             if is64 {
@@ -162,7 +164,13 @@ impl Superblock {
         let bs = self.block_size;
         let cluster = le32(raw, 0x1C);
         let bigalloc = self.features.ro_compat(0x200);
-        let checks: [(bool, &'static str, u64); 10] = [
+        // A promise of room in inodes of 128 bytes is nobody's concern.
+        let extra_fits = |at| {
+            self.inode_size <= 128
+                || !self.features.ro_compat(ro_compat::EXTRA_ISIZE)
+                || le16(raw, at) <= self.inode_size - 128
+        };
+        let checks: [(bool, &'static str, u64); 12] = [
             (
                 self.first_data_block == u64::from(bs == 1024) || bigalloc,
                 "s_first_data_block",
@@ -216,6 +224,16 @@ impl Superblock {
                 self.log_groups_per_flex < 32,
                 "s_log_groups_per_flex",
                 u64::from(self.log_groups_per_flex),
+            ),
+            (
+                extra_fits(0x15C),
+                "s_min_extra_isize",
+                u64::from(le16(raw, 0x15C)),
+            ),
+            (
+                extra_fits(0x15E),
+                "s_want_extra_isize",
+                u64::from(le16(raw, 0x15E)),
             ),
         ];
         if let Some((_, name, value)) = checks.into_iter().find(|(holds, _, _)| !holds) {
@@ -357,14 +375,37 @@ impl Superblock {
     }
 }
 
-fn features_of(raw: &[u8; SIZE]) -> Features {
-    if le32(raw, 0x4C) == 0 {
-        return Features::default(); // revision 0 has no feature words
-    }
-    Features {
+fn features_of(raw: &[u8; SIZE]) -> Result<Features, Corrupt> {
+    let features = Features {
         compat: le32(raw, COMPAT),
-        incompat: le32(raw, 0x60),
+        incompat: le32(raw, INCOMPAT),
         ro_compat: le32(raw, RO_COMPAT),
+    };
+    if le32(raw, REVISION) > 0 {
+        return Ok(features);
+    }
+    // Revision 0 has none, but those of a journal or of a guard.
+    let Features {
+        compat,
+        incompat,
+        ro_compat,
+    } = features;
+    match (
+        compat & !compat::HAS_JOURNAL,
+        incompat & !incompat::RECOVER,
+        ro_compat,
+    ) {
+        (0, 0, 0) => Ok(Features::default()),
+        _ => Err(field("s_rev_level, with features set,", 0)),
+    }
+}
+
+/// Features need revision 1, which says what revision 0 implies.
+fn revise(raw: &mut [u8]) {
+    if le32(raw, REVISION) == 0 {
+        put32(raw, REVISION, 1);
+        put32(raw, 0x54, 11);
+        super::bytes::put16(raw, 0x58, 128);
     }
 }
 
@@ -445,6 +486,7 @@ pub fn set_last_orphan(raw: &mut [u8], inode: InodeNo) {
 
 /// Sets and clears ro_compat bits that come and go with use.
 pub fn set_ro_compat(raw: &mut [u8], set: u32, clear: u32) {
+    revise(raw);
     let word = le32(raw, RO_COMPAT);
     put32(raw, RO_COMPAT, word & !clear | set);
     seal(raw);
@@ -452,6 +494,7 @@ pub fn set_ro_compat(raw: &mut [u8], set: u32, clear: u32) {
 
 /// Sets compat bits that come with use.
 pub fn set_compat(raw: &mut [u8], set: u32) {
+    revise(raw);
     let word = le32(raw, COMPAT);
     put32(raw, COMPAT, word | set);
     seal(raw);

@@ -172,8 +172,8 @@ impl Pending {
     }
 
     /// The image as its journal would leave it, for reading.
-    pub fn overlay(self) -> Overlay {
-        Overlay(self)
+    pub fn overlay(self: &Arc<Self>) -> Overlay {
+        Overlay(self.clone())
     }
 
     fn fetch(&self, source: Source, bytes: &mut [u8]) -> io::Result<()> {
@@ -217,7 +217,8 @@ fn locate(
     let Err(error) = found else {
         return found;
     };
-    let copy = superblock::journal_blocks(raw).map(|blocks| {
+    let copy = superblock::journal_blocks(raw).filter(|_| number == InodeNo::JOURNAL);
+    let copy = copy.map(|blocks| {
         let mut inode = Inode::new(number, mode::REGULAR, 0, Time::default(), sb);
         let extents = blocks[..2] == [0x0A, 0xF3];
         inode.flags = if extents { flag::EXTENTS } else { 0 };
@@ -229,7 +230,7 @@ fn locate(
 }
 
 /// The journal's first block: where it is, and what it says.
-fn head(
+pub(super) fn head(
     sb: &Superblock,
     view: &dyn Blocks,
     inode: &Inode,
@@ -340,14 +341,14 @@ pub fn emptied(sb: &Superblock, view: &dyn Blocks) -> Result<Option<(BlockNo, Ve
 }
 
 /// An image as its own journal would leave it; for reading only.
-pub struct Overlay(Pending);
+pub struct Overlay(Arc<Pending>);
 
 impl Disk for Overlay {
     fn len(&self) -> io::Result<u64> {
         self.0.image.len()
     }
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let pending = &self.0;
+        let pending = &*self.0;
         let size = u64::from(pending.block_size);
         pending.image.read_at(buf, offset)?;
         let end = offset + buf.len() as u64;

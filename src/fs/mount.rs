@@ -11,6 +11,7 @@ use super::guard::{self, Raw, Standing};
 use super::jbd2::{self, Pending};
 use super::{Fs, Options as FsOptions};
 use crate::device::{Dir, Disk};
+use crate::ext4::features::compat;
 use crate::ext4::superblock::SIZE;
 use crate::ext4::{Superblock, fault};
 use crate::journal::archive::Limits;
@@ -22,6 +23,7 @@ mod error;
 mod export;
 mod host;
 mod session;
+mod vital;
 pub use course::Course;
 use error::io_error;
 pub use error::{Error, Result, Uuid};
@@ -118,7 +120,7 @@ pub struct Opened {
     sb: Superblock,
     course: Course,
     /// What the image's own journal still has.
-    pending: Option<Pending>,
+    pending: Option<Arc<Pending>>,
     held: Held,
 }
 
@@ -193,7 +195,7 @@ impl Opened {
 
     /// The image's own journal, if it has to be replayed first.
     pub fn pending(&self) -> Option<&Pending> {
-        self.pending.as_ref()
+        self.pending.as_deref()
     }
 
     /// Finds out what the image's own journal would do, and sees the
@@ -207,7 +209,7 @@ impl Opened {
         self.good.copy_from_slice(&home[at..at + SIZE]);
         guard::merge_errors(&mut self.good, &self.found);
         self.sb = Superblock::decode(&self.good).map_err(Error::Unusable)?;
-        self.pending = Some(pending);
+        self.pending = Some(Arc::new(pending));
         Ok(())
     }
 
@@ -233,18 +235,36 @@ impl Opened {
         match self.course {
             Course::Recover => Ok(()),
             _ if guard::has_errors(&self.good) => Err(Error::HasErrors("")),
-            _ if self.pending.as_ref().is_some_and(Pending::failed) => Err(Error::HasErrors("")),
+            _ if self.pending.as_deref().is_some_and(Pending::failed) => Err(Error::HasErrors("")),
             _ if !guard::is_sound(&self.good) => Err(Error::Unclean),
             _ => Ok(()),
         }
+    }
+
+    /// Refuses what could not be used, while nothing has been written.
+    fn refuse_unfit(&self) -> Result<()> {
+        let image: Arc<dyn Disk> = match &self.pending {
+            Some(pending) => Arc::new(pending.overlay()),
+            None => self.image.clone(),
+        };
+        let plain = jbd2::plain(image, self.sb.block_size)?;
+        vital::root(&self.sb, &plain.view())?;
+        // (One with transactions has just been read.)
+        if self.pending.is_none() && self.sb.features.compat(compat::HAS_JOURNAL) {
+            vital::own_journal(&self.sb, &plain.view())?;
+        }
+        Ok(())
     }
 
     /// Mounts as the options say; for reading only, with everything replayed
     /// in memory, if the host has no space to recover the image
     /// ([`Mounted::degraded`] tells).
     pub fn mount(mut self) -> Result<Mounted> {
+        if self.course != Course::Recover {
+            self.refuse_unfit()?;
+        }
         if self.options.fs.read_only {
-            return self.mount_read_only();
+            return self.mount_read_only()?.unless_damaged();
         }
         if guard::has_errors(&self.found) && !guard::is_torn(&self.found, &self.good) {
             return Err(Error::HasErrors("run journalfs recover, then "));
@@ -431,8 +451,13 @@ impl Mounted {
     }
 
     /// Leaves an image alone in which errors are noted (in a record that was
-    /// just replayed), or whose orphans show some.
+    /// just replayed), whose orphans show some, or that has no root.
     fn unless_damaged(self) -> Result<Self> {
+        let root = vital::root(self.fs.superblock(), &self.fs.journal().view());
+        if let Err(error) = root {
+            self.close()?;
+            return Err(error);
+        }
         let error = match (self.fs.damage(), self.fs.journal().pinned()) {
             (Some(damage), _) => Error::Damaged(damage.what.clone()),
             (None, Some(block)) if self.options.fs.read_only || !self.notes_errors(&block) => {
@@ -483,7 +508,7 @@ impl Mounted {
 
 /// Brings home what the image's own journal has; answers the superblock's
 /// block, which our journal must know before it is written.
-fn replay(pending: Pending) -> Result<Vec<u8>> {
+fn replay(pending: Arc<Pending>) -> Result<Vec<u8>> {
     let failed = || io_error("replay of the image's own journal");
     pending.install().map_err(failed())?;
     pending.home().map_err(failed())

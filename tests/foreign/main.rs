@@ -9,4 +9,5 @@ mod churn;
 mod dirty;
 mod forged;
 mod grown;
+mod refused;
 mod shared;

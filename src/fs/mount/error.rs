@@ -41,6 +41,9 @@ pub enum Error {
     /// Its internal journal has to be replayed, and can't be.
     #[error("the image's own journal needs recovery, and {0}: run e2fsck -f on it first")]
     Unreplayable(jbd2::Error),
+    /// What its internal journal begins with is none.
+    #[error("the image's own journal can't be used: {0}: run e2fsck -f on it first")]
+    BadJournal(jbd2::Error),
     /// It has a journal on another device.
     #[error("the image has a journal on another device (UUID {0}): that is not supported")]
     External(Uuid),
