@@ -25,6 +25,23 @@ pub mod flag {
     /// immutable, append-only and noatime. (Not those that ask for synchronous
     /// writes or another layout of the data.)
     pub const CHANGEABLE: u32 = 0x2_80F7;
+    /// What new inodes take over from their directory, as those that the
+    /// kernel makes do: directories all of it,
+    const INHERITED: u32 = 0x2201_C4CF;
+    /// regular files all but DIRSYNC and PROJINHERIT,
+    const OF_DIRECTORIES: u32 = 0x2001_0000;
+    /// and others NODUMP and NOATIME alone.
+    const OF_ALL: u32 = 0xC0;
+
+    /// What a new inode of this type has of its directory's flags.
+    pub fn inherited(directory: u32, kind: u16) -> u32 {
+        directory
+            & match kind {
+                super::mode::DIRECTORY => INHERITED,
+                super::mode::REGULAR => INHERITED & !OF_DIRECTORIES,
+                _ => OF_ALL,
+            }
+    }
 }
 
 /// File types in `i_mode`.

@@ -2,14 +2,14 @@
 //!
 //! What a new inode inherits from its directory: the group and the setgid
 //! bit, if the directory has that bit; the access control list, if it has a
-//! default one (then the umask counts for nothing).
+//! default one (then the umask counts for nothing); most of chattr(1)'s flags.
 
 use super::attr::{attr, kind};
 use super::inode::{self, store};
 use super::name::{check_name, grow_links};
 use super::{Attr, Caller, Done, Error, Fs, Result, alloc, dir, map, xattr};
 use crate::ext4::checksum::crc32c;
-use crate::ext4::inode::{Inode, mode};
+use crate::ext4::inode::{Inode, flag, mode};
 use crate::ext4::xattr::{ACL_ACCESS, ACL_DEFAULT};
 use crate::journal::record::Name;
 use crate::journal::{Op, Txn};
@@ -200,6 +200,7 @@ impl Fs {
         let number = alloc::new_inode(txn, &self.sb, &self.full, dir.number, directory, &busy)?;
         let generation = self.generation(number, time);
         let mut inode = Inode::new(number, new.mode, generation, time, &self.sb);
+        inode.flags |= flag::inherited(dir.flags, inode.kind());
         let inherits = dir.mode & SGID != 0;
         inode.uid = by.uid;
         inode.gid = if inherits { dir.gid } else { by.gid };

@@ -9,5 +9,6 @@ mod churn;
 mod dirty;
 mod forged;
 mod grown;
+mod inherited;
 mod refused;
 mod shared;
