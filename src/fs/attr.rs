@@ -142,6 +142,7 @@ impl Fs {
             flags: inode.flags,
             time,
         })?;
+        self.tell_stripped(inode.number, true);
         Ok(Done {
             value: attr(&inode)?,
             lsn: Some(lsn),

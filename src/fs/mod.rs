@@ -64,7 +64,7 @@ pub struct Fs {
     noted: damage::Noted,
 }
 
-/// Hears of a file that has lost suid or sgid.
+/// Hears of a file whose attributes have changed unasked.
 pub type Stripped = Box<dyn Fn(InodeNo) + Send + Sync>;
 
 /// How a file system is to behave.
@@ -203,8 +203,9 @@ impl Fs {
         &self.options
     }
 
-    /// Whom to tell that a file has lost suid, sgid, by something that doesn't
-    /// answer with attributes. The first who asks is told.
+    /// Whom to tell of attributes that something has changed which doesn't
+    /// answer with them: suid and sgid taken away, and chattr(1). The first who
+    /// asks is told.
     pub fn tell_when_stripped(&self, whom: Stripped) {
         let _ = self.stripped.set(whom);
     }

@@ -461,6 +461,28 @@ fn what_fuser_does_not_know_is_refused_politely() {
     world.umount_and_judge();
 }
 
+#[test]
+fn chattr_is_a_change_at_once() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    world.mount(&[]);
+    fs::write(world.at("file"), b"x").unwrap();
+    fs::create_dir(world.at("dir")).unwrap();
+    for path in [world.at("file"), world.at("dir")] {
+        let changed = || {
+            let meta = fs::metadata(&path).unwrap();
+            (meta.ctime(), meta.ctime_nsec())
+        };
+        for how in ["+d", "-d"] {
+            let before = changed();
+            let done = Command::new("chattr").arg(how).arg(&path).status();
+            assert!(done.unwrap().success());
+            assert!(changed() > before, "{path:?} {how}");
+        }
+    }
+    world.umount_and_judge();
+}
+
 /// Found by stress-ng: chattr(1) failed where kernel ext4 lets it.
 #[test]
 fn chattr_sets_what_programs_and_journalfs_mind() {
