@@ -32,9 +32,10 @@ pub struct Args {
     /// default_permissions, fakeroot, discard, powercut, threads=N, pinned,
     /// transport=auto|classic|uring, cache_size=SIZE,
     /// journal_size=SIZE, archive=DIR, archive=none, archive_age=AGE,
-    /// archive_size=SIZE, nodiratime, dev, nodev, suid,
+    /// archive_size=SIZE, nodiratime, grpid, nogrpid, dev, nodev, suid,
     /// nosuid, exec, noexec; what fstab says to others (noauto, nofail, user,
-    /// x-…) is passed over
+    /// x-…) and what ext4 calls what is so anyway (acl, data=ordered, …) is
+    /// passed over
     #[arg(short = 'o', value_name = "OPT,…", verbatim_doc_comment)]
     options: Vec<String>,
     /// Stay in the foreground, and log to standard error

@@ -189,6 +189,7 @@ fn options(wish: &Options, point: &[u8]) -> mount::Options {
             access: wish.access(),
             atime: wish.atime,
             nodiratime: wish.nodiratime,
+            grpid: wish.grpid,
             read_only: wish.read_only,
         },
         point: point.to_vec(),

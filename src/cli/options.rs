@@ -27,6 +27,8 @@ pub struct Options {
     pub atime: Atime,
     /// Not when a directory is read.
     pub nodiratime: bool,
+    /// New files get their directory's group.
+    pub grpid: bool,
     /// Every change is durable when it is answered.
     pub sync: bool,
     /// Seconds between background syncs.
@@ -75,10 +77,30 @@ impl Options {
             (
                 "" | "defaults" | "async" | "auto" | "noauto" | "nofail" | "_netdev" | "user"
                 | "nouser" | "users" | "nousers" | "owner" | "noowner" | "group" | "nogroup"
-                | "silent" | "loud" | "lazytime" | "nolazytime" | "norelatime" | "nostrictatime",
+                | "silent" | "loud" | "lazytime" | "nolazytime" | "norelatime" | "loop",
                 None,
             )
             | ("user" | "comment", Some(_)) => {}
+            // ext4's, for what is so here too, or promises less than we do.
+            (
+                "acl" | "user_xattr" | "barrier" | "delalloc" | "nodelalloc" | "auto_da_alloc"
+                | "noauto_da_alloc" | "i_version" | "iversion" | "noiversion" | "journal_checksum"
+                | "nojournal_checksum" | "dioread_lock" | "dioread_nolock" | "block_validity"
+                | "noblock_validity" | "init_itable" | "noinit_itable" | "bsddf",
+                None,
+            )
+            | ("barrier", Some("1"))
+            | ("data", Some("journal" | "ordered" | "writeback")) => {}
+            ("nobarrier", None) | ("barrier", Some("0")) => {
+                return Err(Failure::usage(format!(
+                    "-o {option}: not supported: without barriers a power cut could take what was synced"
+                )));
+            }
+            ("noload" | "norecovery", None) => {
+                return Err(Failure::usage(format!(
+                    "-o {option}: not supported: -o ro writes nothing, and shows the image as its journal leaves it"
+                )));
+            }
             (name, _) if name.starts_with("x-") || name.starts_with("X-") => {}
             ("ro", None) => self.read_only = true,
             ("rw", None) => self.read_only = false,
@@ -87,6 +109,10 @@ impl Options {
             ("strictatime", None) => self.atime = Atime::Strict,
             ("nodiratime", None) => self.nodiratime = true,
             ("diratime", None) => self.nodiratime = false,
+            ("nostrictatime", None) if self.atime == Atime::Strict => self.atime = Atime::Relatime,
+            ("nostrictatime", None) => {}
+            ("grpid" | "bsdgroups", None) => self.grpid = true,
+            ("nogrpid" | "sysvgroups", None) => self.grpid = false,
             ("sync", None) => self.sync = true,
             ("dirsync", None) => self.flag(MountFlag::DirSync, MountFlag::DirSync),
             ("allow_other", None) => self.allow_other = true,
@@ -215,6 +241,40 @@ mod tests {
     }
 
     #[test]
+    fn what_ext4_calls_what_is_so_anyway_changes_nothing() {
+        let lists = [
+            "acl,user_xattr,barrier,barrier=1,nodelalloc,delalloc,auto_da_alloc,noauto_da_alloc",
+            "data=journal,data=ordered,i_version,journal_checksum,loop,lazytime",
+        ];
+        assert_eq!(Options::parse(lists).unwrap(), Options::default());
+    }
+
+    #[test]
+    fn the_last_word_on_access_times_and_groups_counts() {
+        let atime = |list| Options::parse([list]).unwrap().atime;
+        assert_eq!(atime("noatime,relatime"), Atime::Relatime);
+        assert_eq!(atime("relatime,noatime"), Atime::Noatime);
+        assert_eq!(atime("strictatime,nostrictatime"), Atime::Relatime);
+        assert_eq!(atime("noatime,nostrictatime"), Atime::Noatime);
+        let grpid = |list| Options::parse([list]).unwrap().grpid;
+        assert!(grpid("sysvgroups,bsdgroups") && !grpid("grpid,nogrpid"));
+    }
+
+    #[test]
+    fn what_would_break_a_promise_is_refused_with_the_reason() {
+        for (option, reason) in [
+            ("nobarrier", "power cut"),
+            ("barrier=0", "power cut"),
+            ("noload", "-o ro"),
+            ("norecovery", "-o ro"),
+        ] {
+            let failure = Options::parse([option]).unwrap_err();
+            assert_eq!(failure.code, 1);
+            assert!(failure.line.contains(option) && failure.line.contains(reason));
+        }
+    }
+
+    #[test]
     fn an_unknown_or_wrong_option_is_named() {
         for wrong in [
             "nosuch",
@@ -228,6 +288,9 @@ mod tests {
             "archive=",
             "archive_age=soon",
             "archive_size=1",
+            "noacl",
+            "barrier=2",
+            "data=none",
         ] {
             let failure = Options::parse([wrong]).unwrap_err();
             assert_eq!(failure.code, 1);

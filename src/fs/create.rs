@@ -1,7 +1,8 @@
 //! New inodes: regular files, devices, directories, symlinks.
 //!
 //! What a new inode inherits from its directory: the group and the setgid
-//! bit, if the directory has that bit; the access control list, if it has a
+//! bit, if the directory has that bit (with `-o grpid` always the group, and
+//! never the bit); the access control list, if it has a
 //! default one (then the umask counts for nothing); most of chattr(1)'s flags.
 
 use super::attr::{attr, kind};
@@ -201,16 +202,17 @@ impl Fs {
         let generation = self.generation(number, time);
         let mut inode = Inode::new(number, new.mode, generation, time, &self.sb);
         inode.flags |= flag::inherited(dir.flags, inode.kind());
-        let inherits = dir.mode & SGID != 0;
+        let (sgid, grpid) = (dir.mode & SGID != 0, self.options.grpid);
         inode.uid = by.uid;
-        inode.gid = if inherits { dir.gid } else { by.gid };
+        inode.gid = if sgid || grpid { dir.gid } else { by.gid };
         inode.links = if directory { 2 } else { 1 };
-        if inherits && directory {
+        if sgid && !grpid && directory {
             inode.mode |= SGID;
         }
         self.inherit_lists(txn, by, dir, &mut inode, new.umask)?;
         // Who isn't in the group can't make programs that run as it.
-        if inode.mode & (SGID | 0o010) == SGID | 0o010
+        if sgid
+            && inode.mode & (SGID | 0o010) == SGID | 0o010
             && !directory
             && !self.speaks_for_group(by, inode.gid)
         {

@@ -76,6 +76,9 @@ pub struct Options {
     pub atime: Atime,
     /// Never when a directory is read.
     pub nodiratime: bool,
+    /// New files get their directory's group, whether it has the setgid bit or
+    /// not, which is not handed down then.
+    pub grpid: bool,
     /// Refuse every change.
     pub read_only: bool,
 }

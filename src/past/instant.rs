@@ -92,8 +92,8 @@ impl Instant {
         let options = fs::Options {
             access,
             atime: fs::Atime::Noatime,
-            nodiratime: false,
             read_only: true,
+            ..fs::Options::default()
         };
         Ok(Arc::new(Fs::new(
             journal,

@@ -81,8 +81,7 @@ impl Setup {
             fs: fs::Options {
                 access: Access::Kernel,
                 atime: self.atime,
-                nodiratime: false,
-                read_only: false,
+                ..fs::Options::default()
             },
             point: b"/sim".to_vec(),
             segment_size: Some(self.segment_size),

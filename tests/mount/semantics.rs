@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
@@ -252,6 +252,56 @@ fn listing_moves(side: &mut Side, option: &str) -> bool {
         before
     });
     before != side.mounted("ro", atime)
+}
+
+/// What is made in folders with and without the setgid bit, by root and by
+/// one who isn't in their group: names, modes, groups.
+fn groups_given(dir: &Path) -> Vec<(String, u32, u32)> {
+    let lines = "import os, sys\n\
+        for by in (0, 1000):\n\
+        \x20   if by: os.setgroups([]); os.setgid(by); os.setuid(by)\n\
+        \x20   os.umask(0)\n\
+        \x20   for d in ('plain', 'setgid'):\n\
+        \x20       at = f'{sys.argv[1]}/{d}/{by}-'\n\
+        \x20       os.mkdir(at + 'dir', 0o775)\n\
+        \x20       for mode in (0o644, 0o2775, 0o2765):\n\
+        \x20           os.close(os.open(f'{at}{mode:o}', os.O_CREAT, mode))\n\
+        \x20       os.mknod(at + 'fifo', 0o012775)\n";
+    for (name, mode) in [("plain", 0o777), ("setgid", 0o2777)] {
+        fs::create_dir(dir.join(name)).unwrap();
+        std::os::unix::fs::chown(dir.join(name), None, Some(7)).unwrap();
+        fs::set_permissions(dir.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap();
+    assert!(python(dir, lines).status().unwrap().success());
+    let mut made = Vec::new();
+    for folder in ["plain", "setgid"] {
+        for entry in fs::read_dir(dir.join(folder)).unwrap() {
+            let entry = entry.unwrap();
+            let meta = entry.metadata().unwrap();
+            let name = format!("{folder}/{}", entry.file_name().display());
+            made.push((name, meta.mode(), meta.gid()));
+        }
+    }
+    made.sort();
+    made
+}
+
+#[test]
+fn grpid_gives_the_directorys_group_as_kernel_ext4_does() {
+    needs_fuse!();
+    if !kernel::allowed() {
+        return;
+    }
+    for option in ["grpid", "nogrpid"] {
+        let mut made = sides().into_iter().map(|mut side| match side {
+            Side::Ours(_) => side.mounted(&format!("{option},allow_other"), groups_given),
+            Side::Kernels(_) => side.mounted(option, groups_given),
+        });
+        let (ours, kernels) = (made.next().unwrap(), made.next().unwrap());
+        assert_eq!(ours.len(), 20);
+        assert_eq!(ours, kernels, "{option}");
+    }
 }
 
 #[test]
