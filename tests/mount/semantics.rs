@@ -3,7 +3,8 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
@@ -15,7 +16,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::daemon::World;
 use crate::needs_fuse;
-use crate::support::images::{DEBIAN, Image};
+use crate::support::images::{DEBIAN, Image, run};
 use crate::support::kernel::{self, Mount};
 
 /// Who keeps the promises: an image, and who mounts it.
@@ -238,6 +239,126 @@ fn access_times_move_as_the_mount_says() {
         assert!(listing_moves(&mut side, "strictatime"));
         assert!(!listing_moves(&mut side, "strictatime,nodiratime"));
     }
+}
+
+/// Whether a read moves the access time of a file that was read some hours
+/// ago, and last changed long before.
+fn atime_moves_after(side: &mut Side, option: &str, hours: u64) -> bool {
+    let file = |dir: &Path| dir.join("read");
+    side.mounted("rw", |dir| fs::write(file(dir), "text").unwrap());
+    let image = match side {
+        Side::Ours(world) => world.image(),
+        Side::Kernels(image) => image.path().to_owned(),
+    };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = now.unwrap().as_secs();
+    // Nobody but a tool on the image can set ctime.
+    for (field, ago) in [("ctime", 900), ("mtime", 900), ("atime", hours)] {
+        let request = format!("sif read {field} @{}", now - ago * 3600);
+        let mut debugfs = Command::new("debugfs");
+        run(debugfs.args(["-w", "-R", &request]).arg(&image));
+    }
+    let atime = |dir: &Path| fs::metadata(file(dir)).unwrap().atime();
+    let before = side.mounted(option, |dir| {
+        let before = atime(dir);
+        assert_eq!(before as u64, now - hours * 3600);
+        fs::read(file(dir)).unwrap();
+        before
+    });
+    before != side.mounted("ro", atime)
+}
+
+#[test]
+fn relatime_notes_a_read_a_day_after_the_last() {
+    needs_fuse!();
+    for mut side in sides() {
+        assert!(!atime_moves_after(&mut side, "relatime", 23));
+        assert!(atime_moves_after(&mut side, "relatime", 25));
+        assert!(!atime_moves_after(&mut side, "noatime", 25));
+    }
+}
+
+#[test]
+fn a_removed_file_that_is_held_by_its_path_alone_keeps_its_attributes() {
+    needs_fuse!();
+    for mut side in sides() {
+        let again = side.mounted("rw", hold_by_path);
+        // The kernel tells no daemon that somebody holds a file without having it open.
+        match side {
+            Side::Ours(_) => assert_eq!(again.unwrap_err(), Errno::ESTALE),
+            Side::Kernels(_) => assert_eq!(again.unwrap(), b"held"),
+        }
+    }
+}
+
+/// What comes of opening it again after it was removed.
+fn hold_by_path(dir: &Path) -> Result<Vec<u8>, Errno> {
+    let path = dir.join("held");
+    fs::write(&path, b"held").unwrap();
+    let mut options = OpenOptions::new();
+    let held = options.read(true).custom_flags(libc::O_PATH).open(&path);
+    let held = held.unwrap();
+    let before = held.metadata().unwrap();
+    fs::remove_file(&path).unwrap();
+    for n in 0..50 {
+        let other = dir.join(format!("{n}"));
+        fs::write(&other, b"takes what is free").unwrap();
+        let taken = fs::metadata(other).unwrap().ino();
+        assert_ne!(taken, before.ino(), "its number is its own");
+    }
+    let after = held.metadata().unwrap();
+    assert_eq!((after.nlink(), after.len()), (0, 4));
+    let same = |meta: &fs::Metadata| (meta.ino(), meta.mode(), meta.mtime_nsec());
+    assert_eq!(same(&after), same(&before));
+    let again = format!("/proc/self/fd/{}", held.as_raw_fd());
+    fs::read(again).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap()))
+}
+
+/// Adds 40 times 5 rows, as `$2`, in transactions of their own.
+const SQLITE_WRITER: &str = "
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)
+for n in range(40):
+    db.execute('BEGIN IMMEDIATE')
+    seen = db.execute('SELECT count(*) FROM t').fetchone()[0]
+    assert seen % 5 == 0, seen
+    db.executemany('INSERT INTO t VALUES(?, ?)', ((sys.argv[2], n * 5 + i) for i in range(5)))
+    db.execute('COMMIT')
+db.close()
+";
+
+#[test]
+fn four_processes_share_an_sqlite_database_in_wal_mode() {
+    needs_fuse!();
+    for mut side in sides() {
+        side.mounted("rw", |dir| {
+            let path = dir.join("wal.db");
+            let make = "import sqlite3, sys\n\
+                db = sqlite3.connect(sys.argv[1])\n\
+                assert db.execute('PRAGMA journal_mode=WAL').fetchone()[0] == 'wal'\n\
+                db.execute('CREATE TABLE t(who, n, UNIQUE(who, n))')\n\
+                db.commit()\n";
+            assert!(python(&path, make).status().unwrap().success());
+            let start = |who: &&str| python(&path, SQLITE_WRITER).arg(who).spawn().unwrap();
+            let writers: Vec<_> = ["a", "b", "c", "d"].iter().map(start).collect();
+            for mut writer in writers {
+                assert!(writer.wait().unwrap().success());
+            }
+            assert_eq!(counted(&path), "800 ok");
+        });
+        let again = side.mounted("rw", |dir| counted(&dir.join("wal.db")));
+        assert_eq!(again, "800 ok", "mounted again");
+    }
+}
+
+/// The rows of a database, and what its own check says.
+fn counted(path: &Path) -> String {
+    let lines = "import sqlite3, sys\n\
+        db = sqlite3.connect(sys.argv[1])\n\
+        print(db.execute('SELECT count(*) FROM t').fetchone()[0],\n\
+        \x20   db.execute('PRAGMA integrity_check').fetchone()[0])\n";
+    let output = python(path, lines).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 /// Whether the access time of a directory moves when it is listed.
