@@ -220,3 +220,44 @@ fn the_last_byte_of_the_largest_file_can_be_written() {
         bench.judge("the largest files gone");
     }
 }
+
+const MILLION: u32 = 1_000_000;
+
+#[test]
+#[ignore = "takes minutes: cargo test --test images -- --ignored"]
+fn a_directory_of_a_million_entries_is_made_listed_and_emptied() {
+    let args = &["-b4096", "-I256", "-N1000100", "-O^has_journal"];
+    let image = Variant { name: "", args }.make(1 << 30);
+    let bench = Bench::over(image);
+    let (fs, by, dir) = (&bench.fs, &bench.by, bench.mkdir("large").unwrap());
+    let name = |n: u32| format!("entry-{n:08}.dat").into_bytes();
+    let inodes: Vec<InodeNo> = (0..MILLION)
+        .map(|n| fs.create(by, dir, &name(n), 0o644, 0).unwrap().value.inode)
+        .collect();
+    bench.judge_without_kernel("a million entries");
+    if let Some(mount) = Mount::read_only(bench.image().path()) {
+        let seen = std::fs::read_dir(mount.at("large"));
+        assert_eq!(
+            seen.unwrap().count(),
+            MILLION as usize,
+            "the kernel's count"
+        );
+    }
+    // In an order that has nothing to do with the index's.
+    for n in (0..MILLION).map(|n| (u64::from(n) * 700_001 % 1_000_000) as u32) {
+        let found = fs.lookup(by, dir, &name(n)).unwrap();
+        assert_eq!(found.inode, inodes[n as usize]);
+    }
+    let mut listed = bench.names("large").unwrap();
+    listed.sort_unstable();
+    assert!(
+        listed
+            .iter()
+            .eq(&(0..MILLION).map(name).collect::<Vec<_>>())
+    );
+    for name in listed {
+        fs.unlink(by, dir, &name).unwrap();
+    }
+    assert_eq!(bench.names("large").unwrap().len(), 0);
+    bench.judge("emptied");
+}
