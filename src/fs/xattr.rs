@@ -355,14 +355,15 @@ pub fn set(
 /// Its attributes are all inside, where a directory has as much room for them
 /// as it had with a block.
 pub(super) fn last_of(blocks: &dyn Blocks, sb: &Superblock, inode: &Inode) -> Inode {
+    let directory = inode.kind() == mode::DIRECTORY;
     let mut last = Inode {
         links: 0,
-        size: 0,
+        size: if directory { 0 } else { inode.size },
         blocks: 0,
         file_acl: 0,
         ..inode.clone()
     };
-    if inode.kind() == mode::DIRECTORY {
+    if directory {
         // (Offsets of values have 16 bits.)
         let room = last.tail.len() + sb.block_size as usize;
         last.tail.resize(room.min(u16::MAX.into()), 0);
