@@ -10,6 +10,7 @@ use journalfs::check;
 use journalfs::device::Disk;
 use journalfs::device::memory::{MemoryDisk, Pages};
 use journalfs::ext4::Superblock;
+use journalfs::ext4::features::incompat;
 use journalfs::ext4::inode::flag;
 use journalfs::fs::map::Mapping;
 use journalfs::fs::{self, Attr, Caller, Error, Fs, Kind, Options, Result, SetAttr, SetTime};
@@ -136,7 +137,11 @@ impl Bench {
     fn judge_by_view(&self, what: &str, shown: &Tree) {
         let fs = open(self.disk.clone());
         let sb = fs.superblock();
-        let whole = (sb.inode_size == 128 && sb.has_metadata_csum()).then_some(Skip::HalfChecksums);
+        let whole = match sb.has_metadata_csum() && sb.inode_size == 128 {
+            true => Some(Skip::HalfChecksums),
+            false if !sb.features.incompat(incompat::FILETYPE) => Some(Skip::NoTypes),
+            false => None,
+        };
         let contents = |name: &Path| self.beyond_view(&fs, name);
         view::assert_reads(self.image.path(), shown, whole, &contents, what);
     }

@@ -55,6 +55,8 @@ pub enum Skip {
     /// An image with metadata_csum and inodes of 128 bytes, which have half a
     /// checksum: it wants a whole one.
     HalfChecksums,
+    /// An image without `filetype`.
+    NoTypes,
     /// A time whose low 32 bits are negative.
     NegativeTime,
     /// A target with a component beyond 255 bytes.
