@@ -11,11 +11,11 @@ use journalfs::fs::mount;
 
 use crate::dirty::options;
 use crate::support::bench::Bench;
-use crate::support::images::{Variant, pages_of, run};
+use crate::support::images::{Variant, pages_of, path_with_sbin, run};
 use crate::support::kernel::{Mount, allowed};
 
 /// An image of a format that debugfs has changed is refused by the kernel and
-/// us, and our words have these.
+/// us, and our words have these; once e2fsck has mended it, it is mounted.
 #[track_caller]
 fn refused(format: &str, request: &str, words: &[&str]) {
     let image = Variant::named(format).make(16 << 20);
@@ -40,6 +40,21 @@ fn refused(format: &str, request: &str, words: &[&str]) {
     }
     let checked = check::run_image(&*image.to_memory());
     assert_eq!(checked.exit_code(), 4, "{request}: {:?}", checked.findings);
+
+    let mut e2fsck = Command::new("e2fsck");
+    let mended = e2fsck
+        .arg("-fy")
+        .arg(image.path())
+        .env("PATH", path_with_sbin());
+    assert_eq!(mended.output().unwrap().status.code(), Some(1), "{request}");
+    let opened = mount::open(
+        image.to_memory(),
+        Arc::new(MemoryDir::default()),
+        options(1, false),
+    );
+    let mounted = opened.and_then(mount::Opened::mount);
+    let mounted = mounted.unwrap_or_else(|e| panic!("{request}, mended: {e}"));
+    mounted.close().unwrap();
 }
 
 fn by_the_kernel(image: &Path) -> bool {

@@ -6,8 +6,23 @@ use std::process::Command;
 
 use crate::daemon::{World, journalfs, said};
 use crate::needs_fuse;
-use crate::support::images::{DEBIAN, Image};
+use crate::support::images::{DEBIAN, Image, path_with_sbin};
 use crate::support::kernel;
+
+#[test]
+fn a_field_that_makes_no_sense_is_named_with_what_mends_it() {
+    needs_fuse!();
+    let image = DEBIAN.make(16 << 20);
+    image.debugfs("ssv want_extra_isize 132");
+    let world = World::with_image(&image);
+    let line = world.fails(32, &["mount", world.image_str(), world.point_str()]);
+    let words = "s_want_extra_isize is 132: run e2fsck -f";
+    assert!(line.contains(words), "{line}");
+    let mut e2fsck = Command::new("e2fsck");
+    let e2fsck = e2fsck.args(["-fy", world.image_str()]);
+    let mended = e2fsck.env("PATH", path_with_sbin()).output().unwrap();
+    assert_eq!(mended.status.code(), Some(1));
+}
 
 #[test]
 fn what_is_no_image_is_refused() {
