@@ -10,6 +10,7 @@ use crate::journal::Op;
 use crate::log::{self, Survey, Verdict};
 use crate::units::{Clock as _, HostClock, Lsn};
 
+use super::chosen::Chosen;
 use super::paper::{self, Paper};
 use super::source::Source;
 use super::{Failure, Outcome};
@@ -57,11 +58,10 @@ pub struct Args {
     #[arg(long)]
     stat: bool,
     /// Goes on with what is done on the mount, until it ends
-    #[arg(long, conflicts_with_all = ["until", "stat"])]
+    #[arg(long, conflicts_with_all = ["until", "stat", "timeline"])]
     follow: bool,
-    /// The archive's folder, instead of the one that the journal remembers
-    #[arg(long, value_name = "DIR")]
-    archive: Option<PathBuf>,
+    #[command(flatten)]
+    chosen: Chosen,
     /// The journal's folder, instead of IMAGE.journal
     #[arg(long, value_name = "DIR")]
     journal: Option<PathBuf>,
@@ -101,7 +101,10 @@ pub fn run(args: &Args) -> Outcome {
         )));
     }
     let source = Source::find(&args.target, args.journal.as_deref())?;
-    let survey = source.history(args.archive.as_deref())?;
+    let survey = source.history(&args.chosen)?;
+    if let Some(earlier) = source.earlier(&args.chosen)? {
+        eprintln!("journalfs: {earlier}");
+    }
     let now = HostClock.wall();
     let from = match &args.since {
         Some(point) => point.first(&survey, now).map_err(Failure::usage)?,
@@ -111,10 +114,11 @@ pub fn run(args: &Args) -> Outcome {
         Some(point) => point.last(&survey, now).map_err(Failure::usage)?,
         None => Lsn(u64::MAX),
     };
+    // A daemon at work knows nothing of a history that has ended.
+    let live = source.live().filter(|_| !args.chosen.is_ended());
     if args.stat {
-        return stat(args, &survey, (from, until), source.live().is_some());
+        return stat(args, &survey, (from, until), live.is_some());
     }
-    let live = source.live();
     if args.follow && live.is_none() {
         return Err(Failure::usage(
             "--follow: it is not mounted, or its daemon does not answer: nothing can come",
@@ -142,7 +146,7 @@ pub fn run(args: &Args) -> Outcome {
     } else if until > survey.last() {
         lister.ending(&survey);
         if lister.dropped {
-            let beyond = source.beyond()?;
+            let beyond = source.beyond_all(&args.chosen)?;
             let behind = survey.last().next().max(from);
             lister.list(&mut teller, beyond.survey(), durable, (behind, until));
         }

@@ -26,6 +26,7 @@ mod archiving;
 mod background;
 mod cat;
 mod check;
+mod chosen;
 mod commands;
 mod control;
 mod cut;

@@ -11,6 +11,7 @@ use crate::fuse::transport::{self, MountFlag};
 use crate::fuse::{Core, MountOptions, Session, point};
 use crate::history::Point;
 
+use super::chosen::Chosen;
 use super::control::Control;
 use super::open::Opened;
 use super::options::Options;
@@ -56,12 +57,8 @@ pub struct Args {
         conflicts_with = "create"
     )]
     at: Option<Point>,
-    /// The archive's folder, with --at, instead of the one that the journal remembers
-    #[arg(long, value_name = "DIR", requires = "at")]
-    archive: Option<PathBuf>,
-    /// With --at, a history of the archive that has ended, by its number in archive DIR list
-    #[arg(long, value_name = "N", requires = "at")]
-    timeline: Option<u32>,
+    #[command(flatten)]
+    chosen: Chosen,
     /// Make the image first
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     create: Option<u64>,
@@ -115,6 +112,11 @@ impl Args {
     fn options(&self) -> Result<Options, Failure> {
         let mut options = Options::parse(self.options.iter().map(String::as_str))?;
         options.read_only |= self.read_only || self.at.is_some();
+        if self.at.is_none() && self.chosen.is_any() {
+            return Err(Failure::usage(
+                "--archive and --timeline are for a look back: give it a point with --at, or archive with -o archive=DIR",
+            ));
+        }
         if options.powercut && options.read_only {
             return Err(Failure::usage(
                 "-o powercut: nothing can be lost of a read-only mount: drop one of both",
@@ -138,8 +140,7 @@ fn serve(args: &Args, options: &Options, ready: impl FnOnce() -> Result<(), Fail
         let asked = Asked {
             target: args.image.clone(),
             journal: args.journal.clone(),
-            archive: args.archive.clone(),
-            timeline: args.timeline,
+            chosen: args.chosen.clone(),
         };
         return view::serve(&asked, at, &point, options, ready);
     }

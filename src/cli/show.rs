@@ -1,7 +1,7 @@
 //! `journalfs show`: one record, whole.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -15,6 +15,7 @@ use crate::journal::Record;
 use crate::log::{Beyond, Kind, Survey, Verdict};
 use crate::units::{Clock as _, HostClock, Lsn};
 
+use super::chosen::Chosen;
 use super::log::line::{self, Clock};
 use super::paper::{self, Paper};
 use super::source::Source;
@@ -30,9 +31,8 @@ pub struct Args {
     /// Also the bytes
     #[arg(long)]
     hex: bool,
-    /// The archive's folder, instead of the one that the journal remembers
-    #[arg(long, value_name = "DIR")]
-    archive: Option<PathBuf>,
+    #[command(flatten)]
+    chosen: Chosen,
     /// The journal's folder, instead of IMAGE.journal
     #[arg(long, value_name = "DIR")]
     journal: Option<PathBuf>,
@@ -67,11 +67,11 @@ struct Range {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Outcome {
     let source = Source::find(&args.target, args.journal.as_deref())?;
-    let survey = source.history(args.archive.as_deref())?;
+    let survey = source.history(&args.chosen)?;
     let lsn = (args.lsn.first(&survey, HostClock.wall())).map_err(Failure::usage)?;
     // Behind a bad record too, where there is one.
     let beyond = match lsn > survey.last() && survey.verdict() != &Verdict::Clean {
-        true => Some(source.beyond()?),
+        true => Some(source.beyond_all(&args.chosen)?),
         false => None,
     };
     let survey = beyond.as_ref().map_or(&survey, Beyond::survey);
@@ -93,7 +93,9 @@ pub fn run(args: &Args) -> Outcome {
         ))
     };
     let record = Record::decode(&frame.meta).map_err(|why| cant(&why))?;
-    let chart = chart(&source, survey).ok_or_else(|| {
+    let image = source.image.as_deref();
+    let image = image.filter(|_| !args.chosen.is_ended());
+    let chart = chart(image, survey).ok_or_else(|| {
         cant(&"neither the image nor the journal has a superblock that can be read")
     })?;
     let changes = shown::changes(survey, &chart, lsn, &record, frame.data.as_ref());
@@ -131,8 +133,7 @@ fn mark(args: &Args, frame: &crate::log::Frame) -> Outcome {
 }
 
 /// The image's parts, by the image, or by the superblock that the journal has.
-fn chart(source: &Source, survey: &Survey) -> Option<Chart> {
-    let image = source.image.as_deref();
+fn chart(image: Option<&Path>, survey: &Survey) -> Option<Chart> {
     let disk = image.and_then(|image| HostDisk::open(image, Access::Read).ok());
     if let Some(disk) = disk {
         let mut raw = [0; SIZE];

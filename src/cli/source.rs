@@ -11,11 +11,11 @@ use crate::ext4::superblock::{OFFSET, SIZE};
 use crate::fs::guard::{self, Standing};
 use crate::fuse::point;
 use crate::journal::Journal;
-use crate::journal::archive::{Archive, Limits};
 use crate::journal::record::Session;
 use crate::log::{Beyond, Survey, Verdict};
+use crate::past;
 
-use super::archiving::Archiving;
+use super::chosen::{self, Chosen};
 use super::place::Place;
 use super::status::Live;
 use super::{Failure, at};
@@ -129,27 +129,57 @@ impl Source {
         self.survey(Survey::glance)
     }
 
-    /// The same with what went to an archive: the one named, or else the one that
-    /// the journal remembers, if that can be had.
-    pub fn history(&self, archive: Option<&Path>) -> Result<Survey, Failure> {
-        let known = Archiving::recall(&self.journal).map(|known| known.archive);
-        let open = |dir: &Path| {
-            let cant = |e: &dyn std::fmt::Display| Failure::unchecked(at(dir, e));
-            let folder = HostDir::open(dir).map_err(|e| cant(&e))?;
-            Archive::open(Arc::new(folder), None, Limits::default()).map_err(|e| cant(&e))
+    /// The same with what went to an archive.
+    pub fn history(&self, chosen: &Chosen) -> Result<Survey, Failure> {
+        let folder = self.chosen(chosen)?;
+        Survey::glance(folder).map_err(|e| self.cant(&e))
+    }
+
+    /// The segments of the journal and its archive as one folder, or those of a
+    /// timeline that has ended.
+    fn chosen(&self, chosen: &Chosen) -> Result<Arc<dyn Dir>, Failure> {
+        if let Some((folder, first)) = chosen.timeline(&self.journal)? {
+            let archive = chosen::open(&folder)?;
+            let lines = archive.timelines();
+            let line = lines.iter().find(|line| line.first == first);
+            return line.map(|line| archive.of_timeline(line)).ok_or_else(|| {
+                let known = lines.iter().map(|line| line.first).collect();
+                let wanted = first;
+                Failure::unchecked(at(&folder, past::Error::NoTimeline { wanted, known }))
+            });
+        }
+        let journal = self.folder()?;
+        let Some(archive) = chosen.archive(&self.journal)? else {
+            return Ok(journal);
         };
-        let archive = match (archive, known) {
-            (Some(dir), _) => open(dir)?,
-            (None, Some(dir)) => match open(&dir) {
-                Ok(archive) => archive,
-                Err(failure) => {
-                    log::warn!("without the archive: {}", failure.line);
-                    return self.glance();
-                }
-            },
-            (None, None) => return self.glance(),
+        match chosen::is_archive(&self.journal) {
+            true => Ok(journal),
+            false => Ok(archive.with_journal(journal)),
+        }
+    }
+
+    /// What to say if the archive has histories that ended before the one that
+    /// goes on.
+    pub fn earlier(&self, chosen: &Chosen) -> Result<Option<String>, Failure> {
+        let archive = match chosen.is_ended() {
+            true => None,
+            false => chosen.archive(&self.journal)?,
         };
-        self.survey(|journal| Survey::glance(archive.with_journal(journal)))
+        let Some(archive) = archive else {
+            return Ok(None);
+        };
+        let ended = archive.ended(&*self.folder()?).map_err(|e| self.cant(&e))?;
+        let numbers: Vec<String> = ended.iter().map(|line| line.first.to_string()).collect();
+        Ok((!ended.is_empty()).then(|| {
+            format!(
+                "this history began when others changed the image: what was before has --timeline {}",
+                numbers.join(", ")
+            )
+        }))
+    }
+
+    fn cant(&self, why: &dyn std::fmt::Display) -> Failure {
+        Failure::unchecked(at(&self.journal, why))
     }
 
     /// Reads all of it and judges. What a daemon is just writing may look like
@@ -172,11 +202,16 @@ impl Source {
         self.survey(Survey::beyond)
     }
 
+    /// The same with what went to an archive.
+    pub fn beyond_all(&self, chosen: &Chosen) -> Result<Beyond, Failure> {
+        Survey::beyond(self.chosen(chosen)?).map_err(|e| self.cant(&e))
+    }
+
     fn survey<T>(
         &self,
         look: impl FnOnce(Arc<dyn Dir>) -> crate::log::Result<T>,
     ) -> Result<T, Failure> {
-        look(self.folder()?).map_err(|e| Failure::unchecked(at(&self.journal, e)))
+        look(self.folder()?).map_err(|e| self.cant(&e))
     }
 
     /// The journal's folder.

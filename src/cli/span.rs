@@ -12,12 +12,11 @@ use crate::device::host::{Access, HostDir, HostDisk};
 use crate::device::memory::MemoryDir;
 use crate::fs::mount::{self, Remains};
 use crate::history::Point;
-use crate::journal::archive::MANIFEST;
 use crate::log::{Survey, Verdict};
 use crate::past::{self, Instant, Span};
 use crate::units::{Clock as _, Epoch, HostClock, Lsn};
 
-use super::archiving::Archiving;
+use super::chosen::{Chosen, is_archive};
 use super::place::Place;
 use super::source::Source;
 use super::status::Live;
@@ -30,13 +29,8 @@ const MEANWHILE: Duration = Duration::from_millis(50);
 /// What was asked for on the command line.
 #[derive(clap::Args)]
 pub struct Asked {
-    /// The archive's folder, instead of the one that the journal remembers
-    #[arg(long, value_name = "DIR")]
-    pub archive: Option<PathBuf>,
-    /// A history of the archive that ended when others changed the image, by its
-    /// number in `archive DIR list`, instead of the one that goes on
-    #[arg(long, value_name = "N")]
-    pub timeline: Option<u32>,
+    #[command(flatten)]
+    pub chosen: Chosen,
     /// The journal's folder, instead of IMAGE.journal
     #[arg(long, value_name = "DIR")]
     pub journal: Option<PathBuf>,
@@ -63,19 +57,10 @@ impl Asked {
             return self.find_in_archive();
         }
         let source = Source::find(&self.target, self.journal.as_deref())?;
-        if let Some(first) = self.timeline {
-            let remembered = || Archiving::recall(&source.journal).map(|known| known.archive);
-            let archive = self.archive.clone().or_else(remembered).ok_or_else(|| {
-                Failure::usage("--timeline: it has no archive: name one with --archive DIR")
-            })?;
+        if let Some((archive, first)) = self.chosen.timeline(&source.journal)? {
             return ended(&archive, first);
         }
-        let remembered = Archiving::recall(&source.journal).map(|archiving| archiving.archive);
-        let archive = match (&self.archive, remembered) {
-            (Some(archive), _) => Some(open_dir(archive)?),
-            (None, Some(known)) => HostDir::open(&known).ok().map(|dir| Arc::new(dir) as _),
-            (None, None) => None,
-        };
+        let archive = self.chosen.archive(&source.journal)?;
         let name = source
             .image
             .clone()
@@ -89,7 +74,8 @@ impl Asked {
                     Err(_) if !source.journal.exists() => nothing(),
                     folder => folder?,
                 };
-                Span::of_archive(archive, journal, remains.ok().flatten(), watch)
+                let dir = archive.dir().clone();
+                Span::of_archive(dir, journal, remains.ok().flatten(), watch)
             }
             (None, Err(failure)) => return Err(failure),
             (None, Ok(None)) => Err(past::Error::NoImage),
@@ -104,8 +90,8 @@ impl Asked {
 
     /// An archive alone is enough for what it holds.
     fn find_in_archive(&self) -> Result<Found, Failure> {
-        if let Some(first) = self.timeline {
-            return ended(&self.target, first);
+        if let Some((archive, first)) = self.chosen.timeline(&self.target)? {
+            return ended(&archive, first);
         }
         let journal = self.journal.as_deref().map_or(Ok(nothing()), open_dir)?;
         let span = Span::of_archive(open_dir(&self.target)?, journal, None, None);
@@ -147,17 +133,13 @@ impl Found {
 }
 
 /// A timeline of an archive, which alone has it.
-fn ended(archive: &Path, first: u32) -> Result<Found, Failure> {
-    let span = Span::of_timeline(open_dir(archive)?, Epoch(first));
+fn ended(archive: &Path, first: Epoch) -> Result<Found, Failure> {
+    let span = Span::of_timeline(open_dir(archive)?, first);
     Ok(Found {
         span: span.map_err(|e| Failure::unchecked(at(archive, e)))?,
         name: archive.to_owned(),
         journal: archive.to_owned(),
     })
-}
-
-fn is_archive(target: &Path) -> bool {
-    target.join(MANIFEST).is_file()
 }
 
 fn nothing() -> Arc<dyn Dir> {

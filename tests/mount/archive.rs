@@ -210,6 +210,50 @@ fn a_history_that_has_ended_is_reached_by_its_timeline() {
         ],
     );
     assert!(line.contains("no states of a timeline 77"), "{line}");
+    lists_both_histories(&world, &number);
+    does_without(&world, &last);
+}
+
+/// By `log` and `show`: the newest, with a word about the other.
+fn lists_both_histories(world: &World, number: &str) {
+    let log = |more: &[&str]| {
+        let mut args = vec!["log", "--op", "mark,unlink"];
+        args.extend(more);
+        args.push(world.image_str());
+        let output = journalfs().args(args).output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (text(output.stdout), text(output.stderr))
+    };
+    let (newest, told) = log(&[]);
+    assert!(!newest.contains("unlink"), "{newest}");
+    assert!(told.contains(&format!("--timeline {number}\n")), "{told}");
+    let (ended, told) = log(&["--timeline", number]);
+    assert!(ended.contains("unlink"), "{ended}");
+    assert_eq!(told, "");
+    let lsn = ended.trim_start().split(' ').next().unwrap();
+    let shown = world.succeeds(&["show", "--timeline", number, world.image_str(), lsn]);
+    assert!(shown.contains("mark"), "{shown}");
+    world.fails(8, &["log", "--timeline", "77", world.image_str()]);
+}
+
+/// Readers do without an archive that the journal remembers.
+fn does_without(world: &World, last: &str) {
+    let none = ["--archive", "none"];
+    let image = world.image_str();
+    let line = world.fails(1, &["log", "--timeline", "0", none[0], none[1], image]);
+    assert!(line.contains("has no archive"), "{line}");
+    let mut seen = vec!["cat", "--at", last, image, "/note"];
+    seen.extend(none);
+    assert_eq!(world.succeeds(&seen), "after");
+    let output = journalfs()
+        .args(["log", image])
+        .args(none)
+        .output()
+        .unwrap();
+    assert_eq!(output.stderr, b"", "{}", said(&output));
+    let line = world.fails(1, &["mount", "--archive", "none", image, world.point_str()]);
+    assert!(line.contains("--at"), "{line}");
 }
 
 #[test]

@@ -151,6 +151,17 @@ impl Archive {
         all.into_iter().filter(used).collect()
     }
 
+    /// Those of them that have ended, where a journal goes on.
+    pub fn ended(&self, journal: &dyn Dir) -> Result<Vec<Timeline>> {
+        let mine = self.segments();
+        let theirs = log::found(journal)?;
+        let mut all: Vec<&Found> = mine.iter().chain(&theirs).collect();
+        all.sort_by_key(|found| (found.epoch, found.base));
+        let mut ended = reach::timelines(&all);
+        ended.retain(|line| line.end.is_some() && mine.iter().any(|found| line.has(found.epoch)));
+        Ok(ended)
+    }
+
     /// The name of the block index that goes with a segment.
     pub fn blocks_of(&self, found: &Found) -> String {
         format!("{}.blocks", found.name.trim_end_matches(".store"))

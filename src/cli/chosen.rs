@@ -1,0 +1,83 @@
+//! Which history a reader looks into, beyond what the journal has.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::device::host::HostDir;
+use crate::journal::archive::{Archive, Limits, MANIFEST};
+use crate::units::Epoch;
+
+use super::archiving::Archiving;
+use super::{Failure, at};
+
+/// What was asked for on the command line.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct Chosen {
+    /// The archive's folder, instead of the one that the journal remembers; none:
+    /// do without
+    #[arg(long, value_name = "DIR|none")]
+    archive: Option<PathBuf>,
+    /// A history of the archive that ended when others changed the image, by its
+    /// number in `archive DIR list`, instead of the one that goes on
+    #[arg(long, value_name = "N")]
+    timeline: Option<u32>,
+}
+
+impl Chosen {
+    /// Whether anything was.
+    pub fn is_any(&self) -> bool {
+        self.archive.is_some() || self.timeline.is_some()
+    }
+
+    /// Whether it is a history that others ended by changing the image.
+    pub fn is_ended(&self) -> bool {
+        self.timeline.is_some()
+    }
+
+    /// The archive, if there is one to look into. One that the journal only
+    /// remembers, and that can't be had, keeps nobody from looking.
+    pub fn archive(&self, journal: &Path) -> Result<Option<Archive>, Failure> {
+        let Some(dir) = self.folder(journal) else {
+            return Ok(None);
+        };
+        match open(&dir) {
+            Err(failure) if self.archive.is_none() => {
+                log::warn!("without the archive: {}", failure.line);
+                Ok(None)
+            }
+            opened => opened.map(Some),
+        }
+    }
+
+    /// The timeline that is asked for, and the archive's folder: it alone has it.
+    pub fn timeline(&self, journal: &Path) -> Result<Option<(PathBuf, Epoch)>, Failure> {
+        let Some(first) = self.timeline else {
+            return Ok(None);
+        };
+        let folder = self.folder(journal).ok_or_else(|| {
+            Failure::usage("--timeline: it has no archive: name one with --archive DIR")
+        })?;
+        Ok(Some((folder, Epoch(first))))
+    }
+
+    fn folder(&self, journal: &Path) -> Option<PathBuf> {
+        match &self.archive {
+            Some(dir) if dir.as_os_str() == "none" => None,
+            Some(dir) => Some(dir.clone()),
+            None if is_archive(journal) => Some(journal.to_owned()),
+            None => Archiving::recall(journal).map(|known| known.archive),
+        }
+    }
+}
+
+/// Opens an archive to read it.
+pub fn open(dir: &Path) -> Result<Archive, Failure> {
+    let cant = |e: &dyn std::fmt::Display| Failure::unchecked(at(dir, e));
+    let folder = HostDir::open(dir).map_err(|e| cant(&e))?;
+    Archive::open(Arc::new(folder), None, Limits::default()).map_err(|e| cant(&e))
+}
+
+/// Whether a folder is an archive.
+pub fn is_archive(target: &Path) -> bool {
+    target.join(MANIFEST).is_file()
+}
