@@ -18,6 +18,7 @@ use crate::log::{self, Survey};
 use crate::past::Span;
 use crate::units::{Clock as _, HostClock, Lsn};
 
+use super::chosen::is_archive;
 use super::log::line;
 use super::progress::Progress;
 use super::{Failure, Outcome, at, size};
@@ -82,7 +83,8 @@ pub fn run(args: &Args) -> Outcome {
         _ => None,
     };
     let archive = Archive::open(dir, None, Limits::default()).map_err(|e| cant(&e))?;
-    if archive.bases().is_empty() && archive.segments().is_empty() {
+    // A journal's folder has segments too.
+    if archive.bases().is_empty() && !is_archive(&args.dir) {
         return Err(cant(&"is no archive, or an empty one"));
     }
     match &args.action {

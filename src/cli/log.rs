@@ -8,12 +8,12 @@ use std::time::Duration;
 use crate::history::{Event, Point, Teller, Totals, Untold};
 use crate::journal::Op;
 use crate::log::{self, Survey, Verdict};
-use crate::units::{Clock as _, HostClock, Lsn};
+use crate::units::Lsn;
 
 use super::chosen::Chosen;
 use super::paper::{self, Paper};
-use super::source::Source;
-use super::{Failure, Outcome};
+use super::source::{Source, lost};
+use super::{Failure, Outcome, at};
 
 pub mod line;
 mod sums;
@@ -105,19 +105,22 @@ pub fn run(args: &Args) -> Outcome {
     if let Some(earlier) = source.earlier(&args.chosen)? {
         eprintln!("journalfs: {earlier}");
     }
-    let now = HostClock.wall();
     let from = match &args.since {
-        Some(point) => point.first(&survey, now).map_err(Failure::usage)?,
+        Some(point) => source.record(point, Point::first, &survey, &args.chosen)?,
         None => Lsn(1),
     };
     let until = match &args.until {
-        Some(point) => point.last(&survey, now).map_err(Failure::usage)?,
+        Some(point) => source.record(point, Point::last, &survey, &args.chosen)?,
         None => Lsn(u64::MAX),
     };
     // A daemon at work knows nothing of a history that has ended.
     let live = source.live().filter(|_| !args.chosen.is_ended());
     if args.stat {
-        return stat(args, &survey, (from, until), live.is_some());
+        let code = stat(args, &survey, (from, until), live.is_some())?;
+        if until > survey.last() && !args.chosen.is_ended() {
+            whole(&source, &survey)?;
+        }
+        return Ok(code);
     }
     if args.follow && live.is_none() {
         return Err(Failure::usage(
@@ -154,6 +157,9 @@ pub fn run(args: &Args) -> Outcome {
     let untold = lister.untold;
     let written = lister.failed.and_then(|()| lister.paper.close());
     paper::quietly(written).map_err(Failure::system)?;
+    if until > survey.last() && !args.chosen.is_ended() {
+        whole(&source, &survey)?;
+    }
     // As fsck(8): errors were found, and left.
     Ok(if untold > 0 { 4 } else { 0 })
 }
@@ -295,6 +301,17 @@ impl Lister<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Says if more should be there than what was told.
+fn whole(source: &Source, survey: &Survey) -> Result<(), Failure> {
+    if source.is_foreign()? {
+        return Err(Failure::with_code(4, source.foreign()));
+    }
+    match source.lost_end(survey) {
+        Some(bad) => Err(Failure::with_code(4, at(&source.journal, lost(&bad)))),
+        None => Ok(()),
     }
 }
 

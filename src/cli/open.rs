@@ -17,6 +17,7 @@ use super::archiving::Archiving;
 use super::options::{Options, Wish};
 use super::place::Place;
 use super::runtime::Recovery;
+use super::source::lost;
 use super::{Failure, at};
 
 /// An open image; close it to leave an ordinary one.
@@ -232,6 +233,13 @@ fn recovery(opened: &mount::Opened) -> Recovery {
         }
         Verdict::Corrupt(_) => said.verdict = "corrupt".to_owned(),
         _ => {}
+    }
+    if let Some(bad) = opened
+        .lost_end()
+        .filter(|_| opened.course() == Course::Recover)
+    {
+        said.verdict = "torn".to_owned();
+        said.dropped = lost(&bad);
     }
     said
 }

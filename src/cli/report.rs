@@ -10,6 +10,7 @@ use crate::history::{Event, Teller};
 use crate::log::{SegmentInfo, Survey, Verdict};
 use crate::units::{Clock as _, HostClock, Lsn, Time};
 
+use super::chosen::Chosen;
 use super::log::line::{self, Cells};
 use super::progress::Progress;
 use super::source::Source;
@@ -32,6 +33,8 @@ pub struct Args {
     /// The page; an older one is replaced
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
+    #[command(flatten)]
+    chosen: Chosen,
     /// The journal's folder, instead of IMAGE.journal
     #[arg(long, value_name = "DIR")]
     journal: Option<PathBuf>,
@@ -73,7 +76,7 @@ struct Moment {
 pub fn run(args: &Args) -> Outcome {
     let source = Source::find(&args.target, args.journal.as_deref())?;
     let progress = Progress::of("reading");
-    let report = look(&source)?;
+    let report = look(&source, &args.chosen)?;
     drop(progress);
     let sound = report.verdict != "corrupt" && report.chronicle.untold == 0;
     fs::write(&args.output, page::html(&report))
@@ -81,9 +84,9 @@ pub fn run(args: &Args) -> Outcome {
     Ok(if sound { 0 } else { 4 })
 }
 
-fn look(source: &Source) -> Result<Report, Failure> {
-    let survey = source.read()?;
-    let live = source.live();
+fn look(source: &Source, chosen: &Chosen) -> Result<Report, Failure> {
+    let survey = source.read_all(chosen)?;
+    let live = source.live().filter(|_| !chosen.is_ended());
     let durable = live.as_ref().map_or(survey.durable(), |live| {
         survey.durable().max(Lsn(live.durable))
     });
@@ -101,7 +104,7 @@ fn look(source: &Source) -> Result<Report, Failure> {
     };
     let chronicle = Chronicle::of(&survey, durable, &mut |event| keep(event, false));
     if live.is_none() && survey.verdict() != &Verdict::Clean {
-        let beyond = source.beyond()?;
+        let beyond = source.beyond_all(chosen)?;
         let behind = (survey.last().next(), Lsn(u64::MAX));
         Teller::default().tell(beyond.survey(), durable, behind, &mut |told| {
             if let Ok(event) = told
@@ -129,6 +132,7 @@ fn report(
         made: HostClock.wall(),
         mounted: source.point.is_some(),
         verdict: match survey.verdict() {
+            Verdict::Clean if source.lost_end(survey).is_some() => "torn",
             Verdict::Clean => "clean",
             // What a daemon is just writing looks the same.
             Verdict::Torn { .. } if source.point.is_some() => "clean",

@@ -13,7 +13,7 @@ use crate::history::shown::{self, Bytes, Change};
 use crate::history::{Event, Point, Teller};
 use crate::journal::Record;
 use crate::log::{Beyond, Kind, Survey, Verdict};
-use crate::units::{Clock as _, HostClock, Lsn};
+use crate::units::Lsn;
 
 use super::chosen::Chosen;
 use super::log::line::{self, Clock};
@@ -68,7 +68,7 @@ struct Range {
 pub fn run(args: &Args) -> Outcome {
     let source = Source::find(&args.target, args.journal.as_deref())?;
     let survey = source.history(&args.chosen)?;
-    let lsn = (args.lsn.first(&survey, HostClock.wall())).map_err(Failure::usage)?;
+    let lsn = source.record(&args.lsn, Point::first, &survey, &args.chosen)?;
     // Behind a bad record too, where there is one.
     let beyond = match lsn > survey.last() && survey.verdict() != &Verdict::Clean {
         true => Some(source.beyond_all(&args.chosen)?),

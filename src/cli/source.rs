@@ -10,10 +10,12 @@ use crate::device::{Dir, Disk};
 use crate::ext4::superblock::{OFFSET, SIZE};
 use crate::fs::guard::{self, Standing};
 use crate::fuse::point;
+use crate::history::{Point, PointError};
 use crate::journal::Journal;
 use crate::journal::record::Session;
-use crate::log::{Beyond, Survey, Verdict};
+use crate::log::{Bad, Beyond, Survey, Verdict};
 use crate::past;
+use crate::units::{Clock as _, HostClock, Lsn, Time};
 
 use super::chosen::{self, Chosen};
 use super::place::Place;
@@ -124,6 +126,12 @@ impl Source {
         )
     }
 
+    /// The end of a journal that looks whole and is not.
+    pub fn lost_end(&self, survey: &Survey) -> Option<Bad> {
+        let found = survey.lost_end();
+        found.filter(|_| self.point.is_none())
+    }
+
     /// Looks at the journal to list records of it.
     pub fn glance(&self) -> Result<Survey, Failure> {
         self.survey(Survey::glance)
@@ -158,6 +166,25 @@ impl Source {
         }
     }
 
+    /// The record at a point, by [`Point::first`] or [`Point::last`]: also behind
+    /// a damaged one, where marks and times lie that recovery would drop.
+    pub fn record(
+        &self,
+        point: &Point,
+        find: fn(&Point, &Survey, Time) -> Result<Lsn, PointError>,
+        survey: &Survey,
+        chosen: &Chosen,
+    ) -> Result<Lsn, Failure> {
+        let now = HostClock.wall();
+        let found = find(point, survey, now);
+        let known = found.as_ref().is_ok_and(|lsn| *lsn <= survey.last());
+        let found = match known || survey.verdict() == &Verdict::Clean || self.point.is_some() {
+            true => found,
+            false => find(point, self.beyond_all(chosen)?.survey(), now),
+        };
+        found.map_err(Failure::usage)
+    }
+
     /// What to say if the archive has histories that ended before the one that
     /// goes on.
     pub fn earlier(&self, chosen: &Chosen) -> Result<Option<String>, Failure> {
@@ -185,14 +212,23 @@ impl Source {
     /// Reads all of it and judges. What a daemon is just writing may look like
     /// damage, and not at another look.
     pub fn read(&self) -> Result<Survey, Failure> {
-        let mut survey = self.survey(Survey::read)?;
+        self.read_again(&|| self.survey(Survey::read))
+    }
+
+    /// The same with what went to an archive.
+    pub fn read_all(&self, chosen: &Chosen) -> Result<Survey, Failure> {
+        self.read_again(&|| Survey::read(self.chosen(chosen)?).map_err(|e| self.cant(&e)))
+    }
+
+    fn read_again(&self, read: &dyn Fn() -> Result<Survey, Failure>) -> Result<Survey, Failure> {
+        let mut survey = read()?;
         for _ in 0..AGAIN {
             let corrupt = matches!(survey.verdict(), Verdict::Corrupt(_));
             if !corrupt || self.point.is_none() {
                 break;
             }
             thread::sleep(MEANWHILE);
-            survey = self.survey(Survey::read)?;
+            survey = read()?;
         }
         Ok(survey)
     }
@@ -225,6 +261,15 @@ impl Source {
         })?;
         Ok(Arc::new(dir))
     }
+}
+
+/// What to say of a lost end.
+pub fn lost(bad: &Bad) -> String {
+    format!(
+        "record {}: {} ({}): unless the power went just when it was begun, it was removed, \
+         and what was durable in it is lost: bring it back before anything recovers",
+        bad.lsn, bad.why, bad.segment
+    )
 }
 
 /// Readers exit as fsck(8) does.

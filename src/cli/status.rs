@@ -14,13 +14,14 @@ use super::archiving::Archiving;
 use super::options::Options;
 use super::place::Place;
 use super::runtime::{Recovery, Runtime};
-use super::source::Source;
+use super::source::{Source, lost};
 use super::{Failure, Outcome, open};
 
 mod prometheus;
 
 /// Says whether an image is mounted, how far it lags behind its journal, and
-/// what the last recovery found.
+/// what the last recovery found. Exit codes: 0, 4 what the image needs of its
+/// journal is damaged or missing, 8 could not look.
 #[derive(clap::Args)]
 pub struct Args {
     /// One JSON object with stable keys
@@ -96,6 +97,8 @@ struct Status {
     unreplayed: Option<bool>,
     /// Whether it lags behind another journal than this one.
     foreign: Option<bool>,
+    /// What should be there and is not, in words.
+    missing: Option<String>,
     /// Whether the mount has a power switch.
     powercut: Option<bool>,
     checkpoint: Option<u64>,
@@ -198,7 +201,8 @@ pub fn run(args: &Args) -> Outcome {
         false if args.prometheus => say_text!("{}", prometheus::text(&status)),
         false => say_text!("{}", status.text()),
     }
-    Ok(0)
+    let sound = status.missing.is_none() && status.verdict.as_deref() != Some("corrupt");
+    Ok(if sound { 0 } else { 4 })
 }
 
 fn look(args: &Args) -> Result<Status, Failure> {
@@ -269,7 +273,17 @@ fn at_rest(source: &Source) -> Result<Status, Failure> {
             false => 0,
         });
     status.epoch = Some(survey.epoch().0);
-    status.verdict = Some(verdict(&survey).to_owned());
+    let lost_end = source.lost_end(&survey);
+    let verdict = match (status.foreign, &lost_end) {
+        (Some(true), _) => "missing",
+        (_, Some(_)) => "torn",
+        _ => verdict(&survey),
+    };
+    status.verdict = Some(verdict.to_owned());
+    status.missing = match status.foreign {
+        Some(true) => Some(source.foreign()),
+        _ => lost_end.as_ref().map(lost),
+    };
     status.segments = Some(survey.segments().len() as u64);
     status.journal_bytes = Some(survey.segments().iter().map(|segment| segment.bytes).sum());
     Ok(status)
@@ -311,6 +325,7 @@ impl From<Live> for Status {
             damage: live.damage,
             epoch: None,
             verdict: None,
+            missing: None,
         }
     }
 }
@@ -367,12 +382,17 @@ impl Status {
         if let Some(verdict) = &self.verdict {
             let more = match verdict.as_str() {
                 "clean" => "",
+                "missing" => ": not all that the image needs is in this journal",
+                "torn" if self.missing.is_some() => ": its end is missing",
                 "torn" => ": a power cut took what was not synced, the next mount cuts there",
                 _ => {
                     ": what was durable is damaged, nothing mounts this: journalfs verify tells more"
                 }
             };
             line("verdict", format!("{verdict}{more}"));
+        }
+        if let Some(missing) = self.missing.as_ref().filter(|_| foreign.is_empty()) {
+            line("missing", missing.clone());
         }
         if let Some(recovery) = &self.recovery {
             line("last mount", recovery.text());

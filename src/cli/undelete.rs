@@ -28,8 +28,14 @@ pub struct Args {
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Outcome {
-    let found = args.asked.find()?;
     let path = rooted(&args.path);
+    if path.is_empty() {
+        return Err(Failure::usage(at(
+            &args.path,
+            "the root is never removed: name what was, or see all of it with journalfs mount --at",
+        )));
+    }
+    let found = args.asked.find()?;
     let survey = found.survey();
     let removal = removal::find(survey, &path).ok_or_else(|| {
         let first = survey.first().unwrap_or_default();

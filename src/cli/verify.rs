@@ -22,7 +22,7 @@ use super::{Failure, Outcome, at};
 /// Reads every record of a journal and says whether all that was durable is
 /// there: clean, torn (cut by the power, nothing that was synced is lost), or
 /// corrupt. Changes nothing. Exit codes: 0 clean or torn, 4 something is
-/// damaged, 8 could not look.
+/// damaged or missing, 8 could not look.
 #[derive(clap::Args)]
 pub struct Args {
     /// One JSON object with stable keys
@@ -107,7 +107,14 @@ pub fn run(args: &Args) -> Outcome {
         true => Some(scrub(&source)?),
         false => None,
     };
-    let object = object(&source.journal, &survey, &audit, dropped, scrub.as_ref());
+    let lost = source.lost_end(&survey);
+    let object = object(
+        &source.journal,
+        (&survey, lost.as_ref()),
+        &audit,
+        dropped,
+        scrub.as_ref(),
+    );
     match args.json {
         true => say!(
             "{}",
@@ -119,6 +126,7 @@ pub fn run(args: &Args) -> Outcome {
         ),
     }
     let sound = audit.damaged.is_empty()
+        && lost.is_none()
         && !matches!(survey.verdict(), Verdict::Corrupt(_))
         && scrub.is_none_or(|scrub| scrub.mismatches.is_empty());
     Ok(if sound { 0 } else { 4 })
@@ -185,19 +193,20 @@ pub(super) fn dropped(source: &Source, survey: &Survey) -> Result<u64, Failure> 
 
 fn object(
     journal: &Path,
-    survey: &Survey,
+    (survey, lost): (&Survey, Option<&Bad>),
     audit: &Audit,
     dropped: u64,
     scrub: Option<&Scrub>,
 ) -> Object {
     let bad = match survey.verdict() {
-        Verdict::Clean => None,
+        Verdict::Clean => lost,
         Verdict::Torn { first: bad, .. } | Verdict::Corrupt(bad) => Some(bad),
     };
     let utc = |time: Option<Time>| time.map(line::utc);
     Object {
         journal: journal.to_owned(),
         verdict: match survey.verdict() {
+            Verdict::Clean if lost.is_some() => "torn",
             Verdict::Clean => "clean",
             Verdict::Torn { .. } => "torn",
             Verdict::Corrupt(_) => "corrupt",
@@ -287,6 +296,15 @@ pub(super) fn judgement(source: &Source, survey: &Survey, dropped: u64) -> Vec<S
         format!("{} ({} at {}{after})", bad.why, bad.segment, bad.offset)
     };
     let (durable, last) = (survey.durable(), survey.last());
+    if let Some(bad) = source.lost_end(survey) {
+        return vec![
+            format!("torn: record {}: {}", bad.lsn, place(&bad)),
+            "  unless the power went just when that was begun, it was removed, and what was durable in it is lost:".to_owned(),
+            format!(
+                "  bring it back, or go on with all up to {last}: journalfs recover {image}"
+            ),
+        ];
+    }
     match survey.verdict() {
         Verdict::Clean => vec![format!(
             "clean: records to {last}, durable to {durable}, in the image to {}",

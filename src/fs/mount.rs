@@ -16,6 +16,7 @@ use crate::ext4::superblock::SIZE;
 use crate::ext4::{Superblock, fault};
 use crate::journal::archive::Limits;
 use crate::journal::{self, Archive, Background, Journal, Report, Unrecovered};
+use crate::log::Bad;
 use crate::units::{Clock, HostClock, Lsn, Time};
 
 mod course;
@@ -179,6 +180,11 @@ impl Opened {
     /// What the journal's folder holds.
     pub fn report(&self) -> &Report {
         self.unrecovered.report()
+    }
+
+    /// The end of a journal that looks whole and is not.
+    pub fn lost_end(&self) -> Option<Bad> {
+        self.unrecovered.survey().lost_end()
     }
     /// The newest record as of which blocks may be on the image.
     pub fn reach(&self) -> Lsn {

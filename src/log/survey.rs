@@ -182,6 +182,30 @@ impl Survey {
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
+    /// The end of a log that looks whole and is not: another segment was begun
+    /// behind the newest one, or its index were not sealed. A power failure just
+    /// then may have taken it, or somebody's hand. (Copies in an archive, whose
+    /// indexes are all sealed, have other names.)
+    pub fn lost_end(&self) -> Option<Bad> {
+        let newest = self
+            .pieces
+            .last()
+            .filter(|_| self.verdict == Verdict::Clean)?;
+        let segment = &newest.segment;
+        let base = segment.header.base;
+        if self.files[newest.file].name != Segment::store_name(base) {
+            return None;
+        }
+        let index = Segment::index_name(base);
+        let entries = folder::sealed_index(&*self.dir, &index, &segment.header)?;
+        Some(Bad {
+            lsn: self.last.next(),
+            after: entries.last().map(|entry| Time::from_nanos(entry.time)),
+            segment: Segment::store_name(self.last.next()),
+            offset: 0,
+            why: "the segment that begins with it is missing",
+        })
+    }
     /// The highest Lsn known to have been durable.
     pub fn durable(&self) -> Lsn {
         self.durable

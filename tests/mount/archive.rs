@@ -73,6 +73,18 @@ fn an_archive_has_all_that_the_journal_forgot_also_after_a_kill() {
     assert!(shown.contains("session"), "{shown}");
     let dir = archive.display().to_string();
     world.succeeds(&["archive", &dir, "verify"]);
+    let line = world.fails(8, &["archive", world.journal().to_str().unwrap(), "list"]);
+    assert!(line.contains("is no archive"), "{line}");
+    // What it forgot is in the picture too.
+    let report = |more: &[&str]| {
+        let page = world.beside("report.html");
+        let mut args = vec!["report", "-o", page.to_str().unwrap(), world.image_str()];
+        args.extend(more);
+        world.succeeds(&args);
+        let html = fs::read_to_string(&page).unwrap();
+        html.matches("<td class='path'>/first-").count()
+    };
+    assert_eq!((report(&[]), report(&["--archive", "none"])), (12, 0));
     let pruned = world.fails(1, &["archive", &dir, "prune"]);
     assert!(pruned.contains("--age"), "{pruned}");
 
@@ -96,6 +108,7 @@ fn an_archive_has_all_that_the_journal_forgot_also_after_a_kill() {
     };
     fs::remove_file(archive.join("manifest.json")).unwrap();
     damaged("damaged: manifest.json is missing");
+    world.succeeds(&["archive", &dir, "list"]);
     let base = listed["bases"][0]["name"].as_str().unwrap();
     let file = fs::OpenOptions::new().write(true).open(archive.join(base));
     file.unwrap().set_len(4 << 20).unwrap();

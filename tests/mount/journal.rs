@@ -263,6 +263,7 @@ fn damage_where_it_was_durable_is_named_and_the_rest_still_told() {
     File::open(world.at("safe")).unwrap().sync_all().unwrap();
     fs::write(world.at("later"), b"x").unwrap();
     File::open(world.at("later")).unwrap().sync_all().unwrap();
+    world.succeeds(&["mark", world.point_str(), "behind"]);
     fs::write(world.at("last"), b"x").unwrap();
     world.kill();
     world.detach_dead();
@@ -305,7 +306,18 @@ fn damage_where_it_was_durable_is_named_and_the_rest_still_told() {
     assert!(is_dropped);
     let shown = world.succeeds(&["show", world.image_str(), &later]);
     assert!(shown.contains("recovery drops it"), "{shown}");
-    let status = world.succeeds(&["status", world.image_str()]);
+    // Marks that lie there are points too.
+    let since = |mark: &str| {
+        let args = ["log", "--since", mark, world.image_str()];
+        journalfs().args(args).output().unwrap()
+    };
+    let listed = said(&since("behind"));
+    assert!(listed.contains("create      /last"), "{listed}");
+    assert!(!listed.contains("create      /later"), "{listed}");
+    assert_eq!(since("nowhere").status.code(), Some(1));
+    let shown = world.succeeds(&["show", world.image_str(), "behind"]);
+    assert!(shown.contains("recovery drops it"), "{shown}");
+    let status = unsound(&world, "status");
     assert!(
         status.contains("corrupt: what was durable is damaged"),
         "{status}"
@@ -386,13 +398,65 @@ fn a_journal_that_lacks_what_its_image_needs_is_not_called_clean() {
     fs::write(store, b"").unwrap();
     let line = world.fails(4, &["verify", world.image_str()]);
     assert!(line.contains("lags behind a journal"), "{line}");
-    let status = world.succeeds(&["status", world.image_str()]);
+    let status = unsound(&world, "status");
     assert!(
         status.contains("not the one that the image lags behind"),
         "{status}"
     );
+    assert!(status.contains("verdict     missing"), "{status}");
+    let listed = unsound(&world, "log");
+    assert!(listed.contains("lags behind a journal"), "{listed}");
     fs::write(store, bytes).unwrap();
     world.succeeds(&["verify", world.image_str()]);
+}
+
+/// What a reader says that finds something damaged or missing.
+#[track_caller]
+fn unsound(world: &World, command: &str) -> String {
+    let output = journalfs().args([command, world.image_str()]).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+    said(&output)
+}
+
+/// The segments before it are whole by themselves.
+#[test]
+fn a_journal_without_its_newest_segment_is_not_called_clean() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    world.mount_to_kill(&["-o", "journal_size=8M"]);
+    for n in 0..12 {
+        let path = world.at(&format!("file-{n}"));
+        fs::write(&path, vec![n; 100_000]).unwrap();
+        File::open(&path).unwrap().sync_all().unwrap();
+    }
+    world.kill();
+    world.detach_dead();
+    world.succeeds(&["verify", world.image_str()]);
+    let segments = objects(&world.succeeds(&["segments", "--json", world.image_str()]));
+    let active = segments
+        .iter()
+        .find(|one| one["state"] == "active")
+        .unwrap();
+    assert!(active["first"].as_u64().unwrap() > 1, "{segments:?}");
+    let name = active["name"].as_str().unwrap();
+    let (store, aside) = (world.journal().join(name), world.beside("aside"));
+    fs::rename(&store, &aside).unwrap();
+    for command in ["verify", "log", "status"] {
+        let told = unsound(&world, command);
+        assert!(told.contains(name), "{command}: {told}");
+        assert!(
+            !told.contains("clean: records") && !told.contains("verdict     clean"),
+            "{told}"
+        );
+    }
+    fs::rename(&aside, &store).unwrap();
+    world.succeeds(&["verify", world.image_str()]);
+    world.mount(&[]);
+    world.umount_and_judge();
+    for command in ["verify", "log", "status"] {
+        world.succeeds(&[command, world.image_str()]);
+    }
 }
 
 #[test]

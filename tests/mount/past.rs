@@ -114,6 +114,8 @@ fn a_moment_is_seen_printed_compared_and_restored_beside_the_live_mount() {
     assert_eq!(fs::read(back.join("deep/b")).unwrap(), b"deep");
     let line = world.fails(1, &["undelete", dir, "/nothing"]);
     assert!(line.contains("removed /nothing"), "{line}");
+    let line = world.fails(1, &["undelete", dir, "/"]);
+    assert!(line.contains("the root is never removed"), "{line}");
 
     restores(&world, "good", &[]);
     let line = world.fails(1, &["cat", "--at", "2020-01-01", image, "/kept"]);

@@ -82,6 +82,9 @@ fn a_segment_of_a_later_version_is_refused() {
             });
         }
         assert_refused(&sample, ALL);
+        if name == "killed" {
+            assert_refused(&sample, &[&["detach", "disk.img"]]);
+        }
     }
 }
 
@@ -115,6 +118,7 @@ fn a_record_of_a_later_version_is_refused() {
         &["show", "disk.img", &lsn],
         &["check", "disk.img"],
         &["restore", "--at", &lsn, "--to", "out.img", "disk.img"],
+        &["detach", "disk.img"],
     ];
     assert_refused(&sample, args);
 }
