@@ -241,6 +241,73 @@ fn an_exported_image_can_still_be_recovered_by_us() {
     }
 }
 
+/// Whatever is printed behind the words "and there" is a shell's script.
+#[test]
+fn the_commands_printed_leave_an_image_without_a_trace_of_the_guard() {
+    for (name, args) in [
+        ("internal", &["-b4096", "-I256", "-Jsize=4"][..]),
+        ("none", &["-b4096", "-I256", "-O^has_journal"]),
+    ] {
+        let (image, ..) = on_the_host(name, args);
+        let fresh = features(Variant { name, args }.make(24 << 20).path());
+        let out = image.folder().join("out");
+        let done = journalfs(&["export", "--jbd2"], &[&out, image.path()]);
+        let printed = String::from_utf8(done.stdout).unwrap();
+        let (_, there) = printed.split_once("and there:\n").unwrap();
+        let script: Vec<&str> = there.lines().filter(|l| l.starts_with("  ")).collect();
+        assert!(
+            script
+                .iter()
+                .any(|line| line.starts_with("  # nothing else")),
+            "{printed}"
+        );
+        let done = Command::new("sh")
+            .args(["-c", &script.join("\n")])
+            .env("PATH", path_with_sbin())
+            .output()
+            .unwrap();
+        assert!(matches!(done.status.code(), Some(0 | 1)), "{done:?}");
+        e2fsck::assert_clean(image.path());
+        assert_eq!(features(image.path()), fresh, "{name}");
+        // That the kernel mounts it.
+        seen(image.path());
+    }
+}
+
+/// A folder that nothing can be written to, also by root; as it was at the end.
+struct ReadOnly<'p>(&'p Path);
+
+impl<'p> ReadOnly<'p> {
+    fn new(folder: &'p Path) -> Self {
+        run(Command::new("mount").arg("--bind").args([folder, folder]));
+        let made = ReadOnly(folder);
+        run(Command::new("mount")
+            .args(["-o", "remount,bind,ro"])
+            .arg(folder));
+        made
+    }
+}
+
+impl Drop for ReadOnly<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
+#[test]
+fn an_image_that_cant_be_written_is_to_be_copied_first() {
+    if !kernel::allowed() {
+        return;
+    }
+    let (image, ..) = on_the_host("b", &["-b4096", "-I256", "-Jsize=4"]);
+    let out = tempfile::tempdir().unwrap();
+    let out = out.path().join("out");
+    let _held = ReadOnly::new(image.folder());
+    let words = refusal(&journalfs(&["export", "--jbd2"], &[&out, image.path()]));
+    assert!(words.contains("give a copy of it"), "{words}");
+    assert!(!out.exists());
+}
+
 #[test]
 fn an_export_that_is_refused_changes_nothing() {
     let (image, ..) = on_the_host("b", &["-b4096", "-I256", "-Jsize=4"]);

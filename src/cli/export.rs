@@ -30,6 +30,7 @@ pub struct Args {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Outcome {
     let place = Place::find(&args.image, args.journal.as_deref())?;
+    must_be_writable(&args.image)?;
     let refused = |error: mount::Error| place.refused(&error);
     let opened = mount::open_host_copy(&place.image, &place.journal).map_err(refused)?;
     if !opened.is_guarded() {
@@ -54,8 +55,20 @@ pub fn run(args: &Args) -> Outcome {
     }
     say!("Take both to the other machine, and there:");
     say!("  e2fsck -f -y -j {out} {copy}");
+    say!("  # nothing else: it takes has_journal, or the journal's UUID, off again by itself");
     say!("Afterwards {copy} is an ordinary ext4 image, and {out} is of no more use.");
     Ok(0)
+}
+
+/// The copy is changed: by us if it has a journal of its own, by e2fsck in any case.
+fn must_be_writable(image: &Path) -> Result<(), Failure> {
+    match File::options().write(true).open(image) {
+        Ok(_) => Ok(()),
+        Err(e) => Err(Failure::refused(at(
+            image,
+            format!("can't be written ({e}): give a copy of it, as by cp --sparse=always"),
+        ))),
+    }
 }
 
 fn sync_name(path: &Path) -> std::io::Result<()> {
