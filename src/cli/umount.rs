@@ -17,6 +17,10 @@ use super::view;
 use super::{Failure, Outcome, at};
 
 /// Unmounts, and waits until the image is clean and the daemon has gone.
+///
+/// Exit codes: 0, 1 nothing is mounted there, 32 it is still mounted, or it is
+/// not but the image lags behind its journal (as after journalfs cut, or when the
+/// daemon died): journalfs recover makes it whole.
 #[derive(clap::Args)]
 pub struct Args {
     /// The mountpoint.
