@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::process::Stdio;
@@ -606,4 +606,55 @@ fn a_report_is_one_page_that_needs_nothing_and_runs_nobodys_script() {
         "behind the damage"
     );
     world.beyond_recovery = Some("damaged");
+}
+
+/// What it writes when its standard output is a terminal.
+fn on_a_terminal(args: &[&str], env: &[(&str, &str)]) -> String {
+    let pty = nix::pty::openpty(None, None).unwrap();
+    let mut command = journalfs();
+    for name in ["NO_COLOR", "PAGER", "LESS"] {
+        command.env_remove(name);
+    }
+    command.env("TERM", "xterm").args(args).stdout(pty.slave);
+    let mut child = command.envs(env.iter().copied()).spawn().unwrap();
+    drop(command);
+    let mut shown = Vec::new();
+    // (A terminal that nobody holds any more ends with an error.)
+    let _ = File::from(pty.master).read_to_end(&mut shown);
+    assert!(child.wait().unwrap().success());
+    String::from_utf8(shown).unwrap()
+}
+
+#[test]
+fn colour_and_a_pager_are_for_terminals() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    world.mount_to_kill(&[]);
+    live(&world);
+    world.kill();
+    world.detach_dead();
+    let log = ["log", world.image_str()];
+    let pager = ("PAGER", "sed s/^/paged:/");
+    let plain = on_a_terminal(&log, &[("PAGER", "cat"), ("NO_COLOR", "1")]);
+    assert!(
+        plain.contains("/z/b/file") && !plain.contains('\x1b'),
+        "{plain}"
+    );
+    let coloured = on_a_terminal(&log, &[("PAGER", "cat"), ("NO_COLOR", "")]);
+    assert!(coloured.contains("\x1b[33m"), "{coloured}");
+    let dumb = on_a_terminal(&log, &[("PAGER", "cat"), ("TERM", "dumb")]);
+    assert_eq!(dumb, plain);
+    let paged = on_a_terminal(&log, &[pager]);
+    assert!(
+        paged.lines().all(|line| line.starts_with("paged:")),
+        "{paged}"
+    );
+    assert!(paged.contains("/z/b/file"), "{paged}");
+    // What programs read is not for people.
+    let json = on_a_terminal(&["log", "--json", world.image_str()], &[pager]);
+    assert!(json.starts_with('{') && !json.contains('\x1b'), "{json}");
+
+    let piped = journalfs().args(log).envs([pager]).output().unwrap();
+    let piped = String::from_utf8(piped.stdout).unwrap();
+    assert_eq!(piped, plain.replace("\r\n", "\n"));
 }
