@@ -119,14 +119,18 @@ pub enum Error {
     },
     /// The image is not the one that the last checkpoint wrote.
     #[error(
-        "block {block} of the image is not as checkpoint {checkpoint} left it: \
-         the image is another copy than the journal's, or it was written to meanwhile"
+        "block {block} of the image is not as checkpoint {checkpoint} left it: {}",
+        blame(*.same, *.differ)
     )]
     Stale {
         /// The block that differs.
         block: BlockNo,
         /// The checkpoint's record.
         checkpoint: Lsn,
+        /// Of the blocks looked at, how many are as they were,
+        same: usize,
+        /// and how many are not.
+        differ: usize,
     },
     /// A transaction that should have gone in steps.
     #[error("a record of {len} bytes is longer than the journal takes ({limit})")]
@@ -148,6 +152,17 @@ pub enum Error {
     /// Opened for reading only, or stopped by an earlier error.
     #[error("read-only: {0}")]
     ReadOnly(Arc<str>),
+}
+
+/// Of another copy most blocks differ.
+fn blame(same: usize, differ: usize) -> String {
+    match same > differ {
+        true => format!(
+            "{same} others that were looked at are, so that it is damaged, or others wrote to the image meanwhile"
+        ),
+        false => "the image is another copy than the journal's, or it was written to meanwhile"
+            .to_owned(),
+    }
 }
 
 impl From<crate::log::Error> for Error {

@@ -399,15 +399,22 @@ impl Unrecovered {
             through: base.through,
         };
         replay(self.survey.frames(base.through.next()), &mut checking)?;
-        for (block, crc) in self.untouched_samples()? {
-            if crc32fast::hash(&inner.0.read_home(block)?) != crc {
-                return Err(Error::Stale {
-                    block,
-                    checkpoint: *at,
-                });
+        let samples = self.untouched_samples()?;
+        let mut stale = Vec::new();
+        for (block, crc) in &samples {
+            if crc32fast::hash(&inner.0.read_home(*block)?) != *crc {
+                stale.push(*block);
             }
         }
-        Ok(())
+        match stale.first() {
+            None => Ok(()),
+            Some(block) => Err(Error::Stale {
+                block: *block,
+                checkpoint: *at,
+                same: samples.len() - stale.len(),
+                differ: stale.len(),
+            }),
+        }
     }
 }
 

@@ -229,7 +229,31 @@ fn another_copy_of_the_image_is_recognised() {
         .unwrap()
         .recover(host.image(), options(1));
     assert!(matches!(refused, Err(Error::Stale { .. })));
+    assert!(refused.err().unwrap().to_string().contains("another copy"));
     assert_eq!(host.events(), 0);
+}
+
+#[test]
+fn one_damaged_block_of_the_image_makes_it_no_other_copy() {
+    let mut world = World::seeded(9);
+    world.run(60);
+    world.checkpoint();
+    let left = world.host.kill();
+    let samples = Journal::open(Host::new(left.clone()).folder())
+        .unwrap()
+        .untouched_samples()
+        .unwrap();
+    assert!(samples.len() > 2, "{samples:?}");
+    let block = samples[0].0;
+    let mut image = left.image;
+    image.flip(block.0 * SIZE as u64, 1);
+    let host = Host::new(Snapshot { image, ..left });
+    let refused = Journal::open(host.folder())
+        .unwrap()
+        .recover(host.image(), options(1));
+    let words = refused.err().unwrap().to_string();
+    assert!(words.contains("it is damaged"), "{words}");
+    assert!(words.contains(&format!("block {block} ")), "{words}");
 }
 
 #[test]
