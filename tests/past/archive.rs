@@ -10,7 +10,7 @@ use journalfs::device::volatile::{Host, Snapshot};
 use journalfs::fs::Error;
 use journalfs::fs::mount::{self, History as Archiving};
 use journalfs::journal::archive::Limits;
-use journalfs::past::{Change, Happened, Span, compare};
+use journalfs::past::{Change, Happened, Instant, Span, compare};
 use journalfs::sim::clock::StillClock;
 use journalfs::sim::drive::Driver;
 use journalfs::sim::random::Random;
@@ -21,7 +21,7 @@ use journalfs::sim::{History, Mix, Model, Node, Step, Tree, Workload};
 use journalfs::units::Lsn;
 
 use super::seeds;
-use super::states::{assert_restores, assert_shows, tree};
+use super::states::{assert_restored, assert_restores, assert_shows, tree};
 
 /// A file system whose history is archived, and the model's trees.
 struct World {
@@ -138,11 +138,15 @@ impl World {
     }
 
     fn run(seed: u64) -> World {
+        World::after(seed, 200)
+    }
+
+    fn after(seed: u64, steps: usize) -> World {
         println!("seed {seed}");
         let mut random = Random::new(seed);
         let mut world = World::new(&mut random);
         let mix = *random.pick(&[Mix::All, Mix::Names, Mix::Sessions]);
-        let workload = Workload::random(random.bits(), 200, mix, &Tree::root());
+        let workload = Workload::random(random.bits(), steps, mix, &Tree::root());
         workload.0.iter().for_each(|step| world.step(step));
         world
     }
@@ -174,6 +178,46 @@ fn with_an_archive_every_state_is_the_models() {
     assert!(states > 500 && archived > 60, "{states}, {archived}");
 }
 
+/// Each with some other, too: what differs, applied to the one, gives the other.
+#[test]
+fn each_state_shown_restored_and_compared_is_the_models() {
+    let (mut states, mut found) = (0, 0);
+    for seed in seeds(8) {
+        let world = World::after(seed, 100);
+        let span = world.span();
+        let last = span.survey().last().0;
+        let mut random = Random::new(seed);
+        for at in (0..=last).map(Lsn) {
+            let one = span.at(at).unwrap();
+            assert_shows(&one, &world.history);
+            match at.0 % 17 {
+                0 => assert_restores(&one, &world.history),
+                _ => drop(assert_restored(&one, &world.history)),
+            }
+            let other = span.at(Lsn(random.below(last + 1))).unwrap();
+            found += assert_differs(&span, &one, &other);
+            states += 1;
+        }
+    }
+    println!("{states} states, {found} changes");
+    assert!(states > 400 && found > 3000, "{states}, {found}");
+}
+
+/// How many changes there are.
+fn assert_differs(span: &Span, one: &Instant, other: &Instant) -> usize {
+    let changes = compare(span, one, other).unwrap();
+    let (before, after) = (tree(one), tree(other));
+    let made = apply(&before, &after, &changes);
+    if let Some(difference) = after.difference(&made) {
+        panic!(
+            "from {} to {}:\n{difference}\n{changes:#?}",
+            one.at(),
+            other.at()
+        );
+    }
+    changes.len()
+}
+
 #[test]
 fn what_differs_applied_to_the_one_gives_the_other() {
     let mut found = 0;
@@ -185,13 +229,7 @@ fn what_differs_applied_to_the_one_gives_the_other() {
         for _ in 0..20 {
             let (a, b) = (Lsn(random.below(last + 1)), Lsn(random.below(last + 1)));
             let (one, other) = (span.at(a).unwrap(), span.at(b).unwrap());
-            let changes = compare(&span, &one, &other).unwrap();
-            let (before, after) = (tree(&one), tree(&other));
-            let made = apply(&before, &after, &changes);
-            if let Some(difference) = after.difference(&made) {
-                panic!("from {a} to {b}:\n{difference}\n{changes:#?}");
-            }
-            found += changes.len();
+            found += assert_differs(&span, &one, &other);
             let none = compare(&span, &one, &one).unwrap();
             assert_eq!(none, []);
         }
