@@ -8,6 +8,7 @@
 //! has the bytes of the file.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use super::codec::Flaw;
 use super::record::Record;
@@ -172,14 +173,14 @@ impl BlockIndex {
                 records: touches.into_keys().collect(),
             },
             Some((start, touch)) => {
-                let from = if touch == Touch::Free {
-                    start.next()
-                } else {
-                    start
+                let from = match touch {
+                    Touch::Free => Bound::Excluded(start),
+                    _ => Bound::Included(start),
                 };
+                let records = touches.range((from, Bound::Unbounded));
                 Chain {
                     begins: Begins::Here,
-                    records: touches.range(from..).map(|(lsn, _)| *lsn).collect(),
+                    records: records.map(|(lsn, _)| *lsn).collect(),
                 }
             }
         }

@@ -14,12 +14,13 @@ use journalfs::history::chart::Chart;
 use journalfs::history::shown;
 use journalfs::journal::Record;
 use journalfs::journal::archive::{Archive, Limits};
+use journalfs::journal::blocks::{Begins, BlockIndex};
 use journalfs::journal::redo::Redo;
 use journalfs::log::Survey;
 use journalfs::past::{self, restore};
 use journalfs::units::{BlockNo, InodeNo, Lsn};
 
-use crate::archives::Kept;
+use crate::archives::{Kept, seal_blocks};
 use crate::exercise::{self, options};
 use crate::forge::{Forge, What};
 use crate::journals::{FRAME, Left, frames, meta_len, seal_frame, seal_segment};
@@ -349,6 +350,24 @@ fn a_block_index_without_end_is_not_read() {
     assert!(archive.blocks(found).unwrap().is_none());
     let peak = peak_memory();
     assert!(peak < MEMORY, "{peak} KiB");
+}
+
+#[test]
+fn a_block_freed_by_the_last_record_of_all_has_no_next() {
+    let last = u64::MAX;
+    let mut bytes = vec![0; 48];
+    bytes[..8].copy_from_slice(b"jfblocks");
+    bytes[8] = 1; // version
+    bytes[16..24].copy_from_slice(&last.to_le_bytes()); // base
+    bytes[24..32].copy_from_slice(&last.to_le_bytes());
+    bytes[40] = 1; // runs
+    bytes[44] = 1; // bytes of their lists
+    bytes.extend([7, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]); // block 7 alone
+    bytes.push(1); // the base itself frees it
+    seal_blocks(&mut bytes);
+    let index = BlockIndex::decode(&bytes).ok().unwrap();
+    let chain = index.chain(BlockNo(7), Lsn(0), Lsn(last));
+    assert_eq!((chain.begins, chain.records), (Begins::Here, vec![]));
 }
 
 #[test]
