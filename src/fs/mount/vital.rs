@@ -16,7 +16,7 @@ pub(super) fn root(sb: &Superblock, view: &dyn Blocks) -> Result<()> {
     };
     let inode = found(sb, view, InodeNo::ROOT).map_err(damaged)?;
     let Some(inode) = inode else {
-        return Err(wrong("i_mode, or its time of deletion,", 0));
+        return Err(wrong("i_mode or i_links_count", 0));
     };
     refuse(&inode, mode::DIRECTORY, wrong)?;
     match map::find(view, sb, &inode, FileBlock(0)).map_err(damaged)? {
@@ -34,7 +34,10 @@ pub(super) fn own_journal(sb: &Superblock, view: &dyn Blocks) -> Result<()> {
     };
     let inode = match sb.group_of_inode(number) {
         Ok(_) => found(sb, view, number).map_err(damaged)?,
-        Err(_) => None,
+        Err(_) => {
+            let (what, field, value) = ("superblock".into(), "s_journal_inum", number.0.into());
+            return Err(Error::Damaged(Corrupt::Field { what, field, value }));
+        }
     };
     let Some(inode) = inode else {
         return Err(wrong("i_mode", 0));
