@@ -31,9 +31,12 @@ fn on_every_format(what: &str, part: impl Fn(&Bench, &mut Seeded)) {
         eprintln!("{what} on {}", variant.name);
         part(&bench, &mut random);
         let name = format!("{what} on {}", variant.name);
+        // Before: reading it sets times of access.
+        let shown = bench.tree();
         bench.judge(&name);
+        let judged = bench.pages();
         let bench = bench.reopen();
-        bench.judge(&format!("{name}, opened again"));
+        bench.judge_again(&format!("{name}, opened again"), &judged, &shown);
     }
 }
 
