@@ -244,6 +244,17 @@ fn resize2fs_leaves_a_mounted_image_alone_and_grows_it_afterwards() {
     fs::write(world.at("more"), vec![2; 3_000_000]).unwrap();
     world.umount_and_judge();
 
+    // As after any mount in a later second than the last check.
+    let mut checked = std::process::Command::new("e2fsck");
+    checked.env("PATH", path_with_sbin()).args(["-f", "-p"]);
+    assert!(
+        checked
+            .arg(world.image())
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
     let (done, said) = resize(&[]);
     assert!(done, "{said}");
     crate::support::e2fsck::assert_clean(&world.image());
