@@ -148,6 +148,10 @@ impl Fs {
                 tables.gone.remove(&number);
             }
         }
+        drop(tables);
+        if let Err(error) = self.noting(self.closed(number)) {
+            log::debug!("inode {number}, which has no name: {error}");
+        }
     }
 
     /// Reads up to `len` bytes; fewer only at the file's end.

@@ -122,7 +122,7 @@ struct Tables {
     /// Inodes whose blocks are still being freed, in steps; all are on the
     /// orphan chain. Nothing may extend such a file before that is done.
     pending: BTreeSet<InodeNo>,
-    /// Inodes without a name that are still open; on the orphan chain too.
+    /// Inodes without a name that somebody still has; on the orphan chain too.
     held: BTreeSet<InodeNo>,
     /// Blocks above the reserve, as of the last count.
     room: Room,
@@ -147,6 +147,13 @@ impl Tables {
         if self.lookups.contains_key(&last.number) {
             self.gone.insert(last.number, last);
         }
+    }
+
+    /// Whether an inode is open, or has no name but is still referred to: then
+    /// it may be opened yet.
+    fn is_had(&self, number: InodeNo) -> bool {
+        self.opens.contains_key(&number)
+            || self.held.contains(&number) && self.lookups.contains_key(&number)
     }
 
     /// One handle less. True: it was the last.

@@ -113,7 +113,7 @@ impl Fs {
         (dir.mtime, dir.ctime) = (time, time);
         store(&mut txn, &self.sb, &dir)?;
         inode.ctime = time;
-        let later = self.unlink_inode(&mut txn, &mut inode, time)?;
+        let later = self.unlink_inode(&mut txn, &mut inode, time, false)?;
         let at = Name {
             parent,
             name: name.to_vec(),
@@ -155,7 +155,7 @@ impl Fs {
         (dir.mtime, dir.ctime) = (time, time);
         store(&mut txn, &self.sb, &dir)?;
         inode.ctime = time;
-        let later = self.unlink_inode(&mut txn, &mut inode, time)?;
+        let later = self.unlink_inode(&mut txn, &mut inode, time, false)?;
         let at = Name {
             parent,
             name: name.to_vec(),
@@ -284,13 +284,14 @@ impl Fs {
         txn: &mut Txn<'_>,
         inode: &mut Inode,
         time: Time,
+        replaced: bool,
     ) -> Result<Later> {
         inode.links = match inode.kind() {
             mode::DIRECTORY => 0,
             _ => inode.links.saturating_sub(1),
         };
         if inode.links == 0 {
-            return self.unlinked(txn, inode, time);
+            return self.unlinked(txn, inode, time, replaced);
         }
         store(txn, &self.sb, inode)?;
         Ok(Later::default())

@@ -120,19 +120,24 @@ fn chain(blocks: &dyn Blocks, sb: &Superblock) -> Result<Vec<Inode>> {
 }
 
 impl Fs {
-    /// An inode lost its last name: frees it at once, at its last close, or
-    /// after this transaction in steps. Stores the inode.
+    /// An inode lost its last name: frees it at once, when nobody has it any
+    /// more, or after this transaction in steps. Stores the inode. `replaced`:
+    /// another has its name now, and whoever just looked that up may still come
+    /// to open this one; on an error the kernel would look again, but only once,
+    /// and the name may have been replaced again.
     pub(super) fn unlinked(
         &self,
         txn: &mut Txn<'_>,
         inode: &mut Inode,
         time: Time,
+        replaced: bool,
     ) -> Result<Later> {
         let number = inode.number;
         let (open, pending) = {
             let tables = self.tables.lock();
             (
-                tables.opens.contains_key(&number),
+                tables.opens.contains_key(&number)
+                    || replaced && tables.lookups.contains_key(&number),
                 tables.pending.contains(&number),
             )
         };
@@ -243,7 +248,7 @@ impl Fs {
                 Err(super::Error::Stale) => break, // its transaction was given up, or it is gone already
                 Err(error) => return Err(error),
             };
-            let open = self.tables.lock().opens.contains_key(&number);
+            let open = self.tables.lock().is_had(number);
             let done = match inode.links {
                 0 if open => self.free_behind_end(&mut txn, &mut inode)?,
                 0 => self.free_blocks_of(&mut txn, &mut inode)?,
@@ -268,16 +273,19 @@ impl Fs {
         }
         let mut tables = self.tables.lock();
         tables.pending.remove(&number);
-        if !tables.opens.contains_key(&number) {
+        if !tables.is_had(number) {
             tables.held.remove(&number);
         }
         Ok(())
     }
 
-    /// The last handle is closed: an inode without a name goes.
+    /// A last handle is closed, or the kernel's last reference dropped: an inode
+    /// without a name goes, if nobody has it now.
     pub(super) fn closed(&self, number: InodeNo) -> Result<()> {
-        let held = self.tables.lock().held.contains(&number);
-        if held {
+        let tables = self.tables.lock();
+        let free = tables.held.contains(&number) && !tables.is_had(number);
+        drop(tables);
+        if free {
             self.tables.lock().pending.insert(number);
             self.finish(Later(Some(number)))?;
         }

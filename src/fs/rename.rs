@@ -265,7 +265,7 @@ impl Fs {
                     shrink_links(to);
                 }
                 there.ctime = time;
-                self.unlink_inode(txn, there, time)?
+                self.unlink_inode(txn, there, time, true)?
             }
             None => {
                 let (inode, reserve) = (moved.number, self.privileged(by));

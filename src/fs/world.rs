@@ -123,7 +123,7 @@ impl World {
         let entry = dir::remove(&mut txn, &fs.sb, &mut root, name.as_bytes()).unwrap();
         let mut inode = inode::load(&txn, &fs.sb, entry.inode).unwrap();
         inode.links -= 1;
-        let later = fs.unlinked(&mut txn, &mut inode, fs.now()).unwrap();
+        let later = fs.unlinked(&mut txn, &mut inode, fs.now(), false).unwrap();
         inode::store(&mut txn, &fs.sb, &root).unwrap();
         txn.commit(&Op::Orphan { inode: entry.inode }).unwrap();
         fs.finish(later).unwrap();

@@ -208,6 +208,13 @@ impl Segment {
     pub fn index_name(base: Lsn) -> String {
         format!("{:020}.index", base.0)
     }
+    /// The base in the name of a store or index file.
+    pub fn base_in(name: &str) -> Option<Lsn> {
+        let (base, rest) = name.split_at_checked(20)?;
+        let digits = base.bytes().all(|byte| byte.is_ascii_digit());
+        let of_segment = matches!(rest, ".store" | ".index") && digits;
+        of_segment.then(|| base.parse().ok().map(Lsn))?
+    }
     pub fn name(&self) -> String {
         Self::store_name(self.header.base)
     }

@@ -2,12 +2,13 @@
 //! where kernel ext4 can make it too, it must.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -545,4 +546,40 @@ fn resident(world: &World) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.unwrap().trim().trim_end_matches(" kB");
     kib.parse().unwrap()
+}
+
+/// Whoever has just looked a name up may still open what it meant, also when
+/// the name has been given to another file since, and again.
+#[test]
+fn a_name_that_is_replaced_all_the_time_is_always_there() {
+    needs_fuse!();
+    let world = World::new("64M");
+    world.mount(&[]);
+    let name = world.at("name");
+    fs::write(&name, "0").unwrap();
+    let end = Instant::now() + Duration::from_secs(2);
+    let asked = |ask: fn(&Path) -> io::Result<()>| {
+        let name = name.clone();
+        thread::spawn(move || {
+            while Instant::now() < end {
+                ask(&name).unwrap();
+            }
+        })
+    };
+    let readers = [
+        asked(|name| fs::read(name).map(drop)),
+        asked(|name| fs::metadata(name).map(drop)),
+        asked(|name| File::options().write(true).open(name).map(drop)),
+        asked(|name| fs::set_permissions(name, fs::Permissions::from_mode(0o644))),
+    ];
+    let mut round = 0;
+    while Instant::now() < end {
+        fs::write(world.at("next"), format!("{round}")).unwrap();
+        fs::rename(world.at("next"), &name).unwrap();
+        round += 1;
+    }
+    for reader in readers {
+        reader.join().unwrap();
+    }
+    assert_eq!(fs::read_to_string(&name).unwrap(), format!("{}", round - 1));
 }

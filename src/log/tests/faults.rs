@@ -365,3 +365,39 @@ fn records_of_a_segment_that_was_overwritten_out_of_turn_are_recycled_not_missin
         lsn = lsn.next();
     }
 }
+
+/// All before it may be given up, and then no index tells of it.
+#[test]
+fn a_log_whose_active_segment_is_missing_or_cut_short_has_lost_its_end() {
+    let dir = Arc::new(MemoryDir::default());
+    let log = open(&dir, 1);
+    while log.segments().len() < 3 {
+        append(&log, &[1; 20], &[2; 3000]);
+    }
+    let proof = log.sync().unwrap();
+    let lost = |dir: Arc<MemoryDir>| Survey::read(dir).unwrap().lost_end();
+    for retired in [false, true] {
+        if retired {
+            log.set_installed(proof.lsn(), proof);
+            log.mark().unwrap();
+            log.sync().unwrap();
+        }
+        log.clean().unwrap();
+        let active = log.segments().pop().unwrap();
+        let spares = Survey::read(copy(&dir)).unwrap().files;
+        let spares = spares.iter().filter(|file| file.name.contains("spare"));
+        assert_eq!(spares.count() >= 2, retired);
+        assert_eq!(lost(copy(&dir)), None);
+
+        let left = copy(&dir);
+        left.remove(&active.name).unwrap();
+        let bad = lost(left).unwrap_or_else(|| panic!("{retired}"));
+        assert!(bad.why.contains("missing"), "{retired}");
+        for len in [0, 4096, active.bytes - 4096] {
+            let left = copy(&dir);
+            left.open(&active.name).unwrap().set_len(len).unwrap();
+            let bad = lost(left).unwrap_or_else(|| panic!("{retired} {len}"));
+            assert_eq!(bad.why.contains("cut short"), len > 0, "{retired} {len}");
+        }
+    }
+}
