@@ -104,7 +104,12 @@ impl Options {
             (name, _) if name.starts_with("x-") || name.starts_with("X-") => {}
             ("ro", None) => self.read_only = true,
             ("rw", None) => self.read_only = false,
-            ("relatime" | "atime", None) => self.atime = Atime::Relatime,
+            // As mount(8) has it, in any order: strictatime before noatime before
+            // relatime.
+            ("relatime", None) => {}
+            ("atime", None) if self.atime == Atime::Noatime => self.atime = Atime::Relatime,
+            ("atime", None) => {}
+            ("noatime", None) if self.atime == Atime::Strict => {}
             ("noatime", None) => self.atime = Atime::Noatime,
             ("strictatime", None) => self.atime = Atime::Strict,
             ("nodiratime", None) => self.nodiratime = true,
@@ -250,10 +255,13 @@ mod tests {
     }
 
     #[test]
-    fn the_last_word_on_access_times_and_groups_counts() {
+    fn words_on_access_times_count_as_for_mount_and_the_last_on_groups() {
         let atime = |list| Options::parse([list]).unwrap().atime;
-        assert_eq!(atime("noatime,relatime"), Atime::Relatime);
+        assert_eq!(atime("noatime,relatime"), Atime::Noatime);
         assert_eq!(atime("relatime,noatime"), Atime::Noatime);
+        assert_eq!(atime("noatime,atime"), Atime::Relatime);
+        assert_eq!(atime("strictatime,noatime"), Atime::Strict);
+        assert_eq!(atime("noatime,strictatime"), Atime::Strict);
         assert_eq!(atime("strictatime,nostrictatime"), Atime::Relatime);
         assert_eq!(atime("noatime,nostrictatime"), Atime::Noatime);
         let grpid = |list| Options::parse([list]).unwrap().grpid;

@@ -381,8 +381,10 @@ fn features_of(raw: &[u8; SIZE]) -> Result<Features, Corrupt> {
         incompat: le32(raw, INCOMPAT),
         ro_compat: le32(raw, RO_COMPAT),
     };
-    if le32(raw, REVISION) > 0 {
-        return Ok(features);
+    match le32(raw, REVISION) {
+        0 => {}
+        1 => return Ok(features),
+        newer => return Err(field("s_rev_level", newer.into())),
     }
     // Revision 0 has none, but those of a journal or of a guard.
     let Features {

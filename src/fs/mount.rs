@@ -255,6 +255,7 @@ impl Opened {
         };
         let plain = jbd2::plain(image, self.sb.block_size)?;
         vital::root(&self.sb, &plain.view())?;
+        vital::orphans(&self.sb, &plain.view())?;
         // (One with transactions has just been read.)
         if self.pending.is_none() && self.sb.features.compat(compat::HAS_JOURNAL) {
             vital::own_journal(&self.sb, &plain.view())?;

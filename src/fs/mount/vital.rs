@@ -1,7 +1,7 @@
 //! What no mount can do without: a root directory, and the journal's inode
 //! that the superblock names. The kernel refuses images that lack one.
 
-use super::super::{Error as FsError, inode, jbd2, map};
+use super::super::{Error as FsError, inode, jbd2, map, orphan};
 use super::{Error, Result};
 use crate::ext4::inode::{Inode, mode};
 use crate::ext4::{Corrupt, Superblock};
@@ -23,6 +23,11 @@ pub(super) fn root(sb: &Superblock, view: &dyn Blocks) -> Result<()> {
         map::Mapping::Mapped { .. } => Ok(()),
         _ => Err(wrong("i_block[0]", 0)),
     }
+}
+
+/// Refuses an image whose chain of orphans can't be followed.
+pub(super) fn orphans(sb: &Superblock, view: &dyn Blocks) -> Result<()> {
+    orphan::list(view, sb).map(drop).map_err(damaged)
 }
 
 /// Refuses an image whose superblock names an inode that can't be its journal.
