@@ -142,7 +142,7 @@ impl Fs {
             flags: inode.flags,
             time,
         })?;
-        self.tell_stripped(inode.number, true);
+        self.tell_changed(inode.number);
         Ok(Done {
             value: attr(&inode)?,
             lsn: Some(lsn),

@@ -141,13 +141,15 @@ impl Fs {
     /// The kernel dropped `count` references.
     pub fn forget(&self, number: InodeNo, count: u64) {
         let mut tables = self.tables.lock();
-        if let Some(left) = tables.lookups.get_mut(&number) {
-            *left = left.saturating_sub(count);
-            if *left == 0 {
-                tables.lookups.remove(&number);
-                tables.gone.remove(&number);
-            }
+        let Some(left) = tables.lookups.get_mut(&number) else {
+            return;
+        };
+        *left = left.saturating_sub(count);
+        if *left > 0 {
+            return;
         }
+        tables.lookups.remove(&number);
+        tables.gone.remove(&number);
         drop(tables);
         if let Err(error) = self.noting(self.closed(number)) {
             log::debug!("inode {number}, which has no name: {error}");
@@ -271,7 +273,9 @@ impl Fs {
             ) {
                 Ok((len, op)) => {
                     let lsn = txn.commit(&op)?;
-                    self.tell_stripped(number, stripped);
+                    if stripped {
+                        self.tell_changed(number);
+                    }
                     return Ok((len, lsn, full));
                 }
                 // Full: give the half-done change up, and do again what there was room for.

@@ -56,7 +56,7 @@ pub struct Fs {
     options: Options,
     clock: Arc<dyn Clock>,
     tables: Mutex<Tables>,
-    stripped: OnceLock<Stripped>,
+    changed: OnceLock<Changed>,
     hints: Arc<path::Hints>,
     /// Groups without free inodes.
     full: alloc::Full,
@@ -65,7 +65,7 @@ pub struct Fs {
 }
 
 /// Hears of a file whose attributes have changed unasked.
-pub type Stripped = Box<dyn Fn(InodeNo) + Send + Sync>;
+pub type Changed = Box<dyn Fn(InodeNo) + Send + Sync>;
 
 /// How a file system is to behave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -192,7 +192,7 @@ impl Fs {
             options,
             clock,
             tables: Mutex::default(),
-            stripped: OnceLock::new(),
+            changed: OnceLock::new(),
             hints,
             full: alloc::Full::default(),
             before: orphan::Before::default(),
@@ -216,11 +216,11 @@ impl Fs {
     /// Whom to tell of attributes that something has changed which doesn't
     /// answer with them: suid and sgid taken away, and chattr(1). The first who
     /// asks is told.
-    pub fn tell_when_stripped(&self, whom: Stripped) {
-        let _ = self.stripped.set(whom);
+    pub fn tell_when_changed(&self, whom: Changed) {
+        let _ = self.changed.set(whom);
     }
-    fn tell_stripped(&self, number: InodeNo, stripped: bool) {
-        if let Some(tell) = self.stripped.get().filter(|_| stripped) {
+    fn tell_changed(&self, number: InodeNo) {
+        if let Some(tell) = self.changed.get() {
             tell(number);
         }
     }

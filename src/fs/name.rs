@@ -278,7 +278,8 @@ impl Fs {
     }
 
     /// An inode lost a name (a directory its only one): without any it goes,
-    /// now or at its last close. Stores it.
+    /// now or when nobody has it any more. Stores it. `replaced`: see
+    /// [`Fs::unlinked`].
     pub(super) fn unlink_inode(
         &self,
         txn: &mut Txn<'_>,

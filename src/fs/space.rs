@@ -135,7 +135,9 @@ impl Fs {
                 len,
                 time,
             })?);
-            self.tell_stripped(number, stripped);
+            if stripped {
+                self.tell_changed(number);
+            }
             at = reached;
         }
         Ok(Done { value: (), lsn })

@@ -6,8 +6,9 @@
 //!          ◄─ reply, or wire and ring ◄─ request::Answer, now or later
 //! ```
 //! [`core`] knows no transport and the transports take no decisions: `adapter`
-//! has requests from fuser, `ring` over io_uring where the kernel offers that. [`session`] is one mount from
-//! its INIT to its end; [`point`] is what the host knows of mountpoints.
+//! has requests from fuser, `ring` over io_uring where the kernel offers that;
+//! [`transport`] mounts and chooses. [`session`] is one mount from its INIT to
+//! its end; [`point`] is what the host knows of mountpoints.
 
 mod adapter;
 mod answer;

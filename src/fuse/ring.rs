@@ -12,6 +12,7 @@
 //! Source: the kernel's "FUSE-over-io-uring design documentation" and
 //! `linux/fuse.h`.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -124,7 +125,7 @@ impl Rings {
             rings.push(Prepared { go, thread });
         }
         drop(tell);
-        told.iter().collect::<io::Result<Vec<()>>>()?;
+        hear(&told, rings.len())?;
         Ok(Rings(rings))
     }
 
@@ -132,26 +133,18 @@ impl Rings {
     /// error the kernel uses `device` itself.
     pub fn start(self, device: BorrowedFd<'_>) -> io::Result<Serving> {
         let (tell, told) = mpsc::channel();
-        let mut failed = None;
         let mut threads = Vec::new();
         for ring in self.0 {
             match device.try_clone_to_owned() {
                 Ok(device) => drop(ring.go.send((device, tell.clone()))),
-                Err(error) => failed = Some(error),
+                Err(error) => drop(tell.send(Err(error))),
             }
             threads.push(ring.thread);
         }
         drop(tell);
-        failed = told.iter().find_map(Result::err).or(failed);
-        let serving = Serving(threads);
-        match failed {
-            None => Ok(serving),
-            Some(error) => {
-                refuse(device);
-                // (Their threads end with the mount.)
-                Err(error)
-            }
-        }
+        hear(&told, threads.len()).inspect_err(|_| refuse(device))?;
+        // (After an error they end with the mount.)
+        Ok(Serving(threads))
     }
 }
 
@@ -169,15 +162,29 @@ impl Serving {
     }
 }
 
-/// A thread that died would leave programs waiting for ever; without the
-/// process they get an error, and the next mount recovers.
+/// Whether so many threads say that it went well. One that says nothing has
+/// ended, and a ring that is missing would leave every program waiting.
+fn hear(told: &mpsc::Receiver<io::Result<()>>, count: usize) -> io::Result<()> {
+    match told.iter().collect::<io::Result<Vec<()>>>()?.len() == count {
+        true => Ok(()),
+        false => Err(io::Error::other("a ring's thread has ended")),
+    }
+}
+
+/// A ring that serves no more would leave programs waiting for ever; without
+/// the process they get an error, and the next mount recovers.
+fn give_up(why: &dyn fmt::Display) -> ! {
+    log::error!("a thread that serves requests: {why}");
+    std::process::abort();
+}
+
+/// Gives up when its thread panics.
 struct Fatal;
 
 impl Drop for Fatal {
     fn drop(&mut self) {
         if thread::panicking() {
-            log::error!("a thread that serves requests has panicked");
-            std::process::abort();
+            give_up(&"it has panicked");
         }
     }
 }
@@ -318,9 +325,7 @@ impl<S: Service> Queue<S> {
     fn run(&mut self) {
         let mut done = Vec::with_capacity(2 * DEPTH);
         while self.live > 0 {
-            if let Err(error) = self.wait() {
-                return log::error!("ring {}: {error}", self.number);
-            }
+            self.wait().unwrap_or_else(|error| give_up(&error));
             done.extend(self.ring.completion());
             for done in done.drain(..) {
                 self.complete(&done);
@@ -337,8 +342,12 @@ impl<S: Service> Queue<S> {
         let idle = self.outbox.answers.lock().is_empty();
         let waited = self.ring.submit_and_wait(usize::from(idle));
         self.outbox.asleep.store(false, Ordering::SeqCst);
+        let again = |error: &io::Error| {
+            let number = error.raw_os_error();
+            matches!(number, Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
+        };
         match waited {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+            Err(error) if !again(&error) => Err(error),
             _ => Ok(()),
         }
     }
@@ -347,7 +356,7 @@ impl<S: Service> Queue<S> {
         if done.user_data() == BELL {
             let _ = self.outbox.bell.read();
             if !cqueue::more(done.flags()) {
-                let _ = self.listen();
+                self.listen().unwrap_or_else(|error| give_up(&error));
             }
             return;
         }
@@ -439,9 +448,7 @@ impl<S: Service> Queue<S> {
             .build()
             .user_data(slot as u64);
         // There is room: a slot has one entry at most, and so has the bell.
-        if let Err(error) = push(&mut self.ring, &entry) {
-            log::error!("ring {}: {error}", self.number);
-        }
+        push(&mut self.ring, &entry).unwrap_or_else(|error| give_up(&error));
     }
 
     /// A slot's header and payload.

@@ -41,7 +41,7 @@ impl Session {
         let mounted = Mounted::new(core.clone(), processes, longest, point, options)?;
         core.meter().set_transport(mounted.transport());
         let notifier = Arc::new(mounted.notifier());
-        forget_modes_of_stripped(&fs, &notifier);
+        forget_attributes_of_changed(&fs, &notifier);
         Ok(Session {
             mounted,
             fs,
@@ -78,10 +78,10 @@ impl Session {
 
 /// The kernel leaves it to us to take suid and sgid away at a write or
 /// fallocate, but goes on believing the mode that it knows, and would run the
-/// changed file with them.
-fn forget_modes_of_stripped(fs: &Fs, notifier: &Arc<Notifier>) {
+/// changed file with them; and chattr(1) changes a time that it has.
+fn forget_attributes_of_changed(fs: &Fs, notifier: &Arc<Notifier>) {
     let notifier = Arc::downgrade(notifier);
-    fs.tell_when_stripped(Box::new(move |inode| {
+    fs.tell_when_changed(Box::new(move |inode| {
         if let Some(notifier) = notifier.upgrade() {
             // (A negative offset: the data stay.)
             let _ = notifier.inval_inode(INodeNo(node_of(inode)), -1, 0);

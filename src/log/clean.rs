@@ -76,8 +76,14 @@ impl Log {
             // A sync may do: later frames carry the mark. Else a frame for it.
             self.sync()?;
             if self.recorded() < self.0.installed() {
-                self.mark_in(Room::Cleaning)?;
-                self.sync()?;
+                match self.mark_in(Room::Cleaning) {
+                    // Readers hold what would give room: later, then.
+                    Err(Error::Full) => {}
+                    marked => {
+                        marked?;
+                        self.sync()?;
+                    }
+                }
             }
         }
         let recorded = self.recorded();

@@ -29,6 +29,7 @@ mod folder;
 mod frame;
 mod index;
 mod keep;
+mod lost;
 mod open;
 mod segment;
 mod slot;

@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::folder::{self, Content, File, Spare};
+use super::folder::{self, Content, File};
 use super::frame;
 use super::index::Index;
 use super::keep::Sealed;
@@ -181,65 +181,6 @@ impl Survey {
     /// The newest epoch seen (0: the folder is empty).
     pub fn epoch(&self) -> Epoch {
         self.epoch
-    }
-    /// The end of a log that looks whole and is not: another segment was begun
-    /// behind the newest one, or that would not have been sealed or retired; or
-    /// its file is shorter than it was when it was begun. A power failure just
-    /// then may have taken it, or somebody's hand. (Copies in an archive, whose
-    /// indexes are all sealed, have other names.)
-    pub fn lost_end(&self) -> Option<Bad> {
-        let newest = self
-            .pieces
-            .last()
-            .filter(|_| self.verdict == Verdict::Clean)?;
-        let (segment, file) = (&newest.segment, &self.files[newest.file]);
-        let header = &segment.header;
-        let next = self.last.next();
-        let bad = |segment: String, offset, why| Bad {
-            lsn: next,
-            after: None,
-            segment,
-            offset,
-            why,
-        };
-        // A segment of which a record is known to be durable had its own name
-        // then: if it has a spare's, it was given up, which the active one
-        // never is.
-        let retired = Spare::number_of_store(&file.name).is_some() && self.durable >= header.base;
-        let own = file.name == Segment::store_name(header.base);
-        if (retired || own) && file.len < header.size {
-            let why = "the segment's file is cut short";
-            return Some(bad(file.name.clone(), file.len, why));
-        }
-        let index = Segment::index_name(header.base);
-        let sealed = match own {
-            true => folder::sealed_index(&*self.dir, &index, header),
-            false => None,
-        };
-        if sealed.is_none() && !retired && !self.has_names_beyond() {
-            return None;
-        }
-        let after = sealed.and_then(|entries| entries.last().map(|entry| entry.time));
-        Some(Bad {
-            after: after.map(Time::from_nanos),
-            ..bad(
-                Segment::store_name(next),
-                0,
-                "the segment that begins with it is missing",
-            )
-        })
-    }
-    /// Whether a file is named for a segment behind the last record, and there
-    /// is no such segment.
-    fn has_names_beyond(&self) -> bool {
-        let bases: BTreeSet<Lsn> = (self.pieces.iter())
-            .map(|piece| piece.segment.header.base)
-            .collect();
-        let beyond = |name: &String| {
-            let base = Segment::base_in(name);
-            base.is_some_and(|base| base > self.last && !bases.contains(&base))
-        };
-        self.dir.list().is_ok_and(|names| names.iter().any(beyond))
     }
     /// The highest Lsn known to have been durable.
     pub fn durable(&self) -> Lsn {
