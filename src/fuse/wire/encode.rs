@@ -220,7 +220,7 @@ impl<'p> Out<'p> {
         self.attr(attr);
     }
 
-    /// An entry whose inode can't be read: as [`super::reply::unreadable`].
+    /// An entry whose inode can't be read: as [`crate::fuse::reply::unreadable`].
     fn unreadable(&mut self, inode: InodeNo, kind: Kind) {
         self.u64(node_of(inode));
         self.zeros(ENTRY_OUT - ATTR - 8);
