@@ -15,7 +15,7 @@ use crate::history::{audit, parse_age};
 use crate::journal::archive::{Archive, Limits, Reach, reaches};
 use crate::journal::blocks::BlockIndex;
 use crate::log::{self, Survey};
-use crate::past::Span;
+use crate::past::{self, Span};
 use crate::units::{Clock as _, HostClock, Lsn};
 
 use super::chosen::is_archive;
@@ -334,12 +334,13 @@ fn look_at_bases(reaches: &[Reach], archive: &Archive, verified: &mut Verified) 
             Ok(instant) => {
                 let findings = check::run_image(&*instant.disk()).findings;
                 let mut wrong = findings.iter().filter(|f| f.severity() != Severity::Note);
-                wrong.next().map(|finding| finding.to_string())
+                let finding = wrong.next();
+                finding.map(|finding| format!("{}: {finding}", reach.base.name))
             }
-            Err(error) => Some(error.to_string()),
+            Err(error @ past::Error::Short { .. }) => Some(error.to_string()),
+            Err(error) => Some(format!("{}: {error}", reach.base.name)),
         };
-        let told = why.map(|why| format!("{}: {why}", reach.base.name));
-        verified.damaged.extend(told);
+        verified.damaged.extend(why);
     }
 }
 

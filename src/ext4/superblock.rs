@@ -263,6 +263,10 @@ impl Superblock {
         self.features.incompat(incompat::EXTENTS)
     }
 
+    /// Bytes of the file system.
+    pub fn bytes(&self) -> u64 {
+        self.blocks_count.saturating_mul(u64::from(self.block_size))
+    }
     /// Number of block groups.
     pub fn group_count(&self) -> u32 {
         self.blocks_count

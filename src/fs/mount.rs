@@ -220,10 +220,7 @@ impl Opened {
     }
 
     fn refuse_short_image(&self) -> Result<()> {
-        let (len, need) = (
-            length(&*self.image)?,
-            self.sb.blocks_count * u64::from(self.sb.block_size),
-        );
+        let (len, need) = (length(&*self.image)?, self.sb.bytes());
         match len < need {
             true => Err(Error::Io {
                 what: format!("the image has {len} bytes, its superblock says {need}"),

@@ -215,7 +215,12 @@ impl<S: Service> Mounted<S> {
         });
         // Whatever still waits for an answer is answered first.
         self.rings.into_iter().for_each(Serving::join);
-        served
+        match served {
+            // To the thread that was being handed a request as the mount ended;
+            // the others hear ENODEV, and fuser takes only that for the end.
+            Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
+            served => served,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{Error, Result};
 use crate::device::Disk;
 use crate::ext4::superblock::{self, SIZE};
-use crate::ext4::{Corrupt, Superblock};
+use crate::ext4::{Corrupt, Superblock, Unusable};
 use crate::fs::guard::{self, Raw};
 use crate::fs::mount::{self, Held};
 use crate::fs::{self, Fs, alloc};
@@ -18,6 +18,29 @@ use crate::units::{BlockNo, HostClock, Lsn};
 
 /// Bytes of memory for its blocks.
 const CACHE: usize = 64 << 20;
+
+fn unusable(what: Unusable) -> Error {
+    Error::Mount(mount::Error::Unusable(what))
+}
+
+fn not_ext4() -> Error {
+    unusable(Corrupt::NotExt4 { magic: 0 }.into())
+}
+
+/// Where the superblock stands in its block.
+fn place(block: &[u8]) -> usize {
+    if block.len() == SIZE { 0 } else { SIZE }
+}
+
+/// The superblock of this block, as it is without a guard.
+pub(super) fn plain(block: &[u8]) -> Result<(Raw, Superblock)> {
+    let raw = block
+        .get(place(block)..)
+        .and_then(|tail| tail.first_chunk());
+    let plain = guard::take_off(raw.ok_or_else(not_ext4)?);
+    let sb = Superblock::decode(&plain).map_err(unusable)?;
+    Ok((plain, sb))
+}
 
 /// The image after one record.
 #[derive(Clone)]
@@ -29,23 +52,15 @@ pub struct Instant {
 
 impl Instant {
     pub(super) fn new(mut past: Past, held: Arc<Held>) -> Result<Instant> {
-        let unusable = |what| Error::Mount(mount::Error::Unusable(what));
-        let not_ext4 = || unusable(Corrupt::NotExt4 { magic: 0 }.into());
         let block = past.pinned()?.ok_or_else(not_ext4)?;
-        let at = if block.len() == SIZE { 0 } else { SIZE };
-        let raw: Raw = (block
-            .get(at..)
-            .and_then(|tail| tail.first_chunk::<SIZE>())
-            .copied())
-        .ok_or_else(not_ext4)?;
-        let mut plain = guard::take_off(&raw);
-        let sb = Superblock::decode(&plain).map_err(unusable)?;
-        let show = |past: &mut Past, plain: &Raw| {
+        let (mut unguarded, sb) = plain(&block)?;
+        let at = place(&block);
+        let show = |past: &mut Past, raw: &Raw| {
             let mut bytes = block.to_vec();
-            bytes[at..at + SIZE].copy_from_slice(plain);
+            bytes[at..at + SIZE].copy_from_slice(raw);
             past.replace_pinned(bytes.into());
         };
-        show(&mut past, &plain);
+        show(&mut past, &unguarded);
         let past = Arc::new(past);
         // The counts are sums that no record keeps; where damage lets nobody
         // count, they stay.
@@ -55,11 +70,11 @@ impl Instant {
         };
         let mut past = Arc::into_inner(past).expect("the journal has gone");
         match counted {
-            Ok((blocks, inodes)) => superblock::set_free_counts(&mut plain, blocks, inodes),
+            Ok((blocks, inodes)) => superblock::set_free_counts(&mut unguarded, blocks, inodes),
             Err(fs::Error::Corrupt(_)) => {}
             Err(error) => return Err(error.into()),
         }
-        show(&mut past, &plain);
+        show(&mut past, &unguarded);
         Ok(Instant {
             past: Arc::new(past),
             sb,

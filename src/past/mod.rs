@@ -75,6 +75,18 @@ pub enum Error {
         /// Those of which states can be made, by the opening with which they begin.
         known: Vec<Epoch>,
     },
+    /// A copy of the image lost its end: what was made from it would be short too.
+    #[error(
+        "{name} is cut short: it has {len} bytes, the file system {needed}: bring a whole copy back, or remove it to go back to an older one"
+    )]
+    Short {
+        /// The copy's file.
+        name: String,
+        /// Bytes that it has.
+        len: u64,
+        /// Bytes of the file system.
+        needed: u64,
+    },
     /// The image can't be looked at.
     #[error(transparent)]
     Mount(#[from] mount::Error),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::watched::Watched;
-use super::{Error, Instant, Result, io_error};
+use super::{Error, Instant, Result, instant, io_error};
 use crate::device::Dir;
 use crate::fs::mount::{Course, Held, Remains};
 use crate::journal::archive::{Archive, ImageBase, Limits, Reach, reaches};
@@ -168,6 +168,12 @@ impl Span {
             .open(&base.name)
             .map_err(io_error(&base.name))?;
         let pinned = self.pinned(base.from)?;
+        let len = image.len().map_err(io_error(&base.name))?;
+        let needed = instant::plain(&pinned)?.1.bytes();
+        if len < needed {
+            let name = base.name.clone();
+            return Err(Error::Short { name, len, needed });
+        }
         Ok(Ground {
             image,
             from: base.from,

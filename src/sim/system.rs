@@ -175,7 +175,7 @@ pub fn check_mounted(mounted: &Mounted) -> Result<(), String> {
     let sb = mounted.fs.superblock();
     content(&check::run(&Through {
         blocks: &mounted.fs.journal().view(),
-        len: sb.blocks_count * u64::from(sb.block_size),
+        len: sb.bytes(),
     }))
 }
 

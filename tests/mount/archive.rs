@@ -112,7 +112,12 @@ fn an_archive_has_all_that_the_journal_forgot_also_after_a_kill() {
     let base = listed["bases"][0]["name"].as_str().unwrap();
     let file = fs::OpenOptions::new().write(true).open(archive.join(base));
     file.unwrap().set_len(4 << 20).unwrap();
-    damaged(&format!("damaged: {base}: "));
+    damaged(&format!("damaged: {base} is cut short"));
+    let copy = world.beside("short.img");
+    let restore = ["restore", world.image_str(), "--at", "1", "--to"];
+    let line = world.fails(8, &[&restore[..], &[copy.to_str().unwrap()]].concat());
+    assert!(line.contains(&format!("{base} is cut short")), "{line}");
+    assert!(!copy.exists());
     let journal = world.journal().display().to_string();
     world.fails(8, &["archive", &format!("{journal}/nowhere"), "list"]);
 }
