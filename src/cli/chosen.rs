@@ -1,7 +1,7 @@
 //! Which history a reader looks into, beyond what the journal has.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use crate::device::host::HostDir;
 use crate::journal::archive::{Archive, Limits, MANIFEST};
@@ -47,6 +47,11 @@ impl Chosen {
             }
             opened => opened.map(Some),
         }
+        .inspect(|archive| {
+            archive
+                .iter()
+                .for_each(|it| say_if_ahead(it, &dir, journal))
+        })
     }
 
     /// The timeline that is asked for, and the archive's folder: it alone has it.
@@ -67,6 +72,22 @@ impl Chosen {
             None if is_archive(journal) => Some(journal.to_owned()),
             None => Archiving::recall(journal).map(|known| known.archive),
         }
+    }
+}
+
+/// Says, once, that records are left out which the journal's own are not. (What
+/// can't be read of it is told by whoever reads it.)
+fn say_if_ahead(archive: &Archive, dir: &Path, journal: &Path) {
+    static SAY: Once = Once::new();
+    let ahead = HostDir::open(journal).map(|folder| archive.is_ahead_of(&folder));
+    if matches!(ahead, Ok(Ok(true))) {
+        SAY.call_once(|| {
+            log::warn!(
+                "{} has records that this journal did not make: one of the two is a copy, and the \
+                 other went on: they are left out (give the archive's folder itself to see them)",
+                dir.display()
+            );
+        });
     }
 }
 

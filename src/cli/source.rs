@@ -162,7 +162,7 @@ impl Source {
         };
         match chosen::is_archive(&self.journal) {
             true => Ok(journal),
-            false => Ok(archive.with_journal(journal)),
+            false => archive.with_journal(journal).map_err(|e| self.cant(&e)),
         }
     }
 

@@ -297,7 +297,7 @@ impl Opened {
     fn mount_despite_errors(self) -> Result<Mounted> {
         let Opened {
             image,
-            dir: _,
+            dir,
             unrecovered,
             options,
             found,
@@ -309,7 +309,7 @@ impl Opened {
         } = self;
         let report = unrecovered.report().clone();
         let mut kept = options.journal(length(&*image)?, &sb);
-        kept.archive = archive(&options, &sb, &unrecovered)?;
+        kept.archive = archive(&options, &sb, &*dir, &unrecovered)?;
         let replayed = pending.map(replay).transpose()?;
         let journal = match course {
             Course::First | Course::Anew => unrecovered.begin_anew(image.clone(), kept)?,
@@ -553,13 +553,14 @@ fn retry_when_full(fs: &Fs, work: impl Fn() -> super::Result<()>) -> Result<()> 
 fn archive(
     options: &Options,
     sb: &Superblock,
+    journal: &dyn Dir,
     unrecovered: &Unrecovered,
 ) -> Result<Option<Arc<Archive>>> {
     let Some(history) = &options.history else {
         return Ok(None);
     };
     let archive = Archive::open(history.dir.clone(), Some(sb.uuid), history.limits)?;
-    if archive.epoch() > unrecovered.survey().epoch() {
+    if archive.epoch() > unrecovered.survey().epoch() || archive.is_ahead_of(journal)? {
         return Err(Error::OtherHistory);
     }
     Ok(Some(Arc::new(archive)))

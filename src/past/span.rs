@@ -55,20 +55,21 @@ impl Span {
     ) -> Result<Span> {
         let folder = archive.clone();
         let archive = Archive::open(archive, None, Limits::default())?;
-        let mut segments = archive.segments();
-        segments.extend(found(&*journal)?);
+        let unarchived = found(&*journal)?;
+        let (bases, mut segments) = archive.past_of(&unarchived);
+        segments.extend(unarchived);
         let newest = segments.iter().map(|found| found.last).max();
-        let mut reached = reaches(&archive.bases(), &segments);
+        let mut reached = reaches(&bases, &segments);
         reached.retain(|reach| reach.timeline.end.is_none());
         // A daemon at work goes on where no record is missing.
         for reach in reached.iter_mut().filter(|reach| Some(reach.to) >= newest) {
             reach.to = Lsn(u64::MAX);
         }
-        let survey = Survey::glance(archive.with_journal(journal.clone()))?;
+        let survey = Survey::glance(archive.with_journal(journal.clone())?)?;
         let again: Again = Arc::new(move || {
             let now = Archive::open(folder.clone(), None, Limits::default());
-            let now = now.map_err(|_| crate::log::Error::Recycled(Lsn(0)))?;
-            Survey::glance(now.with_journal(journal.clone()))
+            let both = now.and_then(|now| now.with_journal(journal.clone()));
+            Survey::glance(both.map_err(|_| crate::log::Error::Recycled(Lsn(0)))?)
         });
         let image = remains.as_ref().and_then(|remains| ground(remains).ok());
         let held = remains.map(|remains| remains.held).unwrap_or_default();

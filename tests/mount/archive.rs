@@ -324,6 +324,63 @@ fn salvage_leaves_the_archived_history_within_reach() {
     assert_eq!(seen(&world, "late", world.image_str()), "late");
 }
 
+/// Evidence copied from a machine that then goes on, and archives on.
+#[test]
+fn a_copy_is_not_shown_the_future_of_its_original() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    let archive = world.beside("archive");
+    world.mount_to_kill(&["-o", &option(&archive, "")]);
+    wait_until(|| archive.join("manifest.json").exists());
+    write_much(&world, "past");
+    fs::write(world.at("note"), "before").unwrap();
+    fs::File::open(world.point()).unwrap().sync_all().unwrap();
+    world.kill();
+    world.detach_dead();
+    let copy_to = |name: &str| {
+        let copy = world.beside(name);
+        let from = [world.image(), world.journal()];
+        fs::create_dir(&copy).unwrap();
+        let copied = Command::new("cp").arg("-a").args(from).arg(&copy).status();
+        assert!(copied.unwrap().success());
+        copy.join("disk.img").display().to_string()
+    };
+    let dead = copy_to("dead");
+    world.mount(&[]);
+    fs::write(world.at("note"), "after").unwrap();
+    // Of the opening that goes on, and behind the copy's last record.
+    let live = copy_to("live");
+    write_much(&world, "future");
+    world.umount();
+    for (copy, note) in [(&dead, "before"), (&live, "after")] {
+        let verdict = world.succeeds(&["verify", "--json", copy]);
+        let verdict: Value = serde_json::from_str(&verdict).unwrap();
+        let last = verdict["last"].to_string();
+        let output = journalfs().args(["log", "--json", copy]).output().unwrap();
+        let listed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(told.contains("one of the two is a copy"), "{told}");
+        assert_eq!(told.matches("a copy").count(), 1, "{told}");
+        assert!(listed.contains("/past-0\""), "the archive is its past");
+        assert!(!listed.contains("/future"), "{listed}");
+        let newest: Value = serde_json::from_str(listed.lines().last().unwrap()).unwrap();
+        assert_eq!(newest["lsn"].to_string(), last, "{newest}");
+        let cat = |at: &str| {
+            let asked = ["cat", "--at", at, copy, "/note"];
+            said(&journalfs().args(asked).output().unwrap())
+        };
+        assert!(cat(&last).starts_with(note), "{}", cat(&last));
+        assert!(cat("99999").contains(&last), "{}", cat("99999"));
+        let mut mount = vec!["mount", copy.as_str(), world.point_str()];
+        let line = world.fails(32, &mount);
+        assert!(line.contains("an old copy"), "{line}");
+        mount.extend(["-o", "archive=none"]);
+        world.succeeds(&mount);
+        assert!(!world.at("future-0").exists());
+        world.succeeds(&["umount", world.point_str()]);
+    }
+}
+
 #[test]
 fn a_full_archive_stops_nobody() {
     needs_fuse!();

@@ -32,6 +32,7 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::units::{Epoch, Lsn, Time};
 
 mod base;
+mod kin;
 mod manifest;
 mod reach;
 mod union;
@@ -40,6 +41,7 @@ pub use base::ImageBase;
 pub use manifest::NAME as MANIFEST;
 pub use reach::{Reach, Timeline, reaches};
 
+use kin::End;
 use manifest::Manifest;
 use union::Union;
 
@@ -151,10 +153,27 @@ impl Archive {
         all.into_iter().filter(used).collect()
     }
 
+    /// What it has of a journal's own past, which that may be a part of: bases
+    /// and segments.
+    pub fn past_of(&self, journal: &[Found]) -> (Vec<ImageBase>, Vec<Found>) {
+        let (mut bases, mut segments) = (self.bases(), self.segments());
+        let end = End::of(&segments, journal);
+        bases.retain(|base| end.has_base(base));
+        segments.retain(|found| end.has(found));
+        (bases, segments)
+    }
+
+    /// Whether others went on in it where this journal ends: a copy is what
+    /// one of them is.
+    pub fn is_ahead_of(&self, journal: &dyn Dir) -> Result<bool> {
+        let journal = log::found(journal)?;
+        Ok(self.past_of(&journal).1.len() < self.segments().len())
+    }
+
     /// Those of them that have ended, where a journal goes on.
     pub fn ended(&self, journal: &dyn Dir) -> Result<Vec<Timeline>> {
-        let mine = self.segments();
         let theirs = log::found(journal)?;
+        let mine = self.past_of(&theirs).1;
         let mut all: Vec<&Found> = mine.iter().chain(&theirs).collect();
         all.sort_by_key(|found| (found.epoch, found.base));
         let mut ended = reach::timelines(&all);
@@ -208,11 +227,12 @@ impl Archive {
         bases.chain(segments).max().unwrap_or_default()
     }
 
-    /// The archive's segments and those that a journal's folder still has, as
-    /// one folder to survey. Read only.
-    pub fn with_journal(&self, journal: Arc<dyn Dir>) -> Arc<dyn Dir> {
-        let names = self.segments().into_iter().map(|found| found.name);
-        Arc::new(Union::new(Some(journal), self.dir.clone(), names))
+    /// What a journal's folder still has and the archive has of its past, as one
+    /// folder to survey. Read only.
+    pub fn with_journal(&self, journal: Arc<dyn Dir>) -> Result<Arc<dyn Dir>> {
+        let past = self.past_of(&log::found(&*journal)?).1;
+        let names = past.into_iter().map(|found| found.name);
+        Ok(Arc::new(Union::new(Some(journal), self.dir.clone(), names)))
     }
 
     /// The archive's segments of a timeline that has ended.

@@ -1,0 +1,44 @@
+//! Which of an archive's records are a journal's own past. A copy of image and
+//! journal remembers the archive too, and there the original may have gone on.
+
+use super::ImageBase;
+use crate::log::Found;
+use crate::units::{Epoch, Lsn};
+
+/// Where a journal's past ends in an archive: at the newest segment that can
+/// belong to it, by epoch and first record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct End(Epoch, Lsn);
+
+impl End {
+    /// By the segments that a journal still has. What has none has no past
+    /// that could be told from another's: all is taken for its own.
+    pub fn of(archived: &[Found], journal: &[Found]) -> End {
+        let newest = journal.iter().map(|found| End(found.epoch, found.base));
+        let newest = newest.max().unwrap_or(End(Epoch(u32::MAX), Lsn(u64::MAX)));
+        // Both went on from the same record: each opened the log anew for
+        // that, and both counted that opening alike.
+        let parted = journal.iter().filter(|mine| {
+            let theirs = archived.iter().filter(|found| found.epoch == mine.epoch);
+            theirs.into_iter().any(|found| parted(found, mine))
+        });
+        let parted = parted.map(|mine| End(Epoch(mine.epoch.0.saturating_sub(1)), Lsn(u64::MAX)));
+        parted.chain([newest]).min().unwrap_or(newest)
+    }
+
+    pub fn has(self, found: &Found) -> bool {
+        End(found.epoch, found.base) <= self
+    }
+
+    pub fn has_base(self, base: &ImageBase) -> bool {
+        base.epoch <= self.0
+    }
+}
+
+/// Whether two segments of one epoch can't be of one log.
+fn parted(archived: &Found, mine: &Found) -> bool {
+    match archived.base == mine.base {
+        true => archived.salt != mine.salt,
+        false => archived.last.next() == mine.base && archived.salt != mine.before,
+    }
+}
