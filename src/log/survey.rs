@@ -324,7 +324,7 @@ impl Survey {
         (self.last, self.verdict) = (last, Verdict::Clean);
         self.durable = self.durable.min(last);
         self.proven = self.proven.min(last);
-        self.infos = describe(&self.pieces, self.installed);
+        self.infos = describe(&self.files, &self.pieces, self.installed);
         Some(self)
     }
 
@@ -526,7 +526,7 @@ fn judge(
             });
         }
     }
-    let infos = describe(&pieces, installed);
+    let infos = describe(&files, &pieces, installed);
     Survey {
         dir,
         files,
@@ -666,7 +666,7 @@ fn unexplained_end(
     })
 }
 
-fn describe(pieces: &[Piece], installed: Lsn) -> Vec<SegmentInfo> {
+fn describe(files: &[File], pieces: &[Piece], installed: Lsn) -> Vec<SegmentInfo> {
     let newest = pieces.len().saturating_sub(1);
     let state = |at: usize, through: Lsn| match at {
         _ if at == newest => SegmentState::Active,
@@ -675,7 +675,10 @@ fn describe(pieces: &[Piece], installed: Lsn) -> Vec<SegmentInfo> {
     };
     let info = |(at, piece): (usize, &Piece)| {
         let last = piece.through.min(piece.segment.last());
-        piece.segment.info(last, state(at, piece.through))
+        SegmentInfo {
+            name: files[piece.file].name.clone(),
+            ..piece.segment.info(last, state(at, piece.through))
+        }
     };
     pieces.iter().enumerate().map(info).collect()
 }
