@@ -17,6 +17,7 @@ use crate::past::{self, Instant, Span};
 use crate::units::{Clock as _, Epoch, HostClock, Lsn};
 
 use super::chosen::{Chosen, is_archive};
+use super::log::line;
 use super::place::Place;
 use super::source::Source;
 use super::status::Live;
@@ -113,7 +114,19 @@ impl Found {
     pub fn record(&self, point: &Point) -> Result<Lsn, Failure> {
         point
             .last(self.survey(), HostClock.wall())
-            .map_err(|e| Failure::usage(at(&self.journal, e)))
+            .map_err(|e| Failure::usage(at(&self.journal, format!("{e}{}", self.since()))))
+    }
+
+    /// How far back states can be made, in words.
+    fn since(&self) -> String {
+        let Some(oldest) = self.span.oldest() else {
+            return String::new();
+        };
+        let frame = self.survey().frame(oldest);
+        let time = frame.map_or(String::new(), |frame| {
+            format!(" ({})", line::utc(frame.time))
+        });
+        format!(": the oldest state is that after record {oldest}{time}")
     }
 
     /// The state at a point.

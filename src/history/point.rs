@@ -35,8 +35,13 @@ pub enum PointError {
     )]
     Time(String),
     /// No such mark.
-    #[error("no mark {0} in the journal: journalfs log --op mark lists those there are")]
-    Mark(String),
+    #[error("no mark {wanted} in the journal: {}", marks(.known))]
+    Mark {
+        /// What was asked for.
+        wanted: String,
+        /// Those there are, newest first.
+        known: Vec<String>,
+    },
     /// It lies before all that is known: what was then, nobody can tell.
     #[error("nothing is known of {}: the oldest record, {oldest}, is of {}", stamp(*.wanted), stamp(*.time))]
     Before {
@@ -179,20 +184,35 @@ fn stamp(time: Time) -> String {
     stamp.map_or_else(|_| "then".to_owned(), |stamp| format!("{stamp:.3}"))
 }
 
+/// Marks in words, the newest of many.
+fn marks(known: &[String]) -> String {
+    const SOME: usize = 5;
+    let some = known[..known.len().min(SOME)].join(", ");
+    match known.len() {
+        0 => "it has no marks".to_owned(),
+        1..=SOME => format!("it has {some}"),
+        _ => format!("the newest are {some}: journalfs log --op mark lists them all"),
+    }
+}
+
 /// The newest mark of a name.
 fn find_mark(survey: &Survey, wanted: &str) -> Result<Lsn, PointError> {
-    let mut found = None;
+    let (mut found, mut known) = (None, Vec::new());
     // What can't be read is none.
     for frame in survey.frames(Lsn(1)).flatten() {
         if frame.kind == Kind::Record
             && let Ok(Record::Operation(operation)) = Record::decode_meaning(&frame.meta)
             && let Op::Mark { name, .. } = &operation.op
-            && name == wanted.as_bytes()
         {
-            found = Some(frame.lsn);
+            match name == wanted.as_bytes() {
+                true => found = Some(frame.lsn),
+                false => known.push(String::from_utf8_lossy(name).escape_debug().to_string()),
+            }
         }
     }
-    found.ok_or_else(|| PointError::Mark(wanted.to_owned()))
+    known.reverse();
+    let wanted = wanted.to_owned();
+    found.ok_or(PointError::Mark { wanted, known })
 }
 
 #[cfg(test)]
