@@ -10,13 +10,13 @@ use serde::Serialize;
 use crate::check::{self, Severity};
 use crate::device::Dir;
 use crate::device::host::HostDir;
-use crate::fs::mount::{Lock, Uuid};
+use crate::fs::mount::{self, Lock, Uuid};
 use crate::history::{audit, parse_age};
 use crate::journal::archive::{Archive, Limits, Reach, reaches};
 use crate::journal::blocks::BlockIndex;
 use crate::log::{self, Survey};
 use crate::past::{self, Span};
-use crate::units::{Clock as _, HostClock, Lsn};
+use crate::units::{Clock as _, HostClock, Lsn, Time};
 
 use super::chosen::is_archive;
 use super::log::line;
@@ -79,7 +79,14 @@ pub fn run(args: &Args) -> Outcome {
     // Nobody adds to it, or has, while it is pruned.
     let _lock = match &args.action {
         Action::Prune { .. } => Lock::in_folder(&args.dir, false)
-            .map_err(|e| cant(&format!("a mount archives into it, and prunes it: {e}")))?,
+            .map_err(|e| match e {
+                mount::Error::InUse(_) => {
+                    cant(&format!("a mount archives into it, and prunes it: {e}"))
+                }
+                _ => cant(&format!(
+                    "can't be written, nothing was removed: {e}: prune as its owner, where it is writable"
+                )),
+            })?,
         _ => None,
     };
     let archive = Archive::open(dir, None, Limits::default()).map_err(|e| cant(&e))?;
@@ -118,6 +125,17 @@ struct Object {
     bases: Vec<BaseObject>,
     segments: Vec<SegmentObject>,
     restorable: Vec<ReachObject>,
+    gaps: Vec<GapObject>,
+}
+
+/// Records that are missing between others, and the last state that can't be
+/// restored for want of them.
+#[derive(Serialize)]
+struct GapObject {
+    first: u64,
+    last: u64,
+    until: u64,
+    timeline: u32,
 }
 
 #[derive(Serialize)]
@@ -156,14 +174,13 @@ struct ReachObject {
 }
 
 fn list(dir: &Path, archive: &Archive, json: bool, journal: Option<&Path>) -> Outcome {
-    let mut segments = archive.segments();
+    let mut theirs = Vec::new();
     if let Some(journal) = journal {
         let cant = |e: &dyn std::fmt::Display| Failure::unchecked(at(journal, e));
         let folder = HostDir::open(journal).map_err(|e| cant(&e))?;
-        segments.extend(log::found(&folder).map_err(|e| cant(&e))?);
+        theirs = log::found(&folder).map_err(|e| cant(&e))?;
     }
-    let reaches = reaches(&archive.bases(), &segments);
-    let object = object(dir, archive, &reaches);
+    let object = object(dir, archive, theirs);
     match json {
         true => say!(
             "{}",
@@ -174,7 +191,17 @@ fn list(dir: &Path, archive: &Archive, json: bool, journal: Option<&Path>) -> Ou
     Ok(0)
 }
 
-fn object(dir: &Path, archive: &Archive, reaches: &[Reach]) -> Object {
+/// `theirs`: segments that a journal still has.
+fn object(dir: &Path, archive: &Archive, theirs: Vec<log::Found>) -> Object {
+    let (bases, mut known) = archive.past_of(&theirs);
+    known.extend(theirs.iter().cloned());
+    let reaches = reaches(&bases, &known);
+    let gaps = archive.gaps(theirs).into_iter().map(|gap| GapObject {
+        first: gap.first.0,
+        last: gap.last.0,
+        until: gap.until.0,
+        timeline: gap.timeline.first.0,
+    });
     let bases = archive.bases().into_iter().map(|base| BaseObject {
         name: base.name,
         from: base.from.0,
@@ -195,7 +222,7 @@ fn object(dir: &Path, archive: &Archive, reaches: &[Reach]) -> Object {
     let restorable = reaches.iter().map(|reach| ReachObject {
         from: reach.from.0,
         to: reach.to.0,
-        from_time: reach.base.time.map(line::utc),
+        from_time: begun(archive, reach).map(line::utc),
         to_time: reach.until.map(line::utc),
         base: reach.base.name.clone(),
         timeline: reach.timeline.first.0,
@@ -207,7 +234,16 @@ fn object(dir: &Path, archive: &Archive, reaches: &[Reach]) -> Object {
         bases: bases.collect(),
         segments: segments.collect(),
         restorable: restorable.collect(),
+        gaps: gaps.collect(),
     }
+}
+
+/// When the first state was made: the time of its record where the archive has
+/// that, else that of the copy.
+fn begun(archive: &Archive, reach: &Reach) -> Option<Time> {
+    let survey = Survey::glance(archive.of_timeline(&reach.timeline));
+    let frame = survey.and_then(|survey| survey.frame(reach.from));
+    frame.map_or(reach.base.time, |frame| Some(frame.time))
 }
 
 fn text(object: &Object) -> String {
@@ -254,6 +290,12 @@ fn text(object: &Object) -> String {
             }
         ));
     }
+    for gap in &object.gaps {
+        lines.push(format!(
+            "  missing   records {} to {}: no state from record {} to {} can be restored",
+            gap.first, gap.last, gap.first, gap.until
+        ));
+    }
     if object.restorable.is_empty() {
         lines.push("  restores  nothing: no base leads to records that are here".to_owned());
     }
@@ -279,10 +321,11 @@ fn verify(dir: &Path, archive: &Archive, json: bool) -> Outcome {
         records: 0,
         bytes: 0,
         damaged: archive.missing(),
-        restorable: object(dir, archive, &reaches).restorable,
+        restorable: object(dir, archive, Vec::new()).restorable,
     };
     read_records(dir, archive, &mut verified)?;
     compare_indexes(archive, &mut verified);
+    compare_record_indexes(archive, &mut verified);
     look_at_bases(&reaches, archive, &mut verified);
     if archive.identity() == [0; 16] {
         let what = "manifest.json is missing or can't be read: the next mount that archives here writes it again";
@@ -303,7 +346,7 @@ fn verify(dir: &Path, archive: &Archive, json: bool) -> Outcome {
             for damaged in &verified.damaged {
                 say!("damaged: {damaged}");
             }
-            say_text!("{}", text(&object(dir, archive, &reaches)));
+            say_text!("{}", text(&object(dir, archive, Vec::new())));
         }
     }
     Ok(if verified.damaged.is_empty() { 0 } else { 4 })
@@ -357,6 +400,22 @@ fn compare_indexes(archive: &Archive, verified: &mut Verified) {
             Err(_) => "can't be read",
         };
         verified.damaged.push(format!("{name} {said}"));
+    }
+}
+
+/// So are the indexes, which readers believe.
+fn compare_record_indexes(archive: &Archive, verified: &mut Verified) {
+    for found in archive.segments() {
+        let said = match log::index_agrees(&**archive.dir(), &found.name) {
+            Ok(Some(true)) => continue,
+            // Of a segment with holes that is no wonder, and they were told.
+            Ok(Some(false)) if remade(archive, &found).is_none() => continue,
+            Ok(Some(false)) => "is not what its segment says",
+            Ok(None) => "is missing or damaged: the archive is read more slowly without it",
+            Err(_) => "can't be read",
+        };
+        let stem = found.name.trim_end_matches(".store");
+        verified.damaged.push(format!("{stem}.index {said}"));
     }
 }
 

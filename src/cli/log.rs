@@ -134,6 +134,7 @@ pub fn run(args: &Args) -> Outcome {
         clock: line::Clock::new(),
         durable: None,
         recycled: None,
+        source: &source,
         live: live.is_some(),
         dropped: false,
         failed: Ok(()),
@@ -173,6 +174,7 @@ struct Lister<'a> {
     durable: Option<bool>,
     /// Records that have been overwritten, just before.
     recycled: Option<(Lsn, Lsn)>,
+    source: &'a Source,
     /// Beside a daemon at work.
     live: bool,
     /// What comes now lies behind a record that is bad: recovery drops it.
@@ -227,7 +229,12 @@ impl Lister<'_> {
     fn gap(&mut self) -> io::Result<()> {
         match self.recycled.take() {
             Some((first, last)) => {
-                self.note(&format!("records {first} to {last} are not kept any more"))
+                let gaps = self.source.gaps(&self.args.chosen).unwrap_or_default();
+                let how = match gaps.iter().any(|gap| gap.has(first)) {
+                    true => "missing from the archive",
+                    false => "not kept any more",
+                };
+                self.note(&format!("records {first} to {last} are {how}"))
             }
             None => Ok(()),
         }

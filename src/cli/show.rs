@@ -12,7 +12,7 @@ use crate::history::chart::Chart;
 use crate::history::shown::{self, Bytes, Change};
 use crate::history::{Event, Point, Teller};
 use crate::journal::Record;
-use crate::log::{Beyond, Kind, Survey, Verdict};
+use crate::log::{self, Beyond, Kind, Survey, Verdict};
 use crate::units::Lsn;
 
 use super::chosen::Chosen;
@@ -76,7 +76,18 @@ pub fn run(args: &Args) -> Outcome {
     };
     let survey = beyond.as_ref().map_or(&survey, Beyond::survey);
     let dropped = beyond.is_some();
+    let gaps = match survey.frame(lsn) {
+        Err(log::Error::Recycled(_)) => source.gaps(&args.chosen)?,
+        _ => Vec::new(),
+    };
     let frame = survey.frame(lsn).map_err(|error| {
+        let error = match gaps.iter().find(|gap| gap.has(lsn)) {
+            Some(gap) => format!(
+                "record {lsn} is missing from the archive, as are all from {} to {}",
+                gap.first, gap.last
+            ),
+            None => error.to_string(),
+        };
         let kept = match survey.first() {
             Some(first) => format!("it has records {first} to {}", survey.last()),
             None => "it has no records".to_owned(),

@@ -12,8 +12,9 @@ use crate::fs::guard::{self, Standing};
 use crate::fuse::point;
 use crate::history::{Point, PointError};
 use crate::journal::Journal;
+use crate::journal::archive::Gap;
 use crate::journal::record::Session;
-use crate::log::{Bad, Beyond, Survey, Verdict};
+use crate::log::{self, Bad, Beyond, Survey, Verdict};
 use crate::past;
 use crate::units::{Clock as _, HostClock, Lsn, Time};
 
@@ -141,6 +142,28 @@ impl Source {
     pub fn history(&self, chosen: &Chosen) -> Result<Survey, Failure> {
         let folder = self.chosen(chosen)?;
         Survey::glance(folder).map_err(|e| self.cant(&e))
+    }
+
+    /// The records that the archive should have and has not.
+    pub fn gaps(&self, chosen: &Chosen) -> Result<Vec<Gap>, Failure> {
+        let ended = chosen.timeline(&self.journal)?;
+        let archive = match &ended {
+            Some((folder, _)) => Some(chosen::open(folder)?),
+            None => chosen.archive(&self.journal)?,
+        };
+        let Some(archive) = archive else {
+            return Ok(Vec::new());
+        };
+        let journal = match ended.is_some() || chosen::is_archive(&self.journal) {
+            true => Vec::new(),
+            false => log::found(&*self.folder()?).map_err(|e| self.cant(&e))?,
+        };
+        let mut gaps = archive.gaps(journal);
+        gaps.retain(|gap| match ended {
+            Some((_, first)) => gap.timeline.first == first,
+            None => gap.timeline.end.is_none(),
+        });
+        Ok(gaps)
     }
 
     /// The segments of the journal and its archive as one folder, or those of a

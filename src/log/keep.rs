@@ -161,11 +161,29 @@ fn look(dir: &dyn Dir, file: File) -> Result<Option<Found>> {
     }))
 }
 
+/// Whether the index beside a segment's store says what the store does; `None`
+/// if there is none that is whole.
+pub fn index_agrees(dir: &dyn Dir, name: &str) -> Result<Option<bool>> {
+    let Some(file) = folder::open(dir, name)? else {
+        return Ok(None);
+    };
+    let Some(header) = file.header() else {
+        return Ok(None);
+    };
+    let sealed = folder::sealed_index(dir, &folder::index_of(name), header);
+    let scanned = scanned(&file, header)?;
+    Ok(sealed.map(|sealed| sealed == scanned))
+}
+
 /// By the sealed index, or else by reading the store.
 fn entries(dir: &dyn Dir, file: &File, header: &Header) -> Result<Vec<Entry>> {
     if let Some(entries) = folder::sealed_index(dir, &folder::index_of(&file.name), header) {
         return Ok(entries);
     }
+    scanned(file, header)
+}
+
+fn scanned(file: &File, header: &Header) -> Result<Vec<Entry>> {
     let scan = super::store::scan(&*file.disk, header, Lsn(u64::MAX), Lsn(0));
     let scan = scan.map_err(|e| Error::io(format!("read of segment {}", file.name), e))?;
     Ok(scan.entries)

@@ -40,7 +40,7 @@ mod tail;
 mod tests;
 
 pub use frame::{Kind, lsn_of};
-pub use keep::{Found, Keeper, Sealed, found, found_in, read_in};
+pub use keep::{Found, Keeper, Sealed, found, found_in, index_agrees, read_in};
 pub use segment::{Frame, Place, SegmentInfo, SegmentState};
 pub use slot::Slot;
 pub use survey::{Bad, Beyond, Survey, Verdict};

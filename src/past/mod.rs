@@ -46,6 +46,16 @@ pub enum Error {
         /// When that was.
         time: Option<Time>,
     },
+    /// Records on the way to it are missing from the archive.
+    #[error(
+        "the state after record {wanted} can't be made: records behind {last} are missing from the archive: journalfs archive DIR list tells which"
+    )]
+    Gap {
+        /// What was asked for.
+        wanted: Lsn,
+        /// The last state before the gap.
+        last: Lsn,
+    },
     /// There is no such record yet.
     #[error("there is no record {wanted} yet: the last is {last}")]
     Future {

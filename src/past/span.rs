@@ -153,6 +153,13 @@ impl Span {
                 image: Arc::new(Watched::new(image.image.clone(), live.clone(), at)),
                 ..image.clone()
             }),
+            (None, _, None, Some(oldest)) if oldest <= at => Err(Error::Gap {
+                wanted: at,
+                last: (self.reached.iter().map(|reach| reach.to))
+                    .filter(|to| *to < at)
+                    .max()
+                    .unwrap_or(oldest),
+            }),
             (None, _, None, Some(oldest)) => Err(Error::Gone {
                 wanted: at,
                 oldest,

@@ -123,6 +123,84 @@ fn an_archive_has_all_that_the_journal_forgot_also_after_a_kill() {
 }
 
 #[test]
+fn a_segment_missing_from_an_archive_is_named_by_every_reader() {
+    needs_fuse!();
+    let mut world = World::new("256M");
+    let archive = world.beside("archive");
+    world.mount(&["-o", &option(&archive, "")]);
+    wait_until(|| archive.join("manifest.json").exists());
+    write_much(&world, "first");
+    write_much(&world, "second");
+    world.umount_and_judge();
+    let dir = archive.display().to_string();
+    let damaged = || {
+        let output = journalfs().args(["archive", &dir, "verify"]).output();
+        let output = output.unwrap();
+        assert_eq!(output.status.code(), Some(4));
+        said(&output)
+    };
+    world.succeeds(&["archive", &dir, "verify"]);
+    let listed = list(&world, &archive);
+    assert_eq!(listed["gaps"].as_array().unwrap().len(), 0, "{listed}");
+    let segments = listed["segments"].as_array().unwrap();
+    let lost = &segments[segments.len() / 2];
+    let (first, last) = (
+        lost["first"].as_u64().unwrap(),
+        lost["last"].as_u64().unwrap(),
+    );
+    let name = lost["name"].as_str().unwrap();
+    let index = segments[0]["name"]
+        .as_str()
+        .unwrap()
+        .replace(".store", ".index");
+    fs::remove_file(archive.join(name)).unwrap();
+    let listed = list(&world, &archive);
+    let gap = &listed["gaps"][0];
+    assert_eq!(
+        (gap["first"].as_u64(), gap["last"].as_u64()),
+        (Some(first), Some(last)),
+        "{listed}"
+    );
+    let words = world.succeeds(&["archive", &dir, "list"]);
+    assert!(
+        words.contains(&format!("missing   records {first} to {last}:")),
+        "{words}"
+    );
+    let line = damaged();
+    assert!(
+        line.contains(&format!("{name} is in the manifest")),
+        "{line}"
+    );
+    let wanted = first.to_string();
+    let line = world.fails(8, &["show", world.image_str(), &wanted]);
+    assert!(line.contains("missing from the archive"), "{line}");
+    let line = world.fails(8, &["cat", "--at", &wanted, world.image_str(), "/first-0"]);
+    assert!(line.contains("missing from the archive"), "{line}");
+    let log = world.succeeds(&["log", world.image_str()]);
+    assert!(log.contains(&format!(
+        "records {first} to {last} are missing from the archive"
+    )));
+    // Readers believe the index beside a segment.
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(archive.join(&index));
+    file.unwrap().write_at(&[0xAB; 8], 70).unwrap();
+    let line = damaged();
+    assert!(
+        line.contains(&format!("{index} is missing or damaged")),
+        "{line}"
+    );
+    let line = world.fails(
+        1,
+        &["restore", world.image_str(), "--at", "nobody", "--to", "x"],
+    );
+    assert!(
+        line.contains("it has no marks: the oldest state is that after record"),
+        "{line}"
+    );
+}
+
+#[test]
 fn a_mount_can_archive_elsewhere_or_no_longer() {
     needs_fuse!();
     let mut world = World::new("64M");

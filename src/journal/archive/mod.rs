@@ -32,12 +32,14 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::units::{Epoch, Lsn, Time};
 
 mod base;
+mod gaps;
 mod kin;
 mod manifest;
 mod reach;
 mod union;
 
 pub use base::ImageBase;
+pub use gaps::Gap;
 pub use manifest::NAME as MANIFEST;
 pub use reach::{Reach, Timeline, reaches};
 
