@@ -255,7 +255,7 @@ impl Power {
 impl Tap for Power {
     fn before(&self, request: &Request<'_>) -> Result<(), Error> {
         if self.waits_for_operations() {
-            let served = Served::of(request, false);
+            let served = Served::of(request, None);
             let paths = self.paths(&served);
             self.look(|when| matches!(when, When::BeforeOp(pattern) if pattern.matches(served.kind, &paths)));
         }

@@ -11,10 +11,15 @@ use crate::units::{InodeNo, Time};
 /// Bits of `i_flags`.
 #[allow(missing_docs)]
 pub mod flag {
+    /// Changes are durable when they are answered,
+    pub const SYNC: u32 = 0x8;
     pub const IMMUTABLE: u32 = 0x10;
     pub const APPEND: u32 = 0x20;
     pub const NOATIME: u32 = 0x80;
     pub const INDEX: u32 = 0x1000;
+    /// and so are changes of a directory's names.
+    pub const DIRSYNC: u32 = 0x1_0000;
+    pub const TOPDIR: u32 = 0x2_0000;
     pub const HUGE_FILE: u32 = 0x4_0000;
     pub const EXTENTS: u32 = 0x8_0000;
     pub const EA_INODE: u32 = 0x20_0000;
@@ -22,9 +27,9 @@ pub mod flag {
     /// What lsattr(1) shows (Documentation/filesystems/ext4/inodes.rst).
     pub const VISIBLE: u32 = 0x4B_DFFF;
     /// What chattr(1) may change here: those that only programs mind, and
-    /// immutable, append-only and noatime. (Not those that ask for synchronous
-    /// writes or another layout of the data.)
-    pub const CHANGEABLE: u32 = 0x2_80F7;
+    /// immutable, append-only, noatime, sync and dirsync. (Not those that ask
+    /// for another layout of the data.)
+    pub const CHANGEABLE: u32 = 0x3_80FF;
     /// What new inodes take over from their directory, as those that the
     /// kernel makes do: directories all of it,
     const INHERITED: u32 = 0x2201_C4CF;
@@ -291,6 +296,14 @@ impl Inode {
     /// Whether a flag is set.
     pub fn has(&self, flag: u32) -> bool {
         self.flags & flag != 0
+    }
+    /// Whether changes of it are to be durable when they are answered.
+    pub fn is_sync(&self) -> bool {
+        self.has(flag::SYNC)
+    }
+    /// The same of changes of a directory's names.
+    pub fn is_dirsync(&self) -> bool {
+        self.has(flag::SYNC | flag::DIRSYNC)
     }
     /// The checksum seed of the inode's blocks.
     pub fn seed(&self, sb: &Superblock) -> u32 {

@@ -83,7 +83,13 @@ impl Fs {
         Ok(Done {
             value: attr(&inode)?,
             lsn: Some(lsn),
+            durable: inode.is_sync(),
         })
+    }
+
+    /// Whether it has one of these flags.
+    pub fn is_sync(&self, inode: InodeNo, flags: u32) -> bool {
+        load_file(&self.view(), &self.sb, inode).is_ok_and(|inode| inode.has(flags))
     }
 
     /// An inode; or, and then true, a removed directory that somebody is still
@@ -111,7 +117,7 @@ impl Fs {
             return Err(Error::NoSpace);
         }
         self.tables.lock().remember_gone(inode);
-        Ok(Done { value, lsn: None })
+        Ok(Done::nothing(value))
     }
 
     /// chattr(1): `flags` is all of `i_flags` as it is to be. What can't be
@@ -121,7 +127,13 @@ impl Fs {
         let mut txn = self.begin()?;
         let mut inode = load_file(&txn, &self.sb, inode)?;
         self.owns(by, &inode)?;
-        let changed = (flags ^ inode.flags) & flag::VISIBLE;
+        let (mut changed, was_sync) = ((flags ^ inode.flags) & flag::VISIBLE, inode.is_sync());
+        if inode.kind() != mode::DIRECTORY {
+            changed &= !flag::DIRSYNC; // as ext4 does
+            if flags & changed & flag::TOPDIR != 0 {
+                return Err(Error::Unsupported);
+            }
+        }
         if changed & (flag::IMMUTABLE | flag::APPEND) != 0 {
             self.is_root(by)?;
         }
@@ -146,6 +158,7 @@ impl Fs {
         Ok(Done {
             value: attr(&inode)?,
             lsn: Some(lsn),
+            durable: was_sync || inode.is_sync(),
         })
     }
 

@@ -181,6 +181,7 @@ impl Fs {
         Ok(Done {
             value: attr(&inode)?,
             lsn: Some(lsn),
+            durable: dir.is_dirsync(),
         })
     }
 

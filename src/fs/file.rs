@@ -35,6 +35,16 @@ struct Reach {
     in_record: bool,
 }
 
+/// A record of a write.
+struct Written {
+    len: usize,
+    lsn: Lsn,
+    /// The image took no more.
+    full: bool,
+    /// The file asks for durability.
+    sync: bool,
+}
+
 /// What lseek(2) looks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whence {
@@ -69,7 +79,11 @@ impl Fs {
             false => None,
         };
         self.opened(number);
-        Ok(Done { value: (), lsn })
+        Ok(Done {
+            value: (),
+            lsn,
+            durable: inode.is_sync(),
+        })
     }
 
     fn may_open(&self, by: &Caller, number: InodeNo, flags: i32) -> Result<()> {
@@ -107,10 +121,7 @@ impl Fs {
         if self.tables.lock().close(number) {
             self.closed(number)?;
         }
-        Ok(Done {
-            value: (),
-            lsn: None,
-        })
+        Ok(Done::nothing(()))
     }
 
     /// Opens a directory.
@@ -122,10 +133,7 @@ impl Fs {
         }
         self.may(&view, by, &inode, READ)?;
         self.opened(number);
-        Ok(Done {
-            value: (),
-            lsn: None,
-        })
+        Ok(Done::nothing(()))
     }
 
     /// Closes a directory.
@@ -216,16 +224,18 @@ impl Fs {
         data: &[u8],
         kill_priv: bool,
     ) -> Result<Done<usize>> {
-        let mut done = Done {
-            value: 0,
-            lsn: None,
-        };
+        let mut done = Done::nothing(0);
         while done.value < data.len() {
             let at = offset + done.value as u64;
             match self.write_record(by, number, at, &data[done.value..], kill_priv) {
-                Ok((written, lsn, full)) => {
-                    done.value += written;
-                    done.lsn = Some(lsn);
+                Ok(Written {
+                    len,
+                    lsn,
+                    full,
+                    sync,
+                }) => {
+                    done.value += len;
+                    (done.lsn, done.durable) = (Some(lsn), sync);
                     if full {
                         break;
                     }
@@ -240,8 +250,8 @@ impl Fs {
         Ok(done)
     }
 
-    /// Writes what fits into one record, and into the image; also says whether
-    /// the image was full. Then the write is short. (A request whose blocks lie
+    /// Writes what fits into one record, and into the image. If that was full
+    /// the write is short. (A request whose blocks lie
     /// in so many pieces that one record can't hold them becomes several
     /// operations: a short count would be taken for a full image.)
     fn write_record(
@@ -251,7 +261,7 @@ impl Fs {
         at: u64,
         data: &[u8],
         kill: bool,
-    ) -> Result<(usize, Lsn, bool)> {
+    ) -> Result<Written> {
         self.settle(number)?;
         let mut want = data.len();
         let mut full = false;
@@ -271,12 +281,17 @@ impl Fs {
                 &mut reach,
                 &mut stripped,
             ) {
-                Ok((len, op)) => {
+                Ok((len, op, sync)) => {
                     let lsn = txn.commit(&op)?;
                     if stripped {
                         self.tell_changed(number);
                     }
-                    return Ok((len, lsn, full));
+                    return Ok(Written {
+                        len,
+                        lsn,
+                        full,
+                        sync,
+                    });
                 }
                 // Full: give the half-done change up, and do again what there was room for.
                 Err(Error::NoSpace) if reach.bytes > 0 && reach.bytes < want => {
@@ -299,7 +314,7 @@ impl Fs {
         kill: bool,
         reach: &mut Reach,
         stripped: &mut bool,
-    ) -> Result<(usize, Op)> {
+    ) -> Result<(usize, Op, bool)> {
         let mut inode = load_file(txn, &self.sb, number)?;
         must_be_regular(&inode)?;
         self.mutable(&inode)?;
@@ -329,7 +344,7 @@ impl Fs {
             len: data.len() as u64,
             time,
         };
-        Ok((data.len(), op))
+        Ok((data.len(), op, inode.is_sync()))
     }
 
     /// Puts the attached data into the file's blocks, allocating what is missing.

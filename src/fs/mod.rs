@@ -293,6 +293,19 @@ pub struct Done<T> {
     pub value: T,
     /// The record that made it so; `None` if nothing had to change.
     pub lsn: Option<Lsn>,
+    /// What was changed asks for durability before the answer (chattr +S, +D).
+    pub durable: bool,
+}
+
+impl<T> Done<T> {
+    /// Nothing had to change.
+    fn nothing(value: T) -> Self {
+        Done {
+            value,
+            lsn: None,
+            durable: false,
+        }
+    }
 }
 
 /// What an inode is.

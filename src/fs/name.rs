@@ -94,6 +94,7 @@ impl Fs {
         Ok(Done {
             value: attr(&inode)?,
             lsn: Some(lsn),
+            durable: dir.is_dirsync(),
         })
     }
 
@@ -128,6 +129,7 @@ impl Fs {
         Ok(Done {
             value: (),
             lsn: Some(lsn),
+            durable: dir.is_dirsync(),
         })
     }
 
@@ -170,6 +172,7 @@ impl Fs {
         Ok(Done {
             value: (),
             lsn: Some(lsn),
+            durable: dir.is_dirsync(),
         })
     }
 

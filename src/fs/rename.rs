@@ -90,10 +90,7 @@ impl Fs {
             .as_ref()
             .is_some_and(|there| there.number == moved.number)
         {
-            return Ok(Done {
-                value: (),
-                lsn: None,
-            });
+            return Ok(Done::nothing(()));
         }
         self.may_move(&txn, by, &parents, &moved, there.as_ref(), flags)?;
 
@@ -144,6 +141,7 @@ impl Fs {
         Ok(Done {
             value: (),
             lsn: Some(lsn),
+            durable: parents.from.is_dirsync() || parents.to().is_dirsync(),
         })
     }
 

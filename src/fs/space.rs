@@ -106,11 +106,12 @@ impl Fs {
             .ok_or(Error::Invalid)?;
         self.settle(number)?;
         let mut at = offset;
-        let mut lsn = None;
+        let (mut lsn, mut durable) = (None, false);
         while at < end {
             let mut txn = self.begin()?;
             let mut inode = load_file(&txn, &self.sb, number)?;
             self.check_space(&txn, by, &inode, space, at, end)?;
+            durable = inode.is_sync();
             let time = self.now();
             let reached = match space {
                 Space::Reserve => {
@@ -140,7 +141,11 @@ impl Fs {
             }
             at = reached;
         }
-        Ok(Done { value: (), lsn })
+        Ok(Done {
+            value: (),
+            lsn,
+            durable,
+        })
     }
 
     /// Refuses before anything is changed what can't be done to the end.

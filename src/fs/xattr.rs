@@ -116,6 +116,7 @@ impl Fs {
             return self.keep_gone(inode, ());
         }
         store(&mut txn, &self.sb, &inode)?;
+        let durable = inode.is_sync();
         let (inode, name, value) = (inode.number, full.to_vec(), value.to_vec());
         let lsn = txn.commit(&Op::SetXattr {
             by: by.into(),
@@ -128,6 +129,7 @@ impl Fs {
         Ok(Done {
             value: (),
             lsn: Some(lsn),
+            durable,
         })
     }
 
@@ -142,10 +144,7 @@ impl Fs {
         if get(&txn, &self.sb, &inode, &name)?.is_none() {
             // Linux is content when there is no list to remove.
             return match name.index {
-                ACL_ACCESS | ACL_DEFAULT => Ok(Done {
-                    value: (),
-                    lsn: None,
-                }),
+                ACL_ACCESS | ACL_DEFAULT => Ok(Done::nothing(())),
                 _ => Err(Error::NoAttribute),
             };
         }
@@ -171,6 +170,7 @@ impl Fs {
         Ok(Done {
             value: (),
             lsn: Some(txn.commit(&op)?),
+            durable: inode.is_sync(),
         })
     }
 

@@ -14,13 +14,14 @@
 
 use std::sync::Arc;
 
+use crate::ext4::inode::flag;
 use crate::fs::{Attr, Caller, Done, Error, Fs, Result};
 use crate::units::{InodeNo, Lsn};
 
 use super::meter::Meter;
 use super::request::{Answer, Reply, Request};
 use super::service::{Entry, Service};
-use super::tap::{Served, Tap};
+use super::tap::{Served, Tap, Wanted};
 
 /// The last record's Lsn and the watermarks, as JSON, on the root directory;
 /// not listed.
@@ -217,7 +218,7 @@ impl Core {
             } => {
                 let done = fs.write(by, *inode, *offset, data, *kill_priv)?;
                 let reply = Reply::Written(done.value as u32);
-                return Ok(self.after(done.lsn, reply, *durable));
+                return Ok(self.after(done.lsn, reply, *durable || done.durable));
             }
             R::Sync { .. } => return Ok(self.after(Some(self.last()), Reply::Done, true)),
             R::Fallocate {
@@ -340,7 +341,50 @@ impl Core {
     }
 
     fn done<T>(&self, done: Done<T>, reply: impl FnOnce(T) -> Reply) -> Result<Performed> {
-        Ok(self.after(done.lsn, reply(done.value), false))
+        Ok(self.after(done.lsn, reply(done.value), done.durable))
+    }
+
+    /// What an answer without an error makes durable though the request
+    /// doesn't say so: the mount or a flag of a file or directory does.
+    fn asks(&self, request: &Request<'_>) -> Option<Wanted> {
+        use Request as R;
+        let is = |inode, what| self.fs.is_sync(inode, what);
+        let inode = match request {
+            _ if self.sync => return Some(Wanted::Everything),
+            R::SetAttr { inode, .. }
+            | R::Write { inode, .. }
+            | R::Fallocate { inode, .. }
+            | R::SetXattr { inode, .. }
+            | R::RemoveXattr { inode, .. }
+            | R::SetFlags { inode, .. }
+                if is(*inode, flag::SYNC) =>
+            {
+                inode
+            }
+            R::Create { parent, .. }
+            | R::MakeNode { parent, .. }
+            | R::MakeDir { parent, .. }
+            | R::Symlink { parent, .. }
+            | R::Link { parent, .. }
+            | R::Unlink { parent, .. }
+            | R::RemoveDir { parent, .. }
+                if is(*parent, flag::SYNC | flag::DIRSYNC) =>
+            {
+                parent
+            }
+            R::Rename { from, to, .. }
+                if [from, to]
+                    .iter()
+                    .any(|dir| is(**dir, flag::SYNC | flag::DIRSYNC)) =>
+            {
+                return Some(Wanted::Everything);
+            }
+            _ => return None,
+        };
+        Some(Wanted::File {
+            inode: *inode,
+            data_only: false,
+        })
     }
 
     fn after(&self, lsn: Option<Lsn>, reply: Reply, durable: bool) -> Performed {
@@ -368,7 +412,7 @@ impl Service for Core {
         let answer: Box<dyn FnOnce(Answer) + Send> = Box::new(answer);
         match tap.before(&request) {
             Ok(()) => {
-                let served = Served::of(&request, self.sync);
+                let served = Served::of(&request, self.asks(&request));
                 let tapped = move |given: Answer| answer(tap.after(served, given));
                 self.serve_untapped(by, request, tapped);
             }
@@ -391,7 +435,7 @@ impl Service for Core {
         let answer = match &self.tap {
             None => answer(),
             Some(tap) => match tap.before(&request) {
-                Ok(()) => tap.after(Served::of(&request, self.sync), answer()),
+                Ok(()) => tap.after(Served::of(&request, self.asks(&request)), answer()),
                 Err(error) => Err(error),
             },
         };

@@ -46,8 +46,8 @@ pub enum Wanted {
 }
 
 impl Served {
-    /// A request; `all_sync`: the mount answers only what is durable.
-    pub fn of(request: &Request<'_>, all_sync: bool) -> Served {
+    /// A request; `asked`: what is durable with its answer though it doesn't say so.
+    pub fn of(request: &Request<'_>, asked: Option<Wanted>) -> Served {
         use Request as R;
         let on = |kind, inode: &InodeNo| (kind, vec![Spot::Inode(*inode)]);
         let at =
@@ -108,12 +108,12 @@ impl Served {
         Served {
             kind,
             places,
-            sync: sync_of(request, all_sync),
+            sync: asked.or_else(|| sync_of(request)),
         }
     }
 }
 
-fn sync_of(request: &Request<'_>, all_sync: bool) -> Option<Wanted> {
+fn sync_of(request: &Request<'_>) -> Option<Wanted> {
     match request {
         Request::Sync { inode, data_only } => Some(Wanted::File {
             inode: *inode,
@@ -128,6 +128,6 @@ fn sync_of(request: &Request<'_>, all_sync: bool) -> Option<Wanted> {
             inode: *inode,
             data_only: true,
         }),
-        _ => all_sync.then_some(Wanted::Everything),
+        _ => None,
     }
 }

@@ -496,3 +496,23 @@ fn times_are_kept_to_the_nanosecond_and_as_far_as_ext4_reaches() {
         "#,
     );
 }
+
+#[test]
+fn chattr_sets_and_refuses_the_same_and_what_is_made_inherits() {
+    alike(
+        r#"
+        flags() { lsattr -d "$1" | sed 's/-//g'; }
+        mkdir d; touch f
+        for how in +S +D +T +i -i +a -a +d +A +u +s; do
+            for at in f d; do try chattr $how $at; flags $at; done
+        done
+        for how in S D SD T; do
+            mkdir in$how; chattr +$how in$how
+            touch in$how/file; mkdir in$how/dir
+            flags in$how/file; flags in$how/dir
+        done
+        chattr -R -SDTadAus .
+        try chattr -v 77 f
+        "#,
+    );
+}

@@ -27,6 +27,7 @@ mod past;
 mod powercut;
 mod semantics;
 mod soak;
+mod sync;
 mod tour;
 mod transport;
 mod user;
