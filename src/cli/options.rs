@@ -29,6 +29,13 @@ pub struct Options {
     pub nodiratime: bool,
     /// New files get their directory's group.
     pub grpid: bool,
+    /// Who may use the reserved blocks.
+    pub resuid: Option<u32>,
+    pub resgid: Option<u32>,
+    /// df(1) counts what the format itself needs.
+    pub minixdf: bool,
+    /// Directories of this many KiB grow no more.
+    pub max_dir_size_kb: u32,
     /// Every change is durable when it is answered.
     pub sync: bool,
     /// Seconds between background syncs.
@@ -68,40 +75,28 @@ impl Options {
     }
 
     fn set(&mut self, option: &str) -> Result<(), Failure> {
-        let (name, value) = match option.split_once('=') {
-            Some((name, value)) => (name, Some(value)),
-            None => (option, None),
-        };
+        let (name, value) = split(option);
+        if self.set_ext4(option)? {
+            return Ok(());
+        }
         match (name, value) {
             // For mount(8), fstab(5) and who reads that, or how it is anyway.
             (
-                "" | "defaults" | "async" | "auto" | "noauto" | "nofail" | "_netdev" | "user"
-                | "nouser" | "users" | "nousers" | "owner" | "noowner" | "group" | "nogroup"
-                | "silent" | "loud" | "lazytime" | "nolazytime" | "norelatime" | "loop",
+                "" | "defaults" | "async" | "auto" | "noauto" | "nofail" | "_netdev" | "nouser"
+                | "nousers" | "noowner" | "nogroup" | "silent" | "loud" | "lazytime" | "nolazytime"
+                | "norelatime" | "loop",
                 None,
             )
-            | ("user" | "comment", Some(_)) => {}
-            // ext4's, for what is so here too, or promises less than we do.
-            (
-                "acl" | "user_xattr" | "barrier" | "delalloc" | "nodelalloc" | "auto_da_alloc"
-                | "noauto_da_alloc" | "i_version" | "iversion" | "noiversion" | "journal_checksum"
-                | "nojournal_checksum" | "dioread_lock" | "dioread_nolock" | "block_validity"
-                | "noblock_validity" | "init_itable" | "noinit_itable" | "bsddf",
-                None,
-            )
-            | ("barrier", Some("1"))
-            | ("data", Some("journal" | "ordered" | "writeback")) => {}
-            ("nobarrier", None) | ("barrier", Some("0")) => {
-                return Err(Failure::usage(format!(
-                    "-o {option}: not supported: without barriers a power cut could take what was synced"
-                )));
-            }
-            ("noload" | "norecovery", None) => {
-                return Err(Failure::usage(format!(
-                    "-o {option}: not supported: -o ro writes nothing, and shows the image as its journal leaves it"
-                )));
-            }
+            | ("comment", Some(_)) => {}
             (name, _) if name.starts_with("x-") || name.starts_with("X-") => {}
+            // What mount(8) has follow from these; a later option may say otherwise.
+            ("user" | "users" | "owner" | "group", None) | ("user", Some(_)) => {
+                self.flag(MountFlag::NoSuid, MountFlag::Suid);
+                self.flag(MountFlag::NoDev, MountFlag::Dev);
+                if name.starts_with("user") {
+                    self.flag(MountFlag::NoExec, MountFlag::Exec);
+                }
+            }
             ("ro", None) => self.read_only = true,
             ("rw", None) => self.read_only = false,
             // As mount(8) has it, in any order: strictatime before noatime before
@@ -116,8 +111,6 @@ impl Options {
             ("diratime", None) => self.nodiratime = false,
             ("nostrictatime", None) if self.atime == Atime::Strict => self.atime = Atime::Relatime,
             ("nostrictatime", None) => {}
-            ("grpid" | "bsdgroups", None) => self.grpid = true,
-            ("nogrpid" | "sysvgroups", None) => self.grpid = false,
             ("sync", None) => self.sync = true,
             ("dirsync", None) => self.flag(MountFlag::DirSync, MountFlag::DirSync),
             ("allow_other", None) => self.allow_other = true,
@@ -130,7 +123,16 @@ impl Options {
             ("nosuid", None) => self.flag(MountFlag::NoSuid, MountFlag::Suid),
             ("exec", None) => self.flag(MountFlag::Exec, MountFlag::NoExec),
             ("noexec", None) => self.flag(MountFlag::NoExec, MountFlag::Exec),
-            ("commit", Some(value)) => self.commit = Some(number(option, value, 1, 3600)? as u32),
+            ("symfollow", None) => {}
+            ("nosymfollow", None) => {
+                return refuse(
+                    option,
+                    "mount it, then mount -o remount,bind,nosymfollow DIR",
+                );
+            }
+            ("context" | "fscontext" | "defcontext" | "rootcontext", Some(_)) => {
+                return refuse(option, "labels are those of the files (security.selinux)");
+            }
             ("threads", Some(value)) => self.threads = number(option, value, 1, 64)? as usize,
             ("pinned", None) => self.pinned = true,
             ("nopinned", None) => self.pinned = false,
@@ -152,15 +154,6 @@ impl Options {
             ("archive_size", Some(value)) => {
                 self.archive_size = Some(bytes(option, value, 64 << 20)?)
             }
-            // What we do in any case after an error.
-            ("errors", Some("remount-ro")) => {}
-            ("errors", Some("continue" | "panic")) => {
-                return Err(Failure::usage(format!(
-                    "-o {option}: not supported: after an error the mount always turns read-only (errors=remount-ro)"
-                )));
-            }
-            ("discard", None) => self.discard = true,
-            ("nodiscard", None) => self.discard = false,
             _ => {
                 return Err(Failure::usage(format!(
                     "-o {option}: unknown option: see journalfs mount --help for those that there are"
@@ -168,6 +161,115 @@ impl Options {
             }
         }
         Ok(())
+    }
+
+    /// Those of ext4 alone, which an image may bring along; whether it is one.
+    fn set_ext4(&mut self, option: &str) -> Result<bool, Failure> {
+        match split(option) {
+            // What is so here too, or promises less than we do.
+            (
+                "acl"
+                | "user_xattr"
+                | "barrier"
+                | "delalloc"
+                | "nodelalloc"
+                | "auto_da_alloc"
+                | "noauto_da_alloc"
+                | "i_version"
+                | "iversion"
+                | "noiversion"
+                | "journal_checksum"
+                | "nojournal_checksum"
+                | "journal_async_commit"
+                | "dioread_lock"
+                | "dioread_nolock"
+                | "nodioread_nolock"
+                | "block_validity"
+                | "noblock_validity"
+                | "init_itable"
+                | "noinit_itable"
+                | "mblk_io_submit"
+                | "nomblk_io_submit"
+                | "prefetch_block_bitmaps"
+                | "no_prefetch_block_bitmaps"
+                | "mbcache"
+                | "nombcache"
+                | "no_mbcache"
+                | "orlov"
+                | "oldalloc"
+                | "debug"
+                | "nowarn_on_error"
+                | "bh"
+                | "nobh"
+                | "noquota",
+                None,
+            )
+            | ("barrier", Some("1"))
+            | ("data", Some("journal" | "ordered" | "writeback"))
+            | ("data_err", Some("abort" | "ignore"))
+            | ("dax", Some("never")) => {}
+            // What only tunes the kernel.
+            (
+                "stripe"
+                | "inode_readahead_blks"
+                | "max_batch_time"
+                | "min_batch_time"
+                | "journal_ioprio"
+                | "init_itable"
+                | "auto_da_alloc"
+                | "mb_optimize_scan",
+                Some(value),
+            ) => drop(number(option, value, 0, u32::MAX.into())?),
+            ("nobarrier", None) | ("barrier", Some("0")) => {
+                return refuse(
+                    option,
+                    "without barriers a power cut could take what was synced",
+                );
+            }
+            ("noload" | "norecovery", None) => {
+                return refuse(
+                    option,
+                    "-o ro writes nothing, and shows the image as its journal leaves it",
+                );
+            }
+            ("sb", Some(_)) => {
+                return refuse(option, "let e2fsck -b mend the superblock from that copy");
+            }
+            ("noacl" | "nouser_xattr", None) => {
+                return refuse(option, "attributes and access control lists always count");
+            }
+            ("usrquota" | "grpquota" | "prjquota" | "quota", None)
+            | ("usrjquota" | "grpjquota" | "jqfmt" | "usrquota" | "grpquota", Some(_)) => {
+                return refuse(option, "there are no quotas");
+            }
+            ("journal_dev" | "journal_path", Some(_)) => {
+                return refuse(option, "journals on another device are not read");
+            }
+            // What we do in any case after an error.
+            ("errors", Some("remount-ro")) => {}
+            ("errors", Some("continue" | "panic")) => {
+                return refuse(
+                    option,
+                    "after an error the mount always turns read-only (errors=remount-ro)",
+                );
+            }
+            ("grpid" | "bsdgroups", None) => self.grpid = true,
+            ("nogrpid" | "sysvgroups", None) => self.grpid = false,
+            ("resuid", Some(value)) => self.resuid = Some(id(option, value)?),
+            ("resgid", Some(value)) => self.resgid = Some(id(option, value)?),
+            ("minixdf", None) => self.minixdf = true,
+            ("bsddf", None) => self.minixdf = false,
+            ("max_dir_size_kb", Some(value)) => {
+                self.max_dir_size_kb = number(option, value, 0, u32::MAX.into())? as u32
+            }
+            // As for ext4: the usual.
+            ("commit", Some("0")) => self.commit = None,
+            ("commit", Some(value)) => self.commit = Some(number(option, value, 1, 3600)? as u32),
+            ("discard", None) => self.discard = true,
+            ("nodiscard", None) => self.discard = false,
+            _ => return Ok(false),
+        }
+        Ok(true)
     }
 
     fn flag(&mut self, flag: MountFlag, instead_of: MountFlag) {
@@ -185,6 +287,22 @@ impl Options {
             (false, false) => Access::Check,
         }
     }
+}
+
+fn split(option: &str) -> (&str, Option<&str>) {
+    match option.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (option, None),
+    }
+}
+
+fn refuse<T>(option: &str, why: &str) -> Result<T, Failure> {
+    Err(Failure::usage(format!("-o {option}: not supported: {why}")))
+}
+
+/// A user's or group's number. (-1 means nobody.)
+fn id(option: &str, value: &str) -> Result<u32, Failure> {
+    Ok(number(option, value, 0, u64::from(u32::MAX) - 1)? as u32)
 }
 
 fn number(option: &str, value: &str, least: u64, most: u64) -> Result<u64, Failure> {
@@ -234,8 +352,8 @@ mod tests {
     #[test]
     fn what_fstab_says_to_others_changes_nothing() {
         let lists = [
-            "defaults,noauto,nofail,_netdev,user,users,group,owner,async",
-            "user=somebody,x-systemd.automount,x-systemd.requires=/home,X-mount.mkdir=0755",
+            "defaults,noauto,nofail,_netdev,nouser,async",
+            "x-systemd.automount,x-systemd.requires=/home,X-mount.mkdir=0755",
             "comment=the disk,lazytime,silent,atime",
         ];
         assert_eq!(Options::parse(lists).unwrap(), Options::default());
@@ -249,7 +367,8 @@ mod tests {
     fn what_ext4_calls_what_is_so_anyway_changes_nothing() {
         let lists = [
             "acl,user_xattr,barrier,barrier=1,nodelalloc,delalloc,auto_da_alloc,noauto_da_alloc",
-            "data=journal,data=ordered,i_version,journal_checksum,loop,lazytime",
+            "data=journal,data=ordered,i_version,journal_checksum,loop,lazytime,commit=0",
+            "journal_async_commit,data_err=abort,stripe=16,inode_readahead_blks=32,bsddf",
         ];
         assert_eq!(Options::parse(lists).unwrap(), Options::default());
     }
@@ -269,12 +388,30 @@ mod tests {
     }
 
     #[test]
+    fn a_line_of_fstab_for_users_takes_devices_suid_and_programs_away() {
+        let flags = |list| Options::parse([list]).unwrap().flags;
+        use MountFlag::*;
+        for list in ["user", "users", "user=me", "exec,dev,user"] {
+            assert_eq!(flags(list), [NoSuid, NoDev, NoExec], "{list}");
+        }
+        assert_eq!(flags("owner"), [NoSuid, NoDev]);
+        assert_eq!(flags("group"), [NoSuid, NoDev]);
+        assert_eq!(flags("user,exec,suid"), [NoDev, Exec, Suid]);
+    }
+
+    #[test]
     fn what_would_break_a_promise_is_refused_with_the_reason() {
         for (option, reason) in [
             ("nobarrier", "power cut"),
             ("barrier=0", "power cut"),
             ("noload", "-o ro"),
             ("norecovery", "-o ro"),
+            ("errors=panic", "read-only"),
+            ("nosymfollow", "remount"),
+            ("context=x", "labels"),
+            ("sb=32768", "e2fsck -b"),
+            ("usrquota", "quotas"),
+            ("noacl", "always"),
         ] {
             let failure = Options::parse([option]).unwrap_err();
             assert_eq!(failure.code, 1);
@@ -286,8 +423,11 @@ mod tests {
     fn an_unknown_or_wrong_option_is_named() {
         for wrong in [
             "nosuch",
-            "commit=0",
             "commit",
+            "stripe=wide",
+            "resuid=me",
+            "minixdf=1",
+            "max_dir_size_kb",
             "threads=x",
             "transport=tcp",
             "errors=panic",

@@ -151,15 +151,8 @@ impl Fs {
 
         let mut inode = self.new_inode(&mut txn, by, &mut dir, &new, time)?;
         self.fill(&mut txn, by, &mut inode, &dir, &new)?;
-        dir::insert(
-            &mut txn,
-            &self.sb,
-            &mut dir,
-            name,
-            inode.number,
-            kind(&inode)?.in_entry(),
-            self.privileged(by),
-        )?;
+        let file_type = kind(&inode)?.in_entry();
+        self.insert(&mut txn, by, &mut dir, name, inode.number, file_type)?;
         (dir.mtime, dir.ctime) = (time, time);
         inode::create(&mut txn, &self.sb, &inode)?;
         store(&mut txn, &self.sb, &dir)?;

@@ -462,7 +462,10 @@ impl Fs {
         let (free, free_inodes) = super::alloc::totals(&self.view(), sb)?;
         Ok(Statfs {
             block_size: sb.block_size,
-            blocks: sb.blocks_count.saturating_sub(self.overhead()?),
+            blocks: match self.options.minixdf {
+                true => sb.blocks_count,
+                false => sb.blocks_count.saturating_sub(self.overhead()?),
+            },
             free,
             available: free.saturating_sub(sb.reserved_blocks + kernel_reserve(sb)),
             inodes: u64::from(sb.inodes_count),

@@ -81,6 +81,15 @@ pub struct Options {
     pub grpid: bool,
     /// Refuse every change.
     pub read_only: bool,
+    /// Who else than root may use the reserved blocks, if not whom the
+    /// superblock names.
+    pub resuid: Option<u32>,
+    /// The same of a group.
+    pub resgid: Option<u32>,
+    /// statfs(2) counts the format's own blocks too.
+    pub minixdf: bool,
+    /// Directories of this many KiB grow no more; 0: all may.
+    pub max_dir_size_kb: u32,
 }
 
 /// Who checks permissions.
@@ -240,10 +249,12 @@ impl Fs {
     }
     /// Whether a caller may use the reserved blocks.
     fn privileged(&self, by: &Caller) -> bool {
-        self.options.access == Access::Fakeroot
+        let (options, sb) = (&self.options, &self.sb);
+        let group = options.resgid.unwrap_or(sb.reserved_gid.into());
+        options.access == Access::Fakeroot
             || by.uid == 0
-            || by.uid == u32::from(self.sb.reserved_uid)
-            || (self.sb.reserved_gid != 0 && by.in_group(u32::from(self.sb.reserved_gid)))
+            || by.uid == options.resuid.unwrap_or(sb.reserved_uid.into())
+            || (group != 0 && by.in_group(group))
     }
     /// Whether `want` blocks may be taken without a look at the reserve: the
     /// caller may use it, or there is far more.

@@ -67,15 +67,8 @@ impl Fs {
             (_, LINK_MAX..) => return Err(Error::TooManyLinks),
             _ => inode.links += 1,
         }
-        dir::insert(
-            &mut txn,
-            &self.sb,
-            &mut dir,
-            name,
-            inode.number,
-            kind(&inode)?.in_entry(),
-            self.privileged(by),
-        )?;
+        let file_type = kind(&inode)?.in_entry();
+        self.insert(&mut txn, by, &mut dir, name, inode.number, file_type)?;
         inode.ctime = time;
         (dir.mtime, dir.ctime) = (time, time);
         store(&mut txn, &self.sb, &inode)?;
@@ -299,6 +292,27 @@ impl Fs {
         }
         store(txn, &self.sb, inode)?;
         Ok(Later::default())
+    }
+
+    /// Adds a name to a directory, which may have to grow for it.
+    pub(super) fn insert(
+        &self,
+        txn: &mut Txn<'_>,
+        by: &Caller,
+        dir: &mut Inode,
+        name: &[u8],
+        inode: InodeNo,
+        file_type: u8,
+    ) -> Result<()> {
+        let (before, reserve) = (dir.size, self.privileged(by));
+        dir::insert(txn, &self.sb, dir, name, inode, file_type, reserve)?;
+        let most = u64::from(self.options.max_dir_size_kb);
+        // As ext4 asks before each new block: is it that large already?
+        let last = dir.size.saturating_sub(self.sb.block_size.into());
+        match most > 0 && dir.size > before && last >> 10 >= most {
+            true => Err(Error::NoSpace),
+            false => Ok(()),
+        }
     }
 
     /// A directory in which the caller may look for names.

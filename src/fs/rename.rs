@@ -266,8 +266,7 @@ impl Fs {
                 self.unlink_inode(txn, there, time, true)?
             }
             None => {
-                let (inode, reserve) = (moved.number, self.privileged(by));
-                dir::insert(txn, &self.sb, to, new_name, inode, file_type, reserve)?;
+                self.insert(txn, by, to, new_name, moved.number, file_type)?;
                 Later::default()
             }
         };

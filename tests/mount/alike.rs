@@ -62,14 +62,21 @@ eval "$FUNCTIONS"
 /// journalfs made.
 #[track_caller]
 fn alike(script: &str) {
+    alike_with("rw", script);
+}
+
+/// The same with these options on both sides.
+#[track_caller]
+fn alike_with(options: &str, script: &str) {
     needs_fuse!();
     if !kernel::allowed() {
         return;
     }
     let image = images::DEBIAN.make(64 << 20);
     let mut world = World::with_image(&image);
-    world.mount(&["-o", "allow_other"]);
-    let mount = Mount::read_write(image.path()).expect("loop mounts are allowed");
+    world.mount(&["-o", &format!("allow_other,{options}")]);
+    let mount = Mount::with_options(image.path(), &format!("loop,{options}"));
+    let mount = mount.expect("loop mounts are allowed");
     let words = |place| {
         let output = Command::new("bash")
             .args(["-c", &format!("{WORDS}{script}")])
@@ -513,6 +520,28 @@ fn chattr_sets_and_refuses_the_same_and_what_is_made_inherits() {
         done
         chattr -R -SDTadAus .
         try chattr -v 77 f
+        "#,
+    );
+}
+
+#[test]
+fn options_on_sizes_and_the_reserve_mean_what_they_mean_to_ext4() {
+    alike_with(
+        "minixdf,max_dir_size_kb=8,resuid=1000,resgid=500",
+        r#"
+        stat -f -c '%b %S' .
+        mkdir -m 777 d
+        for n in $(seq 1000 1300); do
+            touch d/a-name-that-takes-some-room-$n 2>&1 | sed 's/-[0-9]*//'
+        done | sort | uniq -c
+        # (How names fall into blocks is each side's own.)
+        find d -delete; mkdir -m 777 d
+        for who in "1001 1001 1001" "1000 1000 1000" "1002 1002 500"; do
+            as $who dd if=/dev/zero of=d/fill bs=64k status=none 2>&1 | head -1
+            as $who sh -c 'test $(stat -c %s d/fill) -gt 50000000 && echo much'
+            stat -f -c %f . | sed 's/.....*/many/'
+            rm d/fill
+        done
         "#,
     );
 }
