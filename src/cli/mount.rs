@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::fs::Damage;
+use crate::device::Disk;
+use crate::device::host::{Access, HostDisk};
+use crate::ext4::superblock::{OFFSET, SIZE};
+use crate::fs::{Damage, guard};
 use crate::fuse::meter::Meter;
 use crate::fuse::session;
 use crate::fuse::tap::Tap;
@@ -33,7 +36,8 @@ pub struct Args {
     /// default_permissions, fakeroot, discard, powercut, threads=N, pinned,
     /// transport=auto|classic|uring, cache_size=SIZE,
     /// journal_size=SIZE, archive=DIR, archive=none, archive_age=AGE,
-    /// archive_size=SIZE, nodiratime, grpid, nogrpid, dev, nodev, suid,
+    /// archive_size=SIZE, nodiratime, grpid, nogrpid, resuid=UID, resgid=GID,
+    /// minixdf, bsddf, max_dir_size_kb=N, dev, nodev, suid,
     /// nosuid, exec, noexec; what fstab says to others (noauto, nofail, user,
     /// x-…) and what ext4 calls what is so anyway (acl, data=ordered, …) is
     /// passed over
@@ -109,8 +113,19 @@ fn in_background(args: &Args, options: &Options) -> u8 {
 }
 
 impl Args {
+    /// What can't be read is told by whoever opens the image.
+    fn asked_by_image(&self) -> Result<Options, Failure> {
+        let mut raw = [0; SIZE];
+        let mut read = || HostDisk::open(&self.image, Access::Read)?.read_at(&mut raw, OFFSET);
+        match self.at.is_none() && self.create.is_none() && read().is_ok() {
+            true if guard::is_ext4(&raw) => Options::of_image(&raw),
+            _ => Ok(Options::default()),
+        }
+    }
+
     fn options(&self) -> Result<Options, Failure> {
-        let mut options = Options::parse(self.options.iter().map(String::as_str))?;
+        let given = self.options.iter().map(String::as_str);
+        let mut options = self.asked_by_image()?.and(given)?;
         options.read_only |= self.read_only || self.at.is_some();
         if self.at.is_none() && self.chosen.is_any() {
             return Err(Failure::usage(

@@ -2,11 +2,21 @@
 
 use std::path::PathBuf;
 
+use crate::ext4::bytes::le32;
+use crate::ext4::superblock::SIZE;
 use crate::fs::{Access, Atime};
 use crate::fuse::transport::{MountFlag, Transport};
 use crate::history::parse_age;
 
 use super::{Failure, size};
+
+/// `s_default_mount_opts`, and those of its bits that count here: the others
+/// stand for what is so anyway, or promises less.
+const DEFAULT_MOUNT_OPTS: usize = 0x100;
+const BSD_GROUPS: u32 = 0x2;
+const DISCARD: u32 = 0x400;
+/// `s_mount_opts`
+const MOUNT_OPTS: std::ops::Range<usize> = 0x200..0x240;
 
 /// Where to archive.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,12 +74,35 @@ pub struct Options {
 }
 
 impl Options {
-    /// Reads lists as in `-o ro,commit=10`; a later option overrides an
-    /// earlier one.
-    pub fn parse<'a>(lists: impl IntoIterator<Item = &'a str>) -> Result<Options, Failure> {
-        let mut options = Options::default();
+    /// Reads lists as in `-o ro,commit=10` on top of what is there; a later
+    /// option overrides an earlier one.
+    pub fn and<'a>(mut self, lists: impl IntoIterator<Item = &'a str>) -> Result<Options, Failure> {
         for option in lists.into_iter().flat_map(|list| list.split(',')) {
-            options.set(option)?;
+            self.set(option)?;
+        }
+        Ok(self)
+    }
+
+    /// What an image's superblock asks for by itself (`tune2fs -o`, `tune2fs
+    /// -E mount_opts=`). Only ext4's own: whoever made the image has no say in
+    /// where this host writes, or what it trusts.
+    pub fn of_image(raw: &[u8; SIZE]) -> Result<Options, Failure> {
+        let default = le32(raw, DEFAULT_MOUNT_OPTS);
+        let mut options = Options {
+            grpid: default & BSD_GROUPS != 0,
+            discard: default & DISCARD != 0,
+            ..Options::default()
+        };
+        let list = raw[MOUNT_OPTS].split(|byte| *byte == 0).next();
+        let list = String::from_utf8_lossy(list.unwrap_or_default());
+        for option in list.split(',').filter(|option| !option.is_empty()) {
+            let taken = match options.set_ext4(option) {
+                Ok(taken) => taken,
+                Err(failure) => return from_image(&failure.line),
+            };
+            if !taken {
+                return from_image(&format!("-o {}: unknown option", option.escape_debug()));
+            }
         }
         Ok(options)
     }
@@ -289,6 +322,12 @@ impl Options {
     }
 }
 
+fn from_image(why: &str) -> Result<Options, Failure> {
+    Err(Failure::usage(format!(
+        "{why}: the image asks for it by itself: tune2fs -E mount_opts= sets what it asks for"
+    )))
+}
+
 fn split(option: &str) -> (&str, Option<&str>) {
     match option.split_once('=') {
         Some((name, value)) => (name, Some(value)),
@@ -335,6 +374,12 @@ fn bytes(option: &str, value: &str, least: u64) -> Result<u64, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Options {
+        fn parse<'a>(lists: impl IntoIterator<Item = &'a str>) -> Result<Options, Failure> {
+            Options::default().and(lists)
+        }
+    }
 
     #[test]
     fn options_mean_what_ext4_users_know() {
@@ -385,6 +430,34 @@ mod tests {
         assert_eq!(atime("noatime,nostrictatime"), Atime::Noatime);
         let grpid = |list| Options::parse([list]).unwrap().grpid;
         assert!(grpid("sysvgroups,bsdgroups") && !grpid("grpid,nogrpid"));
+    }
+
+    #[test]
+    fn an_image_may_bring_ext4s_options_along_and_no_others() {
+        let image = |bits: u32, list: &str| {
+            let mut raw = [0; SIZE];
+            raw[DEFAULT_MOUNT_OPTS..][..4].copy_from_slice(&bits.to_le_bytes());
+            raw[MOUNT_OPTS][..list.len()].copy_from_slice(list.as_bytes());
+            Options::of_image(&raw)
+        };
+        assert_eq!(image(0x9fd, "").unwrap(), Options::default());
+        let asked = image(0x402, "commit=9,minixdf,stripe=4").unwrap();
+        assert!(asked.grpid && asked.discard && asked.minixdf);
+        assert_eq!(asked.commit, Some(9));
+        let told = asked.and(["nogrpid,nodiscard,bsddf,commit=0"]).unwrap();
+        assert_eq!(told, Options::default());
+        for wrong in [
+            "archive=/etc",
+            "allow_other",
+            "suid",
+            "nobarrier",
+            "\u{1b}[",
+        ] {
+            let line = image(0, wrong).unwrap_err().line;
+            assert!(line.contains("mount_opts"), "{line}");
+            assert!(line.chars().all(|c| !c.is_control()), "{line}");
+        }
+        image(0, &"x".repeat(64)).unwrap_err();
     }
 
     #[test]
