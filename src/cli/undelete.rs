@@ -37,17 +37,24 @@ pub fn run(args: &Args) -> Outcome {
     }
     let found = args.asked.find()?;
     let survey = found.survey();
-    let removal = removal::find(survey, &path).ok_or_else(|| {
+    let removal::Found { removal, unread } = removal::find(survey, &path);
+    let removal = removal.ok_or_else(|| {
         let first = survey.first().unwrap_or_default();
         let last = survey.last();
-        Failure::usage(at(
-            &found.name,
-            format!(
-                "no record from {first} to {last} removed {}: journalfs log --path shows what happened to it",
-                line::text(&path)
-            ),
-        ))
+        let (which, path) = (format!("from {first} to {last}"), line::text(&path));
+        match &unread {
+            None => Failure::usage(at(
+                &found.name,
+                format!("no record {which} removed {path}: journalfs log --path shows what happened to it"),
+            )),
+            Some(unread) => found.cant(format!(
+                "none of the records {which} that can be read removed {path}, and not all can be: {unread}"
+            )),
+        }
     })?;
+    if let Some(unread) = unread {
+        log::warn!("{unread}: what was removed there, or behind it, is not known");
+    }
     eprintln!("{}: {}", line::text(&path), text(&removal));
     let instant = found.after(removal.before)?;
     let taken = Taken::find(&instant, &path)

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::history::{Event, Teller};
+use crate::history::{Event, Teller, Untold};
 use crate::journal::record::{By, Op};
-use crate::log::Survey;
+use crate::log::{self, Survey};
 use crate::units::{InodeNo, Lsn, Time};
 
 /// A path lost what it led to.
@@ -26,18 +26,29 @@ pub struct Removal {
     pub before: Lsn,
 }
 
-/// The newest removal of a path (from the root, with a `/` in front). Records
-/// that can't be read are passed over.
-pub fn find(survey: &Survey, path: &[u8]) -> Option<Removal> {
+/// What was found of a path.
+#[derive(Default)]
+pub struct Found {
+    /// Its newest removal.
+    pub removal: Option<Removal>,
+    /// The first record behind that, or of all, that can't be read though it
+    /// should be there: it may have removed the path too.
+    pub unread: Option<Untold>,
+}
+
+/// Looks for the newest removal of a path (from the root, with a `/` in front).
+pub fn find(survey: &Survey, path: &[u8]) -> Found {
     let mut search = Search {
         path,
         emptying: None,
-        found: None,
+        found: Found::default(),
     };
     let all = (Lsn(1), survey.last());
     Teller::default().tell(survey, survey.durable(), all, &mut |told| {
-        if let Ok(event) = told {
-            search.hear(&event);
+        match told {
+            Ok(event) => search.hear(&event),
+            Err(Untold::Log(log::Error::Recycled(_))) => {}
+            Err(untold) => drop(search.found.unread.get_or_insert(untold)),
         }
         true
     });
@@ -49,7 +60,7 @@ struct Search<'p> {
     /// The process that has just been removing all below the path, and the
     /// first record of that.
     emptying: Option<(u32, Lsn)>,
-    found: Option<Removal>,
+    found: Found,
 }
 
 impl Search<'_> {
@@ -61,7 +72,7 @@ impl Search<'_> {
             Some(removed) if removed == self.path => {
                 let emptied = self.emptying.take().filter(|(pid, _)| *pid == by.pid);
                 let emptied = emptied.filter(|_| matches!(op, Op::Rmdir { .. }));
-                self.found = Some(Removal {
+                self.found.removal = Some(Removal {
                     lsn,
                     time: event.frame.time,
                     kind: op.kind(),
@@ -69,6 +80,7 @@ impl Search<'_> {
                     program: event.program.clone(),
                     before: emptied.map_or(lsn, |(_, first)| first).prev(),
                 });
+                self.found.unread = None;
             }
             Some(removed) if self.is_below(removed) => {
                 if self.emptying.is_none_or(|(pid, _)| pid != by.pid) {

@@ -130,9 +130,13 @@ fn a_segment_missing_from_an_archive_is_named_by_every_reader() {
     world.mount(&["-o", &option(&archive, "")]);
     wait_until(|| archive.join("manifest.json").exists());
     write_much(&world, "first");
+    fs::remove_file(world.at("first-0")).unwrap();
     write_much(&world, "second");
     world.umount_and_judge();
     let dir = archive.display().to_string();
+    let asked = ["log", "--op", "unlink", "--json", world.image_str()];
+    let unlink: Value = serde_json::from_str(&world.succeeds(&asked)).unwrap();
+    let unlink = unlink["lsn"].as_u64().unwrap();
     let damaged = || {
         let output = journalfs().args(["archive", &dir, "verify"]).output();
         let output = output.unwrap();
@@ -143,7 +147,10 @@ fn a_segment_missing_from_an_archive_is_named_by_every_reader() {
     let listed = list(&world, &archive);
     assert_eq!(listed["gaps"].as_array().unwrap().len(), 0, "{listed}");
     let segments = listed["segments"].as_array().unwrap();
-    let lost = &segments[segments.len() / 2];
+    let has_unlink = |one: &&Value| one["first"].as_u64().unwrap() <= unlink;
+    let spoilt = segments.iter().rfind(has_unlink).unwrap();
+    let lost = &segments[segments.len() * 3 / 4];
+    assert_ne!(lost, spoilt);
     let (first, last) = (
         lost["first"].as_u64().unwrap(),
         lost["last"].as_u64().unwrap(),
@@ -198,6 +205,12 @@ fn a_segment_missing_from_an_archive_is_named_by_every_reader() {
         line.contains("it has no marks: the oldest state is that after record"),
         "{line}"
     );
+    let store = archive.join(spoilt["name"].as_str().unwrap());
+    let file = fs::OpenOptions::new().write(true).open(store).unwrap();
+    file.set_len(4096).unwrap();
+    let undelete = ["undelete", world.image_str(), "/first-0"];
+    let line = world.fails(8, &undelete);
+    assert!(line.contains("not all can be: record "), "{line}");
 }
 
 #[test]
