@@ -1,6 +1,7 @@
 //! Where an image's history goes that its journal has no room for. The journal
 //! remembers it, so that a mount which does not say so leaves no gap.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -12,12 +13,19 @@ use serde::{Deserialize, Serialize};
 use crate::device::host::HostDir;
 use crate::fs::mount::{History, Lock};
 use crate::journal::archive::Limits;
+use crate::units::{Epoch, Lsn};
 
 use super::options::{Options, Wish};
 use super::place::Place;
 use super::{Failure, at};
 
 const NAME: &str = "archive.json";
+/// Up to where the journal archived into folders that it has gone on without
+/// since: what they have behind that is a copy's, or its original's.
+const LEFT: &str = "archive.left.json";
+
+/// By folder: the last record then, behind its opening of the log.
+type Left = BTreeMap<PathBuf, (u32, u64)>;
 
 /// An archive and how much it keeps.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,13 +77,16 @@ impl Archiving {
 
     /// Opens the folder for this mount alone. One that is only remembered, and
     /// not there now, keeps nobody from mounting.
-    pub fn open(&self, asked: bool) -> Result<Option<History>, Failure> {
+    pub fn open(&self, journal: &Path, asked: bool) -> Result<Option<History>, Failure> {
         let open = || -> Result<History, Failure> {
             let dir = HostDir::open(&self.archive).map_err(Failure::refused)?;
             let lock = Lock::in_folder(&self.archive, false).map_err(Failure::refused)?;
             Ok(History {
                 dir: Arc::new(dir),
                 limits: self.limits(),
+                left: left(journal)
+                    .get(&self.archive)
+                    .map(|(epoch, last)| (Epoch(*epoch), Lsn(*last))),
                 held: Arc::new(lock),
             })
         };
@@ -96,7 +107,7 @@ impl Archiving {
     /// Opens what a journal remembers, if it can be had.
     pub fn recalled(journal: &Path) -> Result<Option<History>, Failure> {
         match Archiving::recall(journal) {
-            Some(archiving) => archiving.open(false),
+            Some(archiving) => archiving.open(journal, false),
             None => Ok(None),
         }
     }
@@ -113,11 +124,44 @@ impl Archiving {
         if Archiving::recall(journal).as_ref() == Some(archiving) {
             return Ok(());
         }
-        let temporary = journal.join("archive.json.new");
-        let mut file = File::create(&temporary)?;
-        file.write_all(&serde_json::to_vec(archiving)?)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        File::open(journal)?.sync_all()
+        write(&path, &serde_json::to_vec(archiving)?)
     }
+
+    /// Notes, before a journal goes on, that it does so without the archive that
+    /// it remembers, unless it does with it. `end`: where it is now.
+    pub fn leave(journal: &Path, with: Option<&Path>, end: (Epoch, Lsn)) -> io::Result<()> {
+        let Some(known) = Archiving::recall(journal) else {
+            return Ok(());
+        };
+        let mut left = left(journal);
+        if with == Some(&*known.archive) || left.contains_key(&known.archive) {
+            return Ok(());
+        }
+        left.insert(known.archive, (end.0.0, end.1.0));
+        write(&journal.join(LEFT), &serde_json::to_vec(&left)?)
+    }
+
+    /// Forgets, once it does archive there, that it did not.
+    pub fn join(journal: &Path, archive: &Path) -> io::Result<()> {
+        let mut left = left(journal);
+        match left.remove(archive) {
+            Some(_) => write(&journal.join(LEFT), &serde_json::to_vec(&left)?),
+            None => Ok(()),
+        }
+    }
+}
+
+fn left(journal: &Path) -> Left {
+    let text = fs::read(journal.join(LEFT)).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
+/// Writes a small file that is whole at any moment.
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("json.new");
+    let mut file = File::create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    File::open(path.parent().unwrap_or(path))?.sync_all()
 }

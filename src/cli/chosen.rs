@@ -65,7 +65,8 @@ impl Chosen {
         Ok(Some((folder, Epoch(first))))
     }
 
-    fn folder(&self, journal: &Path) -> Option<PathBuf> {
+    /// The archive's folder, if there is one.
+    pub fn folder(&self, journal: &Path) -> Option<PathBuf> {
         match &self.archive {
             Some(dir) if dir.as_os_str() == "none" => None,
             Some(dir) => Some(dir.clone()),

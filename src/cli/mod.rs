@@ -40,6 +40,7 @@ mod mkfs;
 mod mount;
 mod open;
 mod options;
+mod output;
 mod paper;
 mod place;
 mod power;

@@ -49,11 +49,13 @@ impl Opened {
             false => Archiving::wanted(place, wish)?,
         };
         let asked = matches!(wish.archive, Wish::To(_));
-        let history = archiving.as_ref().map(|archiving| archiving.open(asked));
+        let history = archiving.as_ref().map(|it| it.open(&place.journal, asked));
+        let history = history.transpose()?.flatten();
+        let archives = history.is_some();
         let (opened, recovery, rig) = match wish.powercut {
             false => {
                 let options = mount::Options {
-                    history: history.transpose()?.flatten(),
+                    history,
                     ..options(wish, point)
                 };
                 let opened = mount::open_host(&place.image, Some(&place.journal), options)
@@ -74,14 +76,22 @@ impl Opened {
         if !recovery.dropped.is_empty() {
             log::warn!("{}: {}", place.image.display(), recovery.dropped);
         }
+        let with = archiving.as_ref().filter(|_| archives);
+        let with = with.map(|it| it.archive.as_path());
+        let unnoted = |e| Failure::refused(at(&place.journal, e));
+        if !wish.read_only {
+            Archiving::leave(&place.journal, with, opened.end()).map_err(unnoted)?;
+        }
         let mut mounted = opened.mount().map_err(refused)?;
         if let Some(why) = mounted.degraded() {
             let image = place.image.display();
             log::warn!("{image}: mounted for reading only, since it can't be recovered: {why}");
         }
         if !wish.read_only && !wish.powercut {
-            let remembered = Archiving::remember(&place.journal, archiving.as_ref());
-            remembered.map_err(|e| Failure::refused(at(&place.journal, e)))?;
+            Archiving::remember(&place.journal, archiving.as_ref()).map_err(unnoted)?;
+            if let Some(with) = with {
+                Archiving::join(&place.journal, with).map_err(unnoted)?;
+            }
         }
         mounted.start_background().map_err(refused)?;
         Ok(Opened {
@@ -175,8 +185,29 @@ pub fn recover(place: &Place) -> Result<Recovery, Failure> {
     };
     let opened = mount::open_host(&place.image, Some(&place.journal), wish).map_err(refused)?;
     let recovery = recovery(&opened);
-    opened.recover().map_err(refused)?;
+    go_home(place, opened)?;
     Ok(recovery)
+}
+
+/// Recovers, and archives as the journal remembers, unless it is a copy whose
+/// original has gone on there.
+pub fn go_home(place: &Place, mut opened: mount::Opened) -> Result<(), Failure> {
+    let refused = |error: mount::Error| place.refused(&error);
+    let unnoted = |e| Failure::refused(at(&place.journal, e));
+    let known = Archiving::recall(&place.journal).map(|known| known.archive);
+    if opened.parts_from_history().map_err(refused)? {
+        log::warn!(
+            "nothing is archived this time: {}",
+            mount::Error::OtherHistory
+        );
+    }
+    let with = known.as_deref().filter(|_| opened.has_history());
+    if opened.course() == Course::Recover {
+        Archiving::leave(&place.journal, with, opened.end()).map_err(unnoted)?;
+    }
+    opened.recover().map_err(refused)?;
+    with.map_or(Ok(()), |with| Archiving::join(&place.journal, with))
+        .map_err(unnoted)
 }
 
 fn options(wish: &Options, point: &[u8]) -> mount::Options {

@@ -12,6 +12,7 @@ use crate::units::{Clock as _, HostClock, Lsn, Time};
 
 use super::chosen::Chosen;
 use super::log::line::{self, Cells};
+use super::output::refuse_source;
 use super::progress::Progress;
 use super::source::Source;
 use super::{Failure, Outcome, at, verify};
@@ -75,6 +76,8 @@ struct Moment {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Outcome {
     let source = Source::find(&args.target, args.journal.as_deref())?;
+    let image = source.image.as_deref();
+    refuse_source(&args.output, image, &source.journal, &args.chosen)?;
     let progress = Progress::of("reading");
     let report = look(&source, &args.chosen)?;
     drop(progress);

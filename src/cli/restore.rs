@@ -10,6 +10,7 @@ use crate::history::Point;
 use crate::past::{self, Instant};
 
 use super::log::line;
+use super::output::refuse_source;
 use super::progress::Progress;
 use super::span::{Asked, Found};
 use super::{Failure, Outcome, at, check as checking};
@@ -48,7 +49,8 @@ pub fn run(args: &Args) -> Outcome {
     }
     let found = args.asked.find()?;
     let instant = found.at(&args.at)?;
-    refuse_itself(&found, &args.to)?;
+    let (name, chosen) = (Some(&*found.name), &args.asked.chosen);
+    refuse_source(&args.to, name, &found.journal, chosen)?;
     let progress = Progress::of("restoring");
     write(&found, &instant, &args.to)?;
     drop(progress);
@@ -72,14 +74,6 @@ fn text(found: &Found, instant: &Instant) -> String {
         instant.at(),
         time.unwrap_or_default()
     )
-}
-
-fn refuse_itself(found: &Found, out: &Path) -> Result<(), Failure> {
-    let same = |path: &Path| fs::canonicalize(path).ok();
-    match same(out).is_some_and(|out| same(&found.name) == Some(out)) {
-        true => Err(Failure::refused(at(out, "is the image itself"))),
-        false => Ok(()),
-    }
 }
 
 /// Under another name until it is whole, so that OUT is never half an image.

@@ -80,7 +80,7 @@ pub fn run(args: &Args) -> Outcome {
             aside.display()
         ))
     })?;
-    opened.recover().map_err(refused)?;
+    open::go_home(&place, opened)?;
     say!(
         "{image}: recovered up to record {}; records {} to {lost} at least are lost",
         args.until,

@@ -17,7 +17,7 @@ use crate::ext4::{Superblock, fault};
 use crate::journal::archive::Limits;
 use crate::journal::{self, Archive, Background, Journal, Report, Unrecovered};
 use crate::log::Bad;
-use crate::units::{Clock, HostClock, Lsn, Time};
+use crate::units::{Clock, Epoch, HostClock, Lsn, Time};
 
 mod course;
 mod error;
@@ -68,6 +68,9 @@ pub struct History {
     pub dir: Arc<dyn Dir>,
     /// How much it keeps.
     pub limits: Limits,
+    /// Up to where the journal archived there, if it has gone on without since:
+    /// its last record then, and that one's opening of the log.
+    pub left: Option<(Epoch, Lsn)>,
     /// Its lock, kept as long as this.
     pub held: Arc<dyn Any + Send + Sync>,
 }
@@ -185,6 +188,25 @@ impl Opened {
     /// The end of a journal that looks whole and is not.
     pub fn lost_end(&self) -> Option<Bad> {
         self.unrecovered.survey().lost_end()
+    }
+    /// The newest opening of the log, and its last record.
+    pub fn end(&self) -> (Epoch, Lsn) {
+        let survey = self.unrecovered.survey();
+        (survey.epoch(), survey.last())
+    }
+    /// Goes on without the archive, and then true, if that is another journal's.
+    pub fn parts_from_history(&mut self) -> Result<bool> {
+        match archive(&self.options, &self.sb, &*self.dir, &self.unrecovered) {
+            Err(Error::OtherHistory) => {
+                self.options.history = None;
+                Ok(true)
+            }
+            opened => opened.map(|_| false),
+        }
+    }
+    /// Whether there is an archive to go on with.
+    pub fn has_history(&self) -> bool {
+        self.options.history.is_some()
     }
     /// The newest record as of which blocks may be on the image.
     pub fn reach(&self) -> Lsn {
@@ -560,7 +582,8 @@ fn archive(
         return Ok(None);
     };
     let archive = Archive::open(history.dir.clone(), Some(sb.uuid), history.limits)?;
-    if archive.epoch() > unrecovered.survey().epoch() || archive.is_ahead_of(journal)? {
+    let ahead = archive.epoch() > unrecovered.survey().epoch() || archive.is_ahead_of(journal)?;
+    if ahead || history.left.is_some_and(|left| archive.newest() > left) {
         return Err(Error::OtherHistory);
     }
     Ok(Some(Arc::new(archive)))

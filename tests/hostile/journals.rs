@@ -52,6 +52,7 @@ impl Left {
             let mut how = options(false, session);
             how.segment_size = Some(128 << 10);
             how.history = archive.clone().map(|dir| mount::History {
+                left: None,
                 dir,
                 limits: Limits::default(),
                 held: Arc::new(()),

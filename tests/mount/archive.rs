@@ -462,14 +462,68 @@ fn a_copy_is_not_shown_the_future_of_its_original() {
         };
         assert!(cat(&last).starts_with(note), "{}", cat(&last));
         assert!(cat("99999").contains(&last), "{}", cat("99999"));
+        let listed = [
+            "archive",
+            archive.to_str().unwrap(),
+            "list",
+            "--json",
+            "--journal",
+        ];
+        let journal = format!("{copy}.journal");
+        let listed = world.succeeds(&[&listed[..], &[journal.as_str()]].concat());
+        let listed: Value = serde_json::from_str(&listed).unwrap();
+        assert_eq!(reach(&listed).1.to_string(), last, "{listed}");
         let mut mount = vec!["mount", copy.as_str(), world.point_str()];
+        let line = world.fails(32, &mount);
+        assert!(line.contains("an old copy"), "{line}");
+        // Recovery brings a copy home, and leaves the archive alone.
+        let recovered = journalfs().args(["recover", copy]).output().unwrap();
+        assert!(recovered.status.success(), "{}", said(&recovered));
         let line = world.fails(32, &mount);
         assert!(line.contains("an old copy"), "{line}");
         mount.extend(["-o", "archive=none"]);
         world.succeeds(&mount);
         assert!(!world.at("future-0").exists());
+        // So much that its journal forgets where it parted from the other.
+        write_much(&world, "own");
         world.succeeds(&["umount", world.point_str()]);
+        let options = option(&archive, "");
+        let again = [&mount[..3], &["-o", &options]].concat();
+        let line = world.fails(32, &again);
+        assert!(line.contains("an old copy"), "{line}");
     }
+    let dir = archive.display().to_string();
+    world.succeeds(&["archive", &dir, "verify"]);
+    let original = world.succeeds(&["log", "--op", "create", world.image_str()]);
+    assert!(original.contains("/future-11"), "{original}");
+}
+
+/// What a reader makes never replaces what it reads.
+#[test]
+fn nothing_is_written_over_an_image_its_journal_or_its_archive() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    let archive = world.beside("archive");
+    world.mount(&["-o", &option(&archive, "")]);
+    wait_until(|| archive.join("manifest.json").exists());
+    write_much(&world, "first");
+    world.umount();
+    let before = world.bytes();
+    let out = [
+        world.image(),
+        world.stores()[0].clone(),
+        world.journal().join("new"),
+        archive.join("manifest.json"),
+        archive.join("new"),
+    ];
+    for out in out.iter().map(|out| out.to_str().unwrap()) {
+        let line = world.fails(32, &["report", "-o", out, world.image_str()]);
+        assert!(line.contains("name another file"), "{line}");
+        let restore = ["restore", "--at", "1", "--force", "--to", out];
+        let line = world.fails(32, &[&restore[..], &[world.image_str()]].concat());
+        assert!(line.contains("name another file"), "{line}");
+    }
+    assert!(world.bytes() == before);
 }
 
 #[test]

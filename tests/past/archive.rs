@@ -75,6 +75,7 @@ impl World {
             clock: self.clock.clone(),
             seed,
             history: Some(Archiving {
+                left: None,
                 dir: self.archive.clone(),
                 limits: Limits::default(),
                 held: Arc::new(()),

@@ -85,6 +85,7 @@ impl World {
             clock: self.clock.clone(),
             seed: self.sessions,
             history: self.archive.clone().map(|dir| History {
+                left: None,
                 dir,
                 limits: Limits::default(),
                 held: Arc::new(()),

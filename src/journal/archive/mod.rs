@@ -221,6 +221,13 @@ impl Archive {
         self.state.lock().failing.clone()
     }
 
+    /// Its newest record, behind the opening of the log in which it was made.
+    pub fn newest(&self) -> (Epoch, Lsn) {
+        let state = self.state.lock();
+        let newest = state.segments.values().next_back();
+        newest.map_or_else(Default::default, |found| (found.epoch, found.last))
+    }
+
     /// The newest opening of a log that it knows.
     pub fn epoch(&self) -> Epoch {
         let state = self.state.lock();
