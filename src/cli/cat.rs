@@ -48,7 +48,10 @@ pub fn give(
     path: &std::path::Path,
 ) -> Result<(), Failure> {
     match to {
-        Some(to) => taken.copy_to(to).map_err(|e| Failure::refused(at(to, e))),
+        Some(to) => taken.copy_to(to).map_err(|e| match e.raw_os_error() {
+            Some(_) => Failure::refused(at(to, e)),
+            None => Failure::unchecked(at(path, e)),
+        }),
         None if taken.is_file() => {
             let mut out = io::stdout().lock();
             let written = taken.print(&mut out).and_then(|()| out.flush());

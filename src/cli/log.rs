@@ -113,6 +113,9 @@ pub fn run(args: &Args) -> Outcome {
         Some(point) => source.record(point, Point::last, &survey, &args.chosen)?,
         None => Lsn(u64::MAX),
     };
+    for missing in source.missing(&args.chosen, from, until)? {
+        eprintln!("journalfs: {missing}");
+    }
     // A daemon at work knows nothing of a history that has ended.
     let live = source.live().filter(|_| !args.chosen.is_ended());
     if args.stat {

@@ -118,7 +118,10 @@ fn look(source: &Source, chosen: &Chosen) -> Result<Report, Failure> {
             true
         });
     }
-    Ok(report(source, &survey, durable, chronicle, moments))
+    let missing = source.missing(chosen, Lsn(1), survey.last())?;
+    let mut report = report(source, &survey, durable, chronicle, moments);
+    report.judgement.extend(missing);
+    Ok(report)
 }
 
 fn report(

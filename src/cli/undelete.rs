@@ -3,10 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use crate::past::{Removal, Taken, removal};
+use crate::units::Lsn;
 
 use super::cat::give;
 use super::log::line;
-use super::span::Asked;
+use super::source::Source;
+use super::span::{Asked, Found};
+
 use super::{Failure, Outcome, at};
 
 /// Finds the newest record that removed PATH, says when and by whom, and gives
@@ -38,20 +41,21 @@ pub fn run(args: &Args) -> Outcome {
     let found = args.asked.find()?;
     let survey = found.survey();
     let removal::Found { removal, unread } = removal::find(survey, &path);
-    let removal = removal.ok_or_else(|| {
-        let first = survey.first().unwrap_or_default();
-        let last = survey.last();
-        let (which, path) = (format!("from {first} to {last}"), line::text(&path));
-        match &unread {
-            None => Failure::usage(at(
-                &found.name,
-                format!("no record {which} removed {path}: journalfs log --path shows what happened to it"),
-            )),
-            Some(unread) => found.cant(format!(
-                "none of the records {which} that can be read removed {path}, and not all can be: {unread}"
-            )),
-        }
-    })?;
+    let Some(removal) = removal else {
+        let Asked {
+            target,
+            journal,
+            chosen,
+        } = &args.asked;
+        let source = Source::find(target, journal.as_deref())?;
+        let missing = source.missing(chosen, Lsn(1), survey.last())?;
+        let hidden = unread.map(|unread| unread.to_string());
+        return Err(nothing(
+            &found,
+            &path,
+            hidden.into_iter().chain(missing).next(),
+        ));
+    };
     if let Some(unread) = unread {
         log::warn!("{unread}: what was removed there, or behind it, is not known");
     }
@@ -61,6 +65,23 @@ pub fn run(args: &Args) -> Outcome {
         .map_err(|e| found.cant(format!("{}: {e} before that", line::text(&path))))?;
     give(&taken, args.to.as_deref(), &args.path)?;
     Ok(0)
+}
+
+/// What to say if no record removed it; `hidden`: one that might have.
+fn nothing(found: &Found, path: &[u8], hidden: Option<String>) -> Failure {
+    let first = found.survey().first().unwrap_or_default();
+    let (last, path) = (found.survey().last(), line::text(path));
+    match hidden {
+        None => Failure::usage(at(
+            &found.name,
+            format!(
+                "no record from {first} to {last} removed {path}: journalfs log --path shows what happened to it"
+            ),
+        )),
+        Some(hidden) => found.cant(format!(
+            "none of the records from {first} to {last} that can be read removed {path}, and not all can be: {hidden}"
+        )),
+    }
 }
 
 /// As records have it: one slash in front, none behind.

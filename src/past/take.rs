@@ -58,17 +58,25 @@ impl Taken {
     }
 
     /// Makes the same on the host, with all that is in it; `to` must not
-    /// exist. Owners and attributes of the system are kept where the caller
-    /// may set them.
+    /// exist, and does not after an error. Owners and attributes of the system
+    /// are kept where the caller may set them. An error of the host has its
+    /// number; one without is the image's.
     pub fn copy_to(&self, to: &Path) -> io::Result<()> {
         if to.symlink_metadata().is_ok() {
-            return Err(io::ErrorKind::AlreadyExists.into());
+            return Err(io::Error::from_raw_os_error(libc::EEXIST));
         }
         let mut copy = Copy {
             fs: &self.fs,
             links: HashMap::new(),
         };
-        copy.put(&self.attr, to)
+        // Half of it would look like all. (But never what somebody else has just made.)
+        copy.put(&self.attr, to).inspect_err(|e| {
+            let _ = match self.attr.kind {
+                _ if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+                Kind::Directory => fs::remove_dir_all(to),
+                _ => fs::remove_file(to),
+            };
+        })
     }
 }
 

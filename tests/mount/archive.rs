@@ -205,11 +205,36 @@ fn a_segment_missing_from_an_archive_is_named_by_every_reader() {
         line.contains("it has no marks: the oldest state is that after record"),
         "{line}"
     );
+    let missing = format!("records {first} to {last} are missing from the archive");
+    for how in [&["--json"][..], &["--stat"], &["--path", "/nowhere"]] {
+        let mut log = vec!["log", world.image_str()];
+        log.extend(how);
+        let output = journalfs().args(&log).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(told.contains(&missing), "{how:?}: {told}");
+    }
+    let page = world.beside("report.html");
+    world.succeeds(&["report", "-o", page.to_str().unwrap(), world.image_str()]);
+    assert!(fs::read_to_string(&page).unwrap().contains(&missing));
+    let line = world.fails(8, &["undelete", world.image_str(), "/nowhere"]);
+    assert!(line.contains(&missing), "{line}");
+
+    // Nothing is left of a file that can't be had whole.
+    let store = archive.join(segments[0]["name"].as_str().unwrap());
+    let file = fs::OpenOptions::new().write(true).open(store).unwrap();
+    file.write_at(&[0xAB; 64], 500_000).unwrap();
+    let copy = world.beside("copy");
+    let undelete = ["undelete", world.image_str(), "/first-0", "--to"];
+    let undelete = [&undelete[..], &[copy.to_str().unwrap()]].concat();
+    let output = journalfs().args(undelete).output().unwrap();
+    assert_eq!(output.status.code(), Some(8), "{}", said(&output));
+    assert!(!copy.exists());
+
+    // The other way to lose records: what a file of the archive has no more.
     let store = archive.join(spoilt["name"].as_str().unwrap());
     let file = fs::OpenOptions::new().write(true).open(store).unwrap();
     file.set_len(4096).unwrap();
-    let undelete = ["undelete", world.image_str(), "/first-0"];
-    let line = world.fails(8, &undelete);
+    let line = world.fails(8, &["undelete", world.image_str(), "/first-0"]);
     assert!(line.contains("not all can be: record "), "{line}");
 }
 
