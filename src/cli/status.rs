@@ -136,6 +136,13 @@ impl Live {
         let damage = fs.damage().map(|damage| damage.what.to_string());
         let marks = journal.watermarks();
         let segments = journal.segments();
+        let archiving = Archiving::recall(&place.journal)
+            .filter(|_| !options.read_only && !options.powercut && journal.log().is_some());
+        let archive_error = match (journal.archive(), &archiving) {
+            (Some(archive), _) => archive.failing().map(|e| e.to_string()),
+            (None, Some(_)) => Some("it could not be had when this was mounted".to_owned()),
+            (None, None) => None,
+        };
         Live {
             pid: std::process::id(),
             image: place.image.clone(),
@@ -156,14 +163,8 @@ impl Live {
             segments: segments.len() as u64,
             journal_bytes: segments.iter().map(|segment| segment.bytes).sum(),
             recovery: Some(recovery.clone()),
-            archive: journal
-                .archive()
-                .and(Archiving::recall(&place.journal))
-                .map(|to| to.archive),
-            archive_error: journal
-                .archive()
-                .and_then(|archive| archive.failing())
-                .map(|e| e.to_string()),
+            archive: archiving.map(|to| to.archive),
+            archive_error,
             damage,
             transport: None,
             requests: Vec::new(),

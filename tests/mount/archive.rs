@@ -281,6 +281,8 @@ fn a_mount_can_archive_elsewhere_or_no_longer() {
     fs::remove_dir_all(&two).unwrap();
     // Remembered, and not there: that is no reason not to mount.
     world.mount(&[]);
+    let status = world.succeeds(&["status", world.point_str()]);
+    assert!(status.contains("could not be had"), "{status}");
     world.umount_and_judge();
 }
 
