@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::history::{Event, Point, Teller, Totals, Untold};
 use crate::journal::Op;
+use crate::journal::archive::Gap;
 use crate::log::{self, Survey, Verdict};
 use crate::units::Lsn;
 
@@ -113,8 +114,10 @@ pub fn run(args: &Args) -> Outcome {
         Some(point) => source.record(point, Point::last, &survey, &args.chosen)?,
         None => Lsn(u64::MAX),
     };
-    for missing in source.missing(&args.chosen, from, until)? {
-        eprintln!("journalfs: {missing}");
+    let gaps = source.gaps(&args.chosen)?;
+    let asked = |gap: &&Gap| gap.first <= until && from <= gap.last;
+    for gap in gaps.iter().filter(asked) {
+        eprintln!("journalfs: {gap}");
     }
     // A daemon at work knows nothing of a history that has ended.
     let live = source.live().filter(|_| !args.chosen.is_ended());
@@ -137,7 +140,7 @@ pub fn run(args: &Args) -> Outcome {
         clock: line::Clock::new(),
         durable: None,
         recycled: None,
-        source: &source,
+        gaps,
         live: live.is_some(),
         dropped: false,
         failed: Ok(()),
@@ -177,7 +180,8 @@ struct Lister<'a> {
     durable: Option<bool>,
     /// Records that have been overwritten, just before.
     recycled: Option<(Lsn, Lsn)>,
-    source: &'a Source,
+    /// What the archive should have.
+    gaps: Vec<Gap>,
     /// Beside a daemon at work.
     live: bool,
     /// What comes now lies behind a record that is bad: recovery drops it.
@@ -232,8 +236,7 @@ impl Lister<'_> {
     fn gap(&mut self) -> io::Result<()> {
         match self.recycled.take() {
             Some((first, last)) => {
-                let gaps = self.source.gaps(&self.args.chosen).unwrap_or_default();
-                let how = match gaps.iter().any(|gap| gap.has(first)) {
+                let how = match self.gaps.iter().any(|gap| gap.has(first)) {
                     true => "missing from the archive",
                     false => "not kept any more",
                 };

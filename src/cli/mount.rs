@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::device::Disk;
 use crate::device::host::{Access, HostDisk};
+use crate::ext4::Superblock;
 use crate::ext4::superblock::{OFFSET, SIZE};
 use crate::fs::{Damage, guard};
 use crate::fuse::meter::Meter;
@@ -113,12 +114,13 @@ fn in_background(args: &Args, options: &Options) -> u8 {
 }
 
 impl Args {
-    /// What can't be read is told by whoever opens the image.
+    /// What can't be read is told by whoever opens the image, or mended by the
+    /// journal.
     fn asked_by_image(&self) -> Result<Options, Failure> {
         let mut raw = [0; SIZE];
         let mut read = || HostDisk::open(&self.image, Access::Read)?.read_at(&mut raw, OFFSET);
         match self.at.is_none() && self.create.is_none() && read().is_ok() {
-            true if guard::is_ext4(&raw) => Options::of_image(&raw),
+            true if Superblock::decode(&guard::take_off(&raw)).is_ok() => Options::of_image(&raw),
             _ => Ok(Options::default()),
         }
     }

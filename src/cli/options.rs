@@ -96,12 +96,14 @@ impl Options {
         let list = raw[MOUNT_OPTS].split(|byte| *byte == 0).next();
         let list = String::from_utf8_lossy(list.unwrap_or_default());
         for option in list.split(',').filter(|option| !option.is_empty()) {
+            // (Errors show it: nothing in it may reach a terminal as it is.)
+            let option = &*option.escape_debug().to_string();
             let taken = match options.set_ext4(option) {
                 Ok(taken) => taken,
                 Err(failure) => return from_image(&failure.line),
             };
             if !taken {
-                return from_image(&format!("-o {}: unknown option", option.escape_debug()));
+                return from_image(&format!("-o {option}: unknown option"));
             }
         }
         Ok(options)
@@ -452,6 +454,7 @@ mod tests {
             "suid",
             "nobarrier",
             "\u{1b}[",
+            "commit=\u{1b}[",
         ] {
             let line = image(0, wrong).unwrap_err().line;
             assert!(line.contains("mount_opts"), "{line}");

@@ -118,8 +118,9 @@ fn look(source: &Source, chosen: &Chosen) -> Result<Report, Failure> {
             true
         });
     }
-    let missing = source.missing(chosen, Lsn(1), survey.last())?;
+    let missing = source.gaps(chosen)?;
     let mut report = report(source, &survey, durable, chronicle, moments);
+    let missing = missing.iter().map(ToString::to_string);
     report.judgement.extend(missing);
     Ok(report)
 }

@@ -166,17 +166,6 @@ impl Source {
         Ok(gaps)
     }
 
-    /// The same in words, of these records.
-    pub fn missing(&self, chosen: &Chosen, from: Lsn, until: Lsn) -> Result<Vec<String>, Failure> {
-        let mut gaps = self.gaps(chosen)?;
-        gaps.retain(|gap| gap.first <= until && from <= gap.last);
-        let words = |gap: &Gap| {
-            let (first, last) = (gap.first, gap.last);
-            format!("records {first} to {last} are missing from the archive")
-        };
-        Ok(gaps.iter().map(words).collect())
-    }
-
     /// The segments of the journal and its archive as one folder, or those of a
     /// timeline that has ended.
     fn chosen(&self, chosen: &Chosen) -> Result<Arc<dyn Dir>, Failure> {

@@ -3,13 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use crate::past::{Removal, Taken, removal};
-use crate::units::Lsn;
 
 use super::cat::give;
 use super::log::line;
 use super::source::Source;
 use super::span::{Asked, Found};
-
 use super::{Failure, Outcome, at};
 
 /// Finds the newest record that removed PATH, says when and by whom, and gives
@@ -48,7 +46,8 @@ pub fn run(args: &Args) -> Outcome {
             chosen,
         } = &args.asked;
         let source = Source::find(target, journal.as_deref())?;
-        let missing = source.missing(chosen, Lsn(1), survey.last())?;
+        let missing = source.gaps(chosen)?;
+        let missing = missing.iter().map(ToString::to_string);
         let hidden = unread.map(|unread| unread.to_string());
         return Err(nothing(
             &found,

@@ -88,7 +88,7 @@ impl Fs {
     }
 
     /// Whether it has one of these flags.
-    pub fn is_sync(&self, inode: InodeNo, flags: u32) -> bool {
+    pub fn has_flag(&self, inode: InodeNo, flags: u32) -> bool {
         load_file(&self.view(), &self.sb, inode).is_ok_and(|inode| inode.has(flags))
     }
 

@@ -214,11 +214,6 @@ pub fn is_torn(raw: &Raw, known: &Raw) -> bool {
     le16(raw, MAGIC) != le16(known, MAGIC) || (summed && sum != le32(raw, CHECKSUM))
 }
 
-/// Whether this is a superblock at all.
-pub fn is_ext4(raw: &Raw) -> bool {
-    le16(raw, MAGIC) == 0xEF53
-}
-
 /// The file system's UUID.
 pub fn file_system(raw: &Raw) -> [u8; 16] {
     raw[UUID].try_into().expect("16 bytes")

@@ -348,7 +348,7 @@ impl Core {
     /// doesn't say so: the mount or a flag of a file or directory does.
     fn asks(&self, request: &Request<'_>) -> Option<Wanted> {
         use Request as R;
-        let is = |inode, what| self.fs.is_sync(inode, what);
+        let is = |inode, what| self.fs.has_flag(inode, what);
         let inode = match request {
             _ if self.sync => return Some(Wanted::Everything),
             R::SetAttr { inode, .. }

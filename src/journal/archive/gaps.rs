@@ -1,5 +1,7 @@
 //! Records that an archive should have and has not.
 
+use std::fmt;
+
 use super::reach::timelines;
 use super::{Archive, ImageBase, Timeline};
 use crate::log::Found;
@@ -57,6 +59,13 @@ fn gaps(bases: &[ImageBase], segments: &[Found]) -> Vec<Gap> {
         }
     }
     all
+}
+
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (first, last) = (self.first, self.last);
+        write!(f, "records {first} to {last} are missing from the archive")
+    }
 }
 
 impl Gap {
