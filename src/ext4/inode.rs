@@ -17,6 +17,7 @@ pub mod flag {
     pub const APPEND: u32 = 0x20;
     pub const NOATIME: u32 = 0x80;
     pub const INDEX: u32 = 0x1000;
+    pub const JOURNAL_DATA: u32 = 0x4000;
     /// and so are changes of a directory's names.
     pub const DIRSYNC: u32 = 0x1_0000;
     pub const TOPDIR: u32 = 0x2_0000;
@@ -27,9 +28,9 @@ pub mod flag {
     /// What lsattr(1) shows (Documentation/filesystems/ext4/inodes.rst).
     pub const VISIBLE: u32 = 0x4B_DFFF;
     /// What chattr(1) may change here: those that only programs mind, and
-    /// immutable, append-only, noatime, sync and dirsync. (Not those that ask
-    /// for another layout of the data.)
-    pub const CHANGEABLE: u32 = 0x3_80FF;
+    /// immutable, append-only, noatime, sync and dirsync, and that data are to
+    /// be journaled, as all are. (Not those that ask for another layout.)
+    pub const CHANGEABLE: u32 = 0x3_C0FF;
     /// What new inodes take over from their directory, as those that the
     /// kernel makes do: directories all of it,
     const INHERITED: u32 = 0x2201_C4CF;

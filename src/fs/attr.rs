@@ -137,6 +137,9 @@ impl Fs {
         if changed & (flag::IMMUTABLE | flag::APPEND) != 0 {
             self.is_root(by)?;
         }
+        if changed & flag::JOURNAL_DATA != 0 && !self.stands_for_root(by) {
+            return Err(Error::NotPermitted);
+        }
         if changed & !(flag::CHANGEABLE | flag::EXTENTS) != 0
             || flags & !flag::VISIBLE & !inode.flags != 0
         {

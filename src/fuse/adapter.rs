@@ -21,7 +21,7 @@ use super::negotiate::Negotiate;
 use super::processes::Processes;
 use super::processor;
 use super::reply::{
-    FSGETXATTR, TTL, attributes, errno, file_type, generation, inode_of, node_of, time, unreadable,
+    TTL, Told, attributes, errno, file_type, generation, inode_of, node_of, time, unreadable,
 };
 use super::request::Request;
 use super::service::Service;
@@ -534,11 +534,10 @@ impl<S: Service> fuser::Filesystem for Adapter<S> {
         reply: ReplyIoctl,
     ) {
         let inode = inode_of(node.0);
+        if let Some(told) = Told::by(command) {
+            return self.told(by, Request::GetAttr { inode }, told, reply);
+        }
         match Request::of_ioctl(inode, command, data) {
-            Ok(request @ Request::GetAttr { .. }) if command == FSGETXATTR => {
-                self.extended_flags(by, request, reply);
-            }
-            Ok(request @ Request::GetAttr { .. }) => self.flags(by, request, reply),
             Ok(request @ Request::Trim { .. }) => self.trimmed(by, request, reply),
             Ok(request) => self.done(by, request, reply),
             Err(number) => reply.error(Errno::from_i32(number)),

@@ -8,7 +8,7 @@ use fuser::{
 use crate::fs::{Caller, Groups};
 
 use super::adapter::Adapter;
-use super::reply::{TTL, attributes, errno, extended_flags, generation, nothing};
+use super::reply::{TTL, Told, attributes, errno, generation, nothing};
 use super::request::{Answer, Reply, Request};
 use super::service::Service;
 
@@ -125,24 +125,16 @@ impl<S: Service> Adapter<S> {
         });
     }
 
-    /// The flags among the attributes, as FS_IOC_GETFLAGS has them.
-    pub(super) fn flags(&self, by: &fuser::Request, request: Request<'_>, reply: ReplyIoctl) {
-        self.serve(by, request, |answer| match answer {
-            Ok(Reply::Attr(attr)) => reply.ioctl(0, &attr.flags.to_ne_bytes()),
-            Ok(_) => reply.error(Errno::EIO),
-            Err(error) => reply.error(errno(&error)),
-        });
-    }
-
-    /// The same flags as a struct fsxattr has them (linux/fs.h).
-    pub(super) fn extended_flags(
+    /// What an ioctl tells of the attributes.
+    pub(super) fn told(
         &self,
         by: &fuser::Request,
         request: Request<'_>,
+        told: Told,
         reply: ReplyIoctl,
     ) {
-        self.serve(by, request, |answer| match answer {
-            Ok(Reply::Attr(attr)) => reply.ioctl(0, &extended_flags(&attr)),
+        self.serve(by, request, move |answer| match answer {
+            Ok(Reply::Attr(attr)) => reply.ioctl(0, &told.of(&attr)),
             Ok(_) => reply.error(Errno::EIO),
             Err(error) => reply.error(errno(&error)),
         });

@@ -10,8 +10,39 @@ use crate::units::{InodeNo, Time};
 /// Nobody else changes the image: the kernel may keep what it knows.
 pub const TTL: Duration = Duration::from_secs(24 * 3600);
 
-/// FS_IOC_FSGETXATTR, which the kernel asks before it sets flags.
-pub const FSGETXATTR: u32 = 0x801C_581F;
+/// What an ioctl tells of an inode's attributes: its command (linux/fs.h),
+/// whose size is that of the caller's long or struct.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// FS_IOC_GETFLAGS: what lsattr(1) shows.
+    Flags,
+    /// FS_IOC_FSGETXATTR, which the kernel asks before it sets flags.
+    ExtendedFlags,
+    /// FS_IOC_GETVERSION: the generation, which `lsattr -v` shows.
+    Version,
+}
+
+impl Told {
+    /// By the command, of 64-bit and 32-bit callers.
+    pub fn by(command: u32) -> Option<Told> {
+        match command {
+            0x8008_6601 | 0x8004_6601 => Some(Told::Flags),
+            0x801C_581F => Some(Told::ExtendedFlags),
+            0x8008_7601 | 0x8004_7601 => Some(Told::Version),
+            _ => None,
+        }
+    }
+
+    /// The ioctl's result. (A flag or a version is an int, whatever the
+    /// command's size says.)
+    pub fn of(self, attr: &Attr) -> Vec<u8> {
+        match self {
+            Told::Flags => attr.flags.to_ne_bytes().into(),
+            Told::ExtendedFlags => extended_flags(attr).into(),
+            Told::Version => attr.generation.to_ne_bytes().into(),
+        }
+    }
+}
 
 /// The number that the kernel gets for an error.
 pub fn number_of(error: &Error) -> i32 {
@@ -66,7 +97,7 @@ pub fn inode_of(node: u64) -> InodeNo {
 }
 
 /// An inode's flags as a struct fsxattr has them (linux/fs.h).
-pub fn extended_flags(attr: &Attr) -> [u8; 28] {
+fn extended_flags(attr: &Attr) -> [u8; 28] {
     // `i_flags` and `fsx_xflags` of the same meaning: immutable, append-only,
     // sync, noatime, nodump.
     const SAME: [(u32, u32); 5] = [

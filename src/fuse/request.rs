@@ -9,8 +9,6 @@ use std::borrow::Cow;
 use crate::fs::{Attr, Error, SetAttr, Statfs, Whence};
 use crate::units::InodeNo;
 
-use super::reply::FSGETXATTR;
-
 /// Bytes of the transport's buffer, or a copy of them.
 pub type Bytes<'a> = Cow<'a, [u8]>;
 
@@ -196,11 +194,10 @@ impl Request<'_> {
         flags & libc::O_DIRECT != 0 && flags & (libc::O_DSYNC | libc::O_SYNC) != 0
     }
 
-    /// What an ioctl asks for, or the errno that it gets.
+    /// What an ioctl asks for that tells no attributes (`Told` knows those), or
+    /// the errno that it gets.
     pub fn of_ioctl(inode: InodeNo, command: u32, data: &[u8]) -> Result<Request<'static>, i32> {
         match (command, data.as_chunks().0) {
-            // FS_IOC_GETFLAGS, for 64-bit and 32-bit callers: what lsattr shows.
-            (0x8008_6601 | 0x8004_6601 | FSGETXATTR, _) => Ok(Request::GetAttr { inode }),
             // FS_IOC_SETFLAGS, by chattr(1); the kernel passes on four bytes.
             (0x4008_6602 | 0x4004_6602, _) => {
                 let flags = data.first_chunk().ok_or(libc::EINVAL)?;

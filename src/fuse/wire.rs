@@ -11,7 +11,7 @@ use crate::fs::{SetAttr, SetTime, Whence};
 use crate::units::{InodeNo, Time};
 
 use super::negotiate::Negotiate;
-use super::reply::{FSGETXATTR, inode_of};
+use super::reply::{Told, inode_of};
 use super::request::Request;
 
 mod encode;
@@ -302,11 +302,12 @@ impl Header {
 
 fn ioctl<'a>(inode: InodeNo, args: Fields<'_>, payload: &[u8]) -> Asked<'a> {
     let data = &payload[..payload.len().min(args.u32(24) as usize)];
+    if let Some(told) = Told::by(args.u32(12)) {
+        return Asked::Request(Request::GetAttr { inode }, Form::Told(told));
+    }
     match Request::of_ioctl(inode, args.u32(12), data) {
         Ok(request) => {
             let form = match &request {
-                Request::GetAttr { .. } if args.u32(12) == FSGETXATTR => Form::ExtendedFlags,
-                Request::GetAttr { .. } => Form::Flags,
                 Request::Trim { start, least, .. } => Form::Trimmed {
                     start: *start,
                     least: *least,

@@ -516,6 +516,7 @@ fn chattr_sets_and_refuses_the_same_and_what_is_made_inherits() {
         for how in +S +D +T +i -i +a -a +d +A +u +s; do
             for at in f d; do try chattr $how $at; flags $at; done
         done
+        touch own; chown 1000 own; try as 1000 1000 1000 chattr +j own
         for how in S D SD T; do
             mkdir in$how; chattr +$how in$how
             touch in$how/file; mkdir in$how/dir

@@ -213,19 +213,22 @@ impl World {
         assert!(!self.is_mounted());
     }
 
-    /// Unmounts. Busy is not final: a test beside this one may be starting a
-    /// program, which holds all our open files between fork and exec.
     #[track_caller]
     fn take_away(&self) {
+        self.unmount_with(journalfs().arg("umount"));
+    }
+
+    /// Has a program take the mount away. Busy is not final: a test beside
+    /// this one may be starting a program, which holds all our open files
+    /// between fork and exec.
+    #[track_caller]
+    pub fn unmount_with(&self, umount: &mut Command) {
+        umount.arg(self.point()).env("LC_ALL", "C");
         for _ in 0..50 {
-            let output = journalfs()
-                .arg("umount")
-                .arg(self.point())
-                .output()
-                .unwrap();
+            let output = umount.output().unwrap();
             match said(&output) {
                 words if words.contains("is busy") => thread::sleep(Duration::from_millis(100)),
-                words => return assert!(output.status.success(), "journalfs umount: {words}"),
+                words => return assert!(output.status.success(), "{umount:?}: {words}"),
             }
         }
         panic!("{} stays busy", self.point().display());

@@ -520,7 +520,11 @@ fn chattr_sets_what_programs_and_journalfs_mind() {
             .unwrap();
         fs::write(&path, b"x").unwrap();
     }
+    let output = Command::new("lsattr").args(["-v", &path]).output().unwrap();
+    let listed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = listed.split_whitespace().next().unwrap().to_owned();
     if nix::unistd::geteuid().is_root() {
+        assert!(chattr("+j") && chattr("-j"), "all data are journaled");
         assert!(chattr("+i"));
         let refused = fs::write(&path, b"y").map_err(code);
         assert_eq!(refused, Err(libc::EPERM));
@@ -531,4 +535,10 @@ fn chattr_sets_what_programs_and_journalfs_mind() {
     let log = world.succeeds(&["log", "--op", "setflags", world.point_str()]);
     assert!(log.contains("no-dump,no-atime"), "{log}");
     world.umount_and_judge();
+    let mut debugfs = Command::new("debugfs");
+    debugfs.args(["-R", "stat /file", world.image_str()]);
+    let output = debugfs.output().unwrap();
+    let inode = String::from_utf8_lossy(&output.stdout).into_owned();
+    let generation = format!("Generation: {version} ");
+    assert!(inode.contains(&generation), "{generation}in {inode}");
 }

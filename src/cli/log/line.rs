@@ -443,6 +443,7 @@ fn inode_flags(flags: u32) -> String {
         (flag::APPEND, "append-only"),
         (0x40, "no-dump"),
         (flag::NOATIME, "no-atime"),
+        (flag::JOURNAL_DATA, "journal-data"),
         (0x8000, "no-tail"),
         (flag::DIRSYNC, "dirsync"),
         (0x2_0000, "top-directory"),

@@ -3,7 +3,7 @@
 use crate::fs::{Attr, Kind};
 use crate::units::InodeNo;
 
-use super::super::reply::{TTL, extended_flags, node_of, number_of};
+use super::super::reply::{TTL, Told, node_of, number_of};
 use super::super::request::{Answer, Reply};
 use super::super::service::Entry;
 use super::{FOPEN_KEEP_CACHE, Header};
@@ -31,10 +31,8 @@ pub enum Form {
     Written,
     Offset,
     Statfs,
-    /// Inode flags, as FS_IOC_GETFLAGS has them.
-    Flags,
-    /// The same as FS_IOC_FSGETXATTR has them.
-    ExtendedFlags,
+    /// What an ioctl tells of the attributes.
+    Told(Told),
     /// An ioctl without a result.
     Ioctl,
     /// FITRIM, whose argument comes back with the bytes given back in it.
@@ -100,8 +98,7 @@ impl Form {
                 }
                 out.zeros(28);
             }
-            (Form::Flags, Reply::Attr(attr)) => out.ioctl(&attr.flags.to_ne_bytes()),
-            (Form::ExtendedFlags, Reply::Attr(attr)) => out.ioctl(&extended_flags(attr)),
+            (Form::Told(told), Reply::Attr(attr)) => out.ioctl(&told.of(attr)),
             (Form::Ioctl, _) => out.ioctl(&[]),
             (Form::Trimmed { start, least }, Reply::Trimmed(len)) => {
                 out.ioctl([start, *len, least].map(u64::to_ne_bytes).as_flattened());
