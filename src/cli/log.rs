@@ -138,6 +138,7 @@ pub fn run(args: &Args) -> Outcome {
         args,
         paper,
         clock: line::Clock::new(),
+        line: String::new(),
         durable: None,
         recycled: None,
         gaps,
@@ -176,6 +177,8 @@ struct Lister<'a> {
     args: &'a Args,
     paper: Paper,
     clock: line::Clock,
+    /// What is written next.
+    line: String,
     /// Whether the last line was of a durable record.
     durable: Option<bool>,
     /// Records that have been overwritten, just before.
@@ -221,14 +224,16 @@ impl Lister<'_> {
         }
         self.durable = Some(event.durable);
         let dim = self.paper.colour && (!event.durable || self.dropped);
+        self.line.clear();
         if dim {
-            self.paper.write_all(b"\x1b[33m")?;
+            self.line.push_str("\x1b[33m");
         }
-        line::columns(event, &mut self.clock, &mut self.paper)?;
+        line::columns(event, &mut self.clock, &mut self.line);
         if dim {
-            self.paper.write_all(b"\x1b[0m")?;
+            self.line.push_str("\x1b[0m");
         }
-        self.paper.write_all(b"\n")
+        self.line.push('\n');
+        self.paper.write_all(self.line.as_bytes())
     }
 
     /// Old segments are used again in any order: that some records between

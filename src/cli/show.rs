@@ -204,7 +204,9 @@ fn text(
     hex: bool,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    line::columns(event, &mut Clock::new(), out)?;
+    let mut line = String::new();
+    line::columns(event, &mut Clock::new(), &mut line);
+    out.write_all(line.as_bytes())?;
     let durable = if event.durable { "" } else { "not " };
     writeln!(
         out,
