@@ -12,7 +12,7 @@ use crate::device::Dir;
 use crate::device::host::HostDir;
 use crate::fs::mount::{self, Lock, Uuid};
 use crate::history::{audit, parse_age};
-use crate::journal::archive::{Archive, Limits, Reach, reaches};
+use crate::journal::archive::{Archive, ImageBase, Limits, Reach, gaps, reaches, without};
 use crate::journal::blocks::BlockIndex;
 use crate::log::{self, Survey};
 use crate::past::{self, Span};
@@ -38,7 +38,8 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Action {
-    /// Lists bases, segments, and the states that can be restored
+    /// Lists bases, segments, and the states that can be restored if all of them
+    /// are whole, which verify finds out
     List {
         /// One JSON object with stable keys
         #[arg(long)]
@@ -180,7 +181,9 @@ fn list(dir: &Path, archive: &Archive, json: bool, journal: Option<&Path>) -> Ou
         let folder = HostDir::open(journal).map_err(|e| cant(&e))?;
         theirs = log::found(&folder).map_err(|e| cant(&e))?;
     }
-    let object = object(dir, archive, theirs);
+    let (bases, mut known) = archive.past_of(&theirs);
+    known.extend(theirs);
+    let object = object(dir, archive, &bases, &known);
     match json {
         true => say!(
             "{}",
@@ -188,15 +191,17 @@ fn list(dir: &Path, archive: &Archive, json: bool, journal: Option<&Path>) -> Ou
         ),
         false => say_text!("{}", text(&object)),
     }
-    Ok(0)
+    let whole = object.gaps.is_empty() && archive.missing().is_empty();
+    for missing in archive.missing() {
+        ::log::warn!("{missing}");
+    }
+    Ok(if whole { 0 } else { 4 })
 }
 
-/// `theirs`: segments that a journal still has.
-fn object(dir: &Path, archive: &Archive, theirs: Vec<log::Found>) -> Object {
-    let (bases, mut known) = archive.past_of(&theirs);
-    known.extend(theirs.iter().cloned());
-    let reaches = reaches(&bases, &known);
-    let gaps = archive.gaps(theirs).into_iter().map(|gap| GapObject {
+/// `bases` and `known`: what states are made from.
+fn object(dir: &Path, archive: &Archive, bases: &[ImageBase], known: &[log::Found]) -> Object {
+    let reaches = reaches(bases, known);
+    let gaps = gaps(bases, known).into_iter().map(|gap| GapObject {
         first: gap.first.0,
         last: gap.last.0,
         until: gap.until.0,
@@ -311,22 +316,27 @@ struct Verified {
     bytes: u64,
     /// What is not as it should be, in words.
     damaged: Vec<String>,
+    /// What can be restored in spite of that.
     restorable: Vec<ReachObject>,
+    gaps: Vec<GapObject>,
 }
 
 fn verify(dir: &Path, archive: &Archive, json: bool) -> Outcome {
-    let reaches = reaches(&archive.bases(), &archive.segments());
     let mut verified = Verified {
         archive: dir.to_owned(),
         records: 0,
         bytes: 0,
         damaged: archive.missing(),
-        restorable: object(dir, archive, Vec::new()).restorable,
+        restorable: Vec::new(),
+        gaps: Vec::new(),
     };
-    read_records(dir, archive, &mut verified)?;
+    let known = read_records(dir, archive, &mut verified)?;
     compare_indexes(archive, &mut verified);
     compare_record_indexes(archive, &mut verified);
-    look_at_bases(&reaches, archive, &mut verified);
+    let bases = look_at_bases(&reaches(&archive.bases(), &known), archive, &mut verified);
+    let object = object(dir, archive, &bases, &known);
+    let listed = text(&object);
+    (verified.restorable, verified.gaps) = (object.restorable, object.gaps);
     if archive.identity() == [0; 16] {
         let what = "manifest.json is missing or can't be read: the next mount that archives here writes it again";
         verified.damaged.push(what.to_owned());
@@ -346,14 +356,21 @@ fn verify(dir: &Path, archive: &Archive, json: bool) -> Outcome {
             for damaged in &verified.damaged {
                 say!("damaged: {damaged}");
             }
-            say_text!("{}", text(&object(dir, archive, Vec::new())));
+            say_text!("{listed}");
         }
     }
-    Ok(if verified.damaged.is_empty() { 0 } else { 4 })
+    let sound = verified.damaged.is_empty() && verified.gaps.is_empty();
+    Ok(if sound { 0 } else { 4 })
 }
 
-/// Every frame, timeline by timeline.
-fn read_records(dir: &Path, archive: &Archive, verified: &mut Verified) -> Result<(), Failure> {
+/// Every frame, timeline by timeline. Answers the segments as if what is bad in
+/// them were missing.
+fn read_records(
+    dir: &Path,
+    archive: &Archive,
+    verified: &mut Verified,
+) -> Result<Vec<log::Found>, Failure> {
+    let mut known = archive.segments();
     for timeline in archive.timelines() {
         let survey = Survey::glance(archive.of_timeline(&timeline))
             .map_err(|e| Failure::unchecked(at(dir, e)))?;
@@ -362,15 +379,19 @@ fn read_records(dir: &Path, archive: &Archive, verified: &mut Verified) -> Resul
         drop(progress);
         verified.records += audit.whole;
         verified.bytes += audit.bytes;
+        let bad: Vec<Lsn> = audit.damaged.iter().map(|damage| damage.lsn).collect();
+        known = without(known, &timeline, &bad);
         let damaged = audit.damaged.into_iter().map(|damage| damage.why);
         verified.damaged.extend(damaged);
     }
-    Ok(())
+    Ok(known)
 }
 
 /// Each base, with the records that make it whole, is an image to be checked.
-/// (Of the contents of files there are no checksums.)
-fn look_at_bases(reaches: &[Reach], archive: &Archive, verified: &mut Verified) {
+/// (Of the contents of files there are no checksums.) Answers those that lead
+/// to states.
+fn look_at_bases(reaches: &[Reach], archive: &Archive, verified: &mut Verified) -> Vec<ImageBase> {
+    let mut good = Vec::new();
     for reach in reaches {
         let span = Span::of_timeline(archive.dir().clone(), reach.timeline.first);
         let why = match span.and_then(|span| span.at(reach.from)) {
@@ -378,6 +399,7 @@ fn look_at_bases(reaches: &[Reach], archive: &Archive, verified: &mut Verified) 
                 let findings = check::run_image(&*instant.disk()).findings;
                 let mut wrong = findings.iter().filter(|f| f.severity() != Severity::Note);
                 let finding = wrong.next();
+                good.push(reach.base.clone());
                 finding.map(|finding| format!("{}: {finding}", reach.base.name))
             }
             Err(error @ past::Error::Short { .. }) => Some(error.to_string()),
@@ -385,6 +407,7 @@ fn look_at_bases(reaches: &[Reach], archive: &Archive, verified: &mut Verified) 
         };
         verified.damaged.extend(why);
     }
+    good
 }
 
 /// Block indexes are made of the records: they must say the same.

@@ -28,6 +28,8 @@ const EVERY: Duration = Duration::from_millis(200);
 /// Reads only, also beside a daemon at work. P is a record's number, a time
 /// (2026-11-25T08:30:00Z, or local time without the Z), an age (-5m), or the
 /// name of a mark.
+///
+/// Exit codes: 0, 4 records are damaged or missing, 8 could not look.
 #[derive(clap::Args)]
 pub struct Args {
     /// One JSON object a line, with stable keys
@@ -119,10 +121,18 @@ pub fn run(args: &Args) -> Outcome {
     for gap in gaps.iter().filter(asked) {
         eprintln!("journalfs: {gap}");
     }
+    let bereft = gaps.iter().any(|gap| asked(&gap));
+    if from > survey.last().next() && survey.verdict() == &Verdict::Clean && !args.follow {
+        ::log::warn!(
+            "there is nothing from record {from} on: the last is {}",
+            survey.last()
+        );
+    }
     // A daemon at work knows nothing of a history that has ended.
     let live = source.live().filter(|_| !args.chosen.is_ended());
     if args.stat {
         let code = stat(args, &survey, (from, until), live.is_some())?;
+        let code = if bereft { 4 } else { code };
         if until > survey.last() && !args.chosen.is_ended() {
             whole(&source, &survey)?;
         }
@@ -169,7 +179,7 @@ pub fn run(args: &Args) -> Outcome {
         whole(&source, &survey)?;
     }
     // As fsck(8): errors were found, and left.
-    Ok(if untold > 0 { 4 } else { 0 })
+    Ok(if untold > 0 || bereft { 4 } else { 0 })
 }
 
 /// Writes events as they come.

@@ -54,6 +54,8 @@ struct Report {
     verdict: &'static str,
     /// The verdict in words.
     judgement: Vec<String>,
+    /// How often records are missing from the archive.
+    gaps: usize,
     installed: Lsn,
     durable: Lsn,
     last: Lsn,
@@ -81,7 +83,7 @@ pub fn run(args: &Args) -> Outcome {
     let progress = Progress::of("reading");
     let report = look(&source, &args.chosen)?;
     drop(progress);
-    let sound = report.verdict != "corrupt" && report.chronicle.untold == 0;
+    let sound = report.verdict != "corrupt" && report.chronicle.untold == 0 && report.gaps == 0;
     fs::write(&args.output, page::html(&report))
         .map_err(|e| Failure::system(at(&args.output, e)))?;
     Ok(if sound { 0 } else { 4 })
@@ -118,10 +120,12 @@ fn look(source: &Source, chosen: &Chosen) -> Result<Report, Failure> {
             true
         });
     }
-    let missing = source.gaps(chosen)?;
+    let gaps = source.gaps(chosen)?;
     let mut report = report(source, &survey, durable, chronicle, moments);
-    let missing = missing.iter().map(ToString::to_string);
-    report.judgement.extend(missing);
+    report.gaps = gaps.len();
+    report
+        .judgement
+        .extend(gaps.iter().map(ToString::to_string));
     Ok(report)
 }
 
@@ -148,6 +152,7 @@ fn report(
         },
         judgement: verify::judgement(source, survey, verify::dropped(source, survey).unwrap_or(0)),
         installed: survey.installed(),
+        gaps: 0,
         durable,
         last: survey.last(),
         segments: survey.segments().to_vec(),

@@ -205,7 +205,7 @@ impl Source {
             true => found,
             false => find(point, self.beyond_all(chosen)?.survey(), now),
         };
-        found.map_err(Failure::usage)
+        found.map_err(|e| self.cant(&e))
     }
 
     /// What to say if the archive has histories that ended before the one that

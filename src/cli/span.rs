@@ -114,7 +114,7 @@ impl Found {
     pub fn record(&self, point: &Point) -> Result<Lsn, Failure> {
         point
             .last(self.survey(), HostClock.wall())
-            .map_err(|e| Failure::usage(at(&self.journal, format!("{e}{}", self.since()))))
+            .map_err(|e| Failure::unchecked(at(&self.journal, format!("{e}{}", self.since()))))
     }
 
     /// How far back states can be made, in words.

@@ -15,13 +15,13 @@ use super::options::Options;
 use super::place::Place;
 use super::runtime::{Recovery, Runtime};
 use super::source::{Source, lost};
-use super::{Failure, Outcome, open};
+use super::{Failure, Outcome, at, open};
 
 mod prometheus;
 
 /// Says whether an image is mounted, how far it lags behind its journal, and
 /// what the last recovery found. Exit codes: 0, 4 what the image needs of its
-/// journal is missing, 8 could not look.
+/// journal is damaged or missing, 8 could not look.
 #[derive(clap::Args)]
 pub struct Args {
     /// One JSON object with stable keys
@@ -202,7 +202,12 @@ pub fn run(args: &Args) -> Outcome {
         false if args.prometheus => say_text!("{}", prometheus::text(&status)),
         false => say_text!("{}", status.text()),
     }
-    Ok(if status.missing.is_none() { 0 } else { 4 })
+    let corrupt = status.verdict.as_deref() == Some("corrupt");
+    Ok(if status.missing.is_some() || corrupt {
+        4
+    } else {
+        0
+    })
 }
 
 fn look(args: &Args) -> Result<Status, Failure> {
@@ -249,10 +254,17 @@ fn at_rest(source: &Source) -> Result<Status, Failure> {
             image: image.clone(),
             journal: source.journal.clone(),
         };
-        let standing = open::standing_of(&place)?;
+        let standing =
+            open::standing_of(&place).map_err(|failure| Failure::unchecked(failure.line))?;
         status.guarded = Some(matches!(standing, Standing::Guarded(_)));
         status.unreplayed = Some(standing == Standing::Unreplayed);
         if !source.journal.exists() {
+            status.missing = (status.guarded == Some(true)).then(|| {
+                at(
+                    &source.journal,
+                    "the image lags behind its journal, which is not here: bring it back, or name it with --journal DIR",
+                )
+            });
             return Ok(status);
         }
         status.foreign = Some(source.is_foreign()?);

@@ -124,6 +124,17 @@ impl World {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// Runs a command that must end with this code, as readers do that find
+    /// something damaged; all that it says.
+    #[track_caller]
+    pub fn tells(&self, code: i32, args: &[&str]) -> String {
+        let output = journalfs().args(args).output().unwrap();
+        let told = said(&output);
+        let ended = output.status.code();
+        assert_eq!(ended, Some(code), "journalfs {}: {told}", args.join(" "));
+        told
+    }
+
     /// Runs a command that must fail with this code and one line; the line.
     #[track_caller]
     pub fn fails(&self, code: i32, args: &[&str]) -> String {

@@ -47,8 +47,8 @@ fn what_is_no_image_is_refused() {
             line.contains("not an ext4") && line.contains("mkfs"),
             "{line}"
         );
-        for command in ["status", "recover", "detach"] {
-            let line = world.fails(32, &[command, world.image_str()]);
+        for (code, command) in [(8, "status"), (32, "recover"), (32, "detach")] {
+            let line = world.fails(code, &[command, world.image_str()]);
             assert!(line.contains("not an ext4"), "{line}");
         }
     }

@@ -31,7 +31,37 @@ impl Archive {
     }
 }
 
-fn gaps(bases: &[ImageBase], segments: &[Found]) -> Vec<Gap> {
+/// Segments as if they ended before these records of a timeline, which can't
+/// be used, and went on behind them.
+pub fn without(segments: Vec<Found>, timeline: &Timeline, bad: &[Lsn]) -> Vec<Found> {
+    let mut parts = segments;
+    for lsn in bad {
+        let hit =
+            |found: &Found| timeline.has(found.epoch) && found.base <= *lsn && *lsn <= found.last;
+        let (broken, whole): (Vec<Found>, Vec<Found>) = parts.into_iter().partition(hit);
+        parts = whole;
+        for found in broken {
+            let before = Found {
+                last: lsn.prev(),
+                ended: None,
+                ..found.clone()
+            };
+            let behind = Found {
+                base: lsn.next(),
+                ..found
+            };
+            parts.extend(
+                [before, behind]
+                    .into_iter()
+                    .filter(|part| part.base <= part.last),
+            );
+        }
+    }
+    parts
+}
+
+/// The gaps among these segments, oldest first, from the oldest of the bases on.
+pub fn gaps(bases: &[ImageBase], segments: &[Found]) -> Vec<Gap> {
     let mut segments: Vec<&Found> = segments.iter().collect();
     segments.sort_by_key(|found| (found.epoch, found.base, found.last));
     let mut all = Vec::new();

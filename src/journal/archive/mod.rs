@@ -39,7 +39,7 @@ mod reach;
 mod union;
 
 pub use base::ImageBase;
-pub use gaps::Gap;
+pub use gaps::{Gap, gaps, without};
 pub use manifest::NAME as MANIFEST;
 pub use reach::{Reach, Timeline, reaches};
 
