@@ -21,6 +21,7 @@ use crate::units::{Clock as _, HostClock, Lsn, Time};
 use super::chosen::is_archive;
 use super::log::line;
 use super::progress::Progress;
+use super::verify::MOST;
 use super::{Failure, Outcome, at, size};
 
 /// Looks after an archive (mount -o archive=DIR): the states that it leads to,
@@ -353,8 +354,11 @@ fn verify(dir: &Path, archive: &Archive, json: bool) -> Outcome {
                 verified.records,
                 verified.bytes
             );
-            for damaged in &verified.damaged {
+            for damaged in verified.damaged.iter().take(MOST) {
                 say!("damaged: {damaged}");
+            }
+            if let Some(more @ 1..) = verified.damaged.len().checked_sub(MOST) {
+                say!("damaged: and {more} more (--json has all)");
             }
             say_text!("{listed}");
         }

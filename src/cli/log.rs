@@ -131,7 +131,8 @@ pub fn run(args: &Args) -> Outcome {
     // A daemon at work knows nothing of a history that has ended.
     let live = source.live().filter(|_| !args.chosen.is_ended());
     if args.stat {
-        let code = stat(args, &survey, (from, until), live.is_some())?;
+        let durable = source.durable(&survey, &args.chosen);
+        let code = stat(args, (&survey, durable), (from, until), live.is_some())?;
         let code = if bereft { 4 } else { code };
         if until > survey.last() && !args.chosen.is_ended() {
             whole(&source, &survey)?;
@@ -151,6 +152,7 @@ pub fn run(args: &Args) -> Outcome {
         line: String::new(),
         durable: None,
         recycled: None,
+        damaged: None,
         gaps,
         live: live.is_some(),
         dropped: false,
@@ -158,9 +160,7 @@ pub fn run(args: &Args) -> Outcome {
         untold: 0,
     };
     let mut teller = Teller::default();
-    let durable = live.map_or(survey.durable(), |live| {
-        survey.durable().max(Lsn(live.durable))
-    });
+    let durable = source.durable(&survey, &args.chosen);
     lister.list(&mut teller, &survey, durable, (from, until));
     if args.follow {
         lister.follow(&mut teller, &source, survey.last())?;
@@ -182,6 +182,16 @@ pub fn run(args: &Args) -> Outcome {
     Ok(if untold > 0 || bereft { 4 } else { 0 })
 }
 
+/// Records in a row that are damaged in one way.
+struct Damaged {
+    last: Lsn,
+    count: u64,
+    /// The file, and what does not hold.
+    how: (String, &'static str),
+    /// What to say of the first.
+    said: String,
+}
+
 /// Writes events as they come.
 struct Lister<'a> {
     args: &'a Args,
@@ -193,6 +203,8 @@ struct Lister<'a> {
     durable: Option<bool>,
     /// Records that have been overwritten, just before.
     recycled: Option<(Lsn, Lsn)>,
+    /// Records in a row that are damaged in one way, just before.
+    damaged: Option<Damaged>,
     /// What the archive should have.
     gaps: Vec<Gap>,
     /// Beside a daemon at work.
@@ -208,8 +220,8 @@ impl Lister<'_> {
         teller.tell(survey, durable, range, &mut |told| {
             let written = match told {
                 Ok(event) if self.args.wants(&event) => {
-                    let gap = self.gap();
-                    gap.and_then(|()| self.line(&event))
+                    let before = self.damage().and_then(|()| self.gap());
+                    before.and_then(|()| self.line(&event))
                 }
                 Ok(_) => Ok(()),
                 Err(Untold::Log(log::Error::Recycled(lsn))) => {
@@ -222,6 +234,9 @@ impl Lister<'_> {
             self.failed = written;
             self.failed.is_ok()
         });
+        if self.failed.is_ok() {
+            self.failed = self.damage();
+        }
     }
 
     fn line(&mut self, event: &Event<'_>) -> io::Result<()> {
@@ -270,13 +285,58 @@ impl Lister<'_> {
         }
     }
 
+    /// A file that is cut short has thousands of such records.
     fn cant(&mut self, untold: &Untold) -> io::Result<()> {
         self.untold += 1;
+        let mut found = None;
+        if let Untold::Log(log::Error::Corrupt {
+            lsn, segment, why, ..
+        }) = untold
+        {
+            if let Some(run) = &mut self.damaged
+                && (run.last.next(), &run.how.0, run.how.1) == (*lsn, segment, *why)
+            {
+                (run.last, run.count) = (*lsn, run.count + 1);
+                return Ok(());
+            }
+            found = Some(Damaged {
+                last: *lsn,
+                count: 1,
+                how: (segment.clone(), why),
+                said: untold.to_string(),
+            });
+        }
+        self.damage()?;
+        match found {
+            None => self.complain(&untold.to_string()),
+            found => {
+                self.damaged = found;
+                Ok(())
+            }
+        }
+    }
+
+    /// Says what has been damaged just before.
+    fn damage(&mut self) -> io::Result<()> {
+        match self.damaged.take() {
+            None => Ok(()),
+            Some(run) if run.count == 1 => self.complain(&run.said),
+            Some(run) => {
+                let (last, more) = (run.last, run.count - 1);
+                self.complain(&format!(
+                    "{}, and {more} more up to record {last}",
+                    run.said
+                ))
+            }
+        }
+    }
+
+    fn complain(&mut self, what: &str) -> io::Result<()> {
         if self.args.json {
-            ::log::warn!("{untold}");
+            ::log::warn!("{what}");
             return Ok(());
         }
-        self.note(&untold.to_string())
+        self.note(what)
     }
 
     /// What comes behind the last record.
@@ -343,9 +403,9 @@ fn whole(source: &Source, survey: &Survey) -> Result<(), Failure> {
     }
 }
 
-fn stat(args: &Args, survey: &Survey, range: (Lsn, Lsn), live: bool) -> Outcome {
+fn stat(args: &Args, (survey, durable): (&Survey, Lsn), range: (Lsn, Lsn), live: bool) -> Outcome {
     let mut totals = Totals::default();
-    let mut untold = 0;
+    let (mut untold, mut unreadable) = (0, 0u64);
     if let Verdict::Corrupt(bad) = survey.verdict()
         && range.1 > survey.last()
         && !live
@@ -356,25 +416,30 @@ fn stat(args: &Args, survey: &Survey, range: (Lsn, Lsn), live: bool) -> Outcome 
             bad.lsn
         );
     }
-    Teller::default().tell(survey, survey.durable(), range, &mut |told| {
+    Teller::default().tell(survey, durable, range, &mut |told| {
         match told {
             Ok(event) if args.wants(&event) => totals.add(&event),
             Ok(_) => {}
             Err(Untold::Log(log::Error::Recycled(_))) => {}
             Err(error) => {
-                untold += 1;
-                ::log::warn!("{error}");
+                unreadable += 1;
+                if unreadable == 1 {
+                    ::log::warn!("{error}");
+                }
             }
         }
         true
     });
+    if let Some(more @ 1..) = unreadable.checked_sub(1) {
+        ::log::warn!("and {more} more (log without --stat names them)");
+    }
     let mut paper = Paper::new(!args.json);
     let written = match args.json {
         true => sums::objects(&totals, &mut paper),
         false => sums::tables(&totals, &mut paper),
     };
     paper::quietly(written.and_then(|()| paper.close())).map_err(Failure::system)?;
-    Ok(if untold > 0 { 4 } else { 0 })
+    Ok(if untold + unreadable > 0 { 4 } else { 0 })
 }
 
 impl Args {

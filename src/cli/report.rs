@@ -92,9 +92,7 @@ pub fn run(args: &Args) -> Outcome {
 fn look(source: &Source, chosen: &Chosen) -> Result<Report, Failure> {
     let survey = source.read_all(chosen)?;
     let live = source.live().filter(|_| !chosen.is_ended());
-    let durable = live.as_ref().map_or(survey.durable(), |live| {
-        survey.durable().max(Lsn(live.durable))
-    });
+    let durable = source.durable(&survey, chosen);
     let mut moments = VecDeque::new();
     let mut keep = |event: &Event<'_>, dropped: bool| {
         moments.push_back(Moment {

@@ -112,7 +112,8 @@ pub fn run(args: &Args) -> Outcome {
     let changes = shown::changes(survey, &chart, lsn, &record, frame.data.as_ref());
     let mut paper = Paper::new(!args.json);
     let mut written = Ok(());
-    Teller::default().tell(survey, survey.durable(), (lsn, lsn), &mut |told| {
+    let durable = source.durable(survey, &args.chosen);
+    Teller::default().tell(survey, durable, (lsn, lsn), &mut |told| {
         written = match told {
             Ok(event) if args.json => object((&event, dropped), &changes, args.hex, &mut paper),
             Ok(event) => text((&event, dropped), &changes, args.hex, &mut paper),

@@ -166,6 +166,16 @@ impl Source {
         Ok(gaps)
     }
 
+    /// Up to which record all is known to be durable. What an archive holds was
+    /// when it was copied.
+    pub fn durable(&self, survey: &Survey, chosen: &Chosen) -> Lsn {
+        if chosen.is_ended() || chosen::is_archive(&self.journal) {
+            return survey.last();
+        }
+        let live = self.live().map_or(Lsn(0), |live| Lsn(live.durable));
+        survey.durable().max(live)
+    }
+
     /// The segments of the journal and its archive as one folder, or those of a
     /// timeline that has ended.
     fn chosen(&self, chosen: &Chosen) -> Result<Arc<dyn Dir>, Failure> {

@@ -14,6 +14,7 @@ use crate::journal::{Journal, Options, Scrub, Unrecovered};
 use crate::log::{Bad, Survey, Verdict};
 use crate::units::{Lsn, Time};
 
+use super::chosen::is_archive;
 use super::log::line;
 use super::progress::Progress;
 use super::source::Source;
@@ -95,6 +96,15 @@ struct MismatchObject {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Outcome {
     let source = Source::find(&args.target, args.journal.as_deref())?;
+    if is_archive(&source.journal) {
+        return Err(Failure::unchecked(at(
+            &source.journal,
+            format!(
+                "is an archive: journalfs archive {} verify",
+                source.journal.display()
+            ),
+        )));
+    }
     if source.is_foreign()? {
         return Err(Failure::with_code(4, source.foreign()));
     }
@@ -246,7 +256,7 @@ fn object(
 }
 
 /// Lines of one kind that are printed; programs get all.
-const MOST: usize = 20;
+pub const MOST: usize = 20;
 
 fn text(
     source: &Source,

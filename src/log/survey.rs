@@ -221,7 +221,8 @@ impl Survey {
                     &mut open.insert((at, window)).1
                 }
             };
-            segment.read_in(lsn, window)
+            let read = segment.read_in(lsn, window);
+            read.map_err(|error| self.as_found(at, error))
         })
     }
     /// The numbers of these records. Between two segments that lie further
@@ -237,7 +238,25 @@ impl Survey {
     }
     /// One record.
     pub fn frame(&self, lsn: Lsn) -> Result<Frame> {
-        self.pieces[self.piece_of(lsn)?].segment.read(lsn)
+        let at = self.piece_of(lsn)?;
+        let read = self.pieces[at].segment.read(lsn);
+        read.map_err(|error| self.as_found(at, error))
+    }
+
+    /// An error with the name of the file that it is about: a copy of a segment
+    /// may have another name than the segment.
+    fn as_found(&self, at: usize, error: Error) -> Error {
+        match error {
+            Error::Corrupt {
+                lsn, offset, why, ..
+            } => Error::Corrupt {
+                lsn,
+                segment: self.files[self.pieces[at].file].name.clone(),
+                offset,
+                why,
+            },
+            other => other,
+        }
     }
 
     /// The same, with its data verified too.
@@ -247,7 +266,11 @@ impl Survey {
             let mut piece = vec![0; data.len().min(64 << 10)];
             for from in (0..data.len()).step_by(piece.len()) {
                 let n = piece.len().min(data.len() - from);
-                data.read(from, &mut piece[..n])?;
+                let read = data.read(from, &mut piece[..n]);
+                read.map_err(|error| match self.piece_of(lsn) {
+                    Ok(at) => self.as_found(at, error),
+                    Err(_) => error,
+                })?;
             }
         }
         Ok(frame)

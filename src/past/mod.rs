@@ -56,6 +56,14 @@ pub enum Error {
         /// The last state before the gap.
         last: Lsn,
     },
+    /// A file that the archive's manifest names is not in its folder.
+    #[error("the state after record {wanted} can't be made: {what}: bring it back")]
+    Absent {
+        /// What was asked for.
+        wanted: Lsn,
+        /// What is missing, in words.
+        what: String,
+    },
     /// There is no such record yet.
     #[error("there is no record {wanted} yet: the last is {last}")]
     Future {

@@ -160,12 +160,26 @@ impl Span {
                     .max()
                     .unwrap_or(oldest),
             }),
-            (None, _, None, Some(oldest)) => Err(Error::Gone {
-                wanted: at,
+            (None, _, None, oldest) => Err(self.nothing_leads_to(at, oldest)),
+        }
+    }
+
+    fn nothing_leads_to(&self, wanted: Lsn, oldest: Option<Lsn>) -> Error {
+        let missing = self.archive.as_ref().map(Archive::missing);
+        match (missing.unwrap_or_default().as_slice(), oldest) {
+            ([], None) => Error::NoImage,
+            ([], Some(oldest)) => Error::Gone {
+                wanted,
                 oldest,
                 time: self.survey.frame(oldest).ok().map(|frame| frame.time),
-            }),
-            (None, _, None, None) => Err(Error::NoImage),
+            },
+            ([first, more @ ..], _) => Error::Absent {
+                wanted,
+                what: match more.len() {
+                    0 => first.clone(),
+                    more => format!("{first}, as are {more} more"),
+                },
+            },
         }
     }
 

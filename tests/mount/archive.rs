@@ -99,6 +99,10 @@ fn an_archive_has_all_that_the_journal_forgot_also_after_a_kill() {
     // No state behind what is damaged is promised.
     let told = world.tells(4, &["archive", &dir, "verify"]);
     assert!(told.contains("damaged: record"), "{told}");
+    let name = listed["segments"][1]["name"].as_str().unwrap();
+    assert!(told.contains(&format!("(segment {name}")), "{told}");
+    let line = world.fails(8, &["verify", &dir]);
+    assert!(line.contains("is an archive: journalfs archive"), "{line}");
     let verify = ["archive", &dir, "verify", "--json"];
     let verified = journalfs().args(verify).output().unwrap();
     let verified: Value = serde_json::from_slice(&verified.stdout).unwrap();
@@ -243,6 +247,19 @@ fn a_segment_missing_from_an_archive_is_named_by_every_reader() {
     file.set_len(4096).unwrap();
     let line = world.fails(8, &["undelete", world.image_str(), "/first-0"]);
     assert!(line.contains("not all can be: record "), "{line}");
+    let log = world.tells(4, &["log", world.image_str()]);
+    let name = spoilt["name"].as_str().unwrap();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains(name)).collect();
+    assert_eq!(told.len(), 1, "{log}");
+    assert!(told[0].contains(" more up to record "), "{told:?}");
+
+    let base = listed["bases"][0]["name"].as_str().unwrap();
+    fs::remove_file(archive.join(base)).unwrap();
+    let line = world.fails(8, &["cat", "--at", "1", world.image_str(), "/first-0"]);
+    assert!(
+        line.contains(&format!("{base} is in the manifest")),
+        "{line}"
+    );
 }
 
 #[test]
@@ -330,6 +347,9 @@ fn a_history_that_has_ended_is_reached_by_its_timeline() {
         world.succeeds(&args)
     };
     assert_eq!(cat(&asked), "before");
+    let log = ["log", "--timeline", &number, world.image_str()];
+    let log = world.succeeds(&log);
+    assert!(!log.contains("known to be durable"), "{log}");
     let last = reach(&listed).1.to_string();
     assert_eq!(cat(&["--at", &last]), "after");
     let line = world.fails(8, &["cat", "--at", "kept", world.image_str(), "/note"]);

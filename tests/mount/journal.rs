@@ -445,6 +445,10 @@ fn a_journal_without_its_newest_segment_is_not_called_clean() {
     }
     fs::rename(&aside, &store).unwrap();
     world.succeeds(&["verify", world.image_str()]);
+    fs::rename(world.journal(), &aside).unwrap();
+    let told = world.tells(4, &["status", world.image_str()]);
+    assert!(told.contains("which is not here"), "{told}");
+    fs::rename(&aside, world.journal()).unwrap();
     world.mount(&[]);
     world.umount_and_judge();
     for command in ["verify", "log", "status"] {
