@@ -40,7 +40,7 @@ impl Chosen {
         let Some(dir) = self.folder(journal) else {
             return Ok(None);
         };
-        match open(&dir) {
+        match self.open(&dir) {
             Err(failure) if self.archive.is_none() => {
                 log::warn!("without the archive: {}", failure.line);
                 Ok(None)
@@ -52,6 +52,20 @@ impl Chosen {
                 .iter()
                 .for_each(|it| say_if_ahead(it, &dir, journal))
         })
+    }
+
+    /// Opens it; what was named must be one. (One that the journal remembers may
+    /// have just been begun.)
+    fn open(&self, dir: &Path) -> Result<Archive, Failure> {
+        let archive = open(dir)?;
+        let empty = archive.bases().is_empty() && !is_archive(dir);
+        match empty && self.archive.is_some() {
+            true => Err(Failure::unchecked(at(
+                dir,
+                "is no archive, or an empty one",
+            ))),
+            false => Ok(archive),
+        }
     }
 
     /// The timeline that is asked for, and the archive's folder: it alone has it.
@@ -95,7 +109,8 @@ fn say_if_ahead(archive: &Archive, dir: &Path, journal: &Path) {
 /// Opens an archive to read it.
 pub fn open(dir: &Path) -> Result<Archive, Failure> {
     let cant = |e: &dyn std::fmt::Display| Failure::unchecked(at(dir, e));
-    let folder = HostDir::open(dir).map_err(|e| cant(&e))?;
+    // (The host's error names it.)
+    let folder = HostDir::open(dir).map_err(|e| Failure::unchecked(format!("archive: {e}")))?;
     Archive::open(Arc::new(folder), None, Limits::default()).map_err(|e| cant(&e))
 }
 

@@ -54,8 +54,8 @@ struct Report {
     verdict: &'static str,
     /// The verdict in words.
     judgement: Vec<String>,
-    /// How often records are missing from the archive.
-    gaps: usize,
+    /// Records that should be there are not.
+    bereft: bool,
     installed: Lsn,
     durable: Lsn,
     last: Lsn,
@@ -83,7 +83,7 @@ pub fn run(args: &Args) -> Outcome {
     let progress = Progress::of("reading");
     let report = look(&source, &args.chosen)?;
     drop(progress);
-    let sound = report.verdict != "corrupt" && report.chronicle.untold == 0 && report.gaps == 0;
+    let sound = report.verdict != "corrupt" && report.chronicle.untold == 0 && !report.bereft;
     fs::write(&args.output, page::html(&report))
         .map_err(|e| Failure::system(at(&args.output, e)))?;
     Ok(if sound { 0 } else { 4 })
@@ -120,10 +120,14 @@ fn look(source: &Source, chosen: &Chosen) -> Result<Report, Failure> {
     }
     let gaps = source.gaps(chosen)?;
     let mut report = report(source, &survey, durable, chronicle, moments);
-    report.gaps = gaps.len();
+    report.bereft = !gaps.is_empty();
     report
         .judgement
         .extend(gaps.iter().map(ToString::to_string));
+    if !chosen.is_ended() && source.is_foreign()? {
+        (report.verdict, report.bereft) = ("missing", true);
+        report.judgement = vec![source.foreign()];
+    }
     Ok(report)
 }
 
@@ -150,7 +154,7 @@ fn report(
         },
         judgement: verify::judgement(source, survey, verify::dropped(source, survey).unwrap_or(0)),
         installed: survey.installed(),
-        gaps: 0,
+        bereft: false,
         durable,
         last: survey.last(),
         segments: survey.segments().to_vec(),

@@ -12,6 +12,7 @@ use crate::units::{Clock as _, HostClock, Lsn};
 
 use super::archiving::Archiving;
 use super::place::Place;
+use super::source::Source;
 use super::{Failure, Outcome, at, open};
 
 /// Cuts a corrupt journal behind a record and recovers with what is before
@@ -42,6 +43,10 @@ pub fn run(args: &Args) -> Outcome {
             &place.image,
             "is mounted: unmount it first, and see what is left then",
         )));
+    }
+    let source = Source::find(&place.image, Some(&place.journal))?;
+    if place.journal.exists() && source.is_foreign()? {
+        return Err(Failure::refused(source.foreign()));
     }
     let survey = open::survey(&place)?
         .ok_or_else(|| Failure::refused(at(&place.journal, "no journal here")))?;

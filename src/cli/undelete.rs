@@ -71,7 +71,7 @@ fn nothing(found: &Found, path: &[u8], hidden: Option<String>) -> Failure {
     let first = found.survey().first().unwrap_or_default();
     let (last, path) = (found.survey().last(), line::text(path));
     match hidden {
-        None => Failure::usage(at(
+        None => Failure::unchecked(at(
             &found.name,
             format!(
                 "no record from {first} to {last} removed {path}: journalfs log --path shows what happened to it"

@@ -278,7 +278,7 @@ impl Survey {
 
     /// The piece that holds a record.
     fn piece_of(&self, lsn: Lsn) -> Result<usize> {
-        if lsn > self.last {
+        if lsn > self.last || lsn == Lsn(0) {
             return Err(Error::Missing(lsn));
         }
         let next = self

@@ -112,7 +112,7 @@ fn a_moment_is_seen_printed_compared_and_restored_beside_the_live_mount() {
     assert_eq!(fs::read(back.join("a")).unwrap(), b"first\nsame\n");
     assert_eq!(fs::read(back.join("deep/link")).unwrap(), b"first\nsame\n");
     assert_eq!(fs::read(back.join("deep/b")).unwrap(), b"deep");
-    let line = world.fails(1, &["undelete", dir, "/nothing"]);
+    let line = world.fails(8, &["undelete", dir, "/nothing"]);
     assert!(line.contains("removed /nothing"), "{line}");
     let line = world.fails(1, &["undelete", dir, "/"]);
     assert!(line.contains("the root is never removed"), "{line}");
