@@ -268,12 +268,22 @@ fn a_mount_can_archive_elsewhere_or_no_longer() {
     let mut world = World::new("64M");
     let (one, two) = (world.beside("one"), world.beside("two"));
     world.mount(&["-o", &option(&one, ",archive_size=64M,archive_age=2h")]);
-    let line = world.fails(
-        8,
-        &["archive", one.to_str().unwrap(), "prune", "--age", "1h"],
-    );
+    let prune = ["archive", one.to_str().unwrap(), "prune", "--age", "1h"];
+    let line = world.fails(8, &prune);
     assert!(line.contains("prunes it"), "{line}");
     world.umount();
+    // Where nobody can write, nothing is removed, and nobody is told otherwise.
+    let files = || fs::read_dir(&one).unwrap().count();
+    let all = files();
+    let sealed = seal(&one);
+    if sealed.is_some() {
+        let line = world.fails(8, &prune);
+        assert!(line.contains("nothing was removed"), "{line}");
+        let listed = world.succeeds(&["archive", one.to_str().unwrap(), "list"]);
+        assert!(listed.contains("restores"), "{listed}");
+    }
+    drop(sealed);
+    assert_eq!(files(), all);
     world.mount(&["-o", &option(&two, "")]);
     wait_until(|| two.join("manifest.json").exists());
     world.umount();
@@ -610,7 +620,19 @@ fn a_full_archive_stops_nobody() {
     world.succeeds(&["archive", archive.to_str().unwrap(), "list"]);
 }
 
-/// Takes a tmpfs away, also when the test fails.
+/// Mounts a folder on itself for reading only.
+fn seal(folder: &Path) -> Option<Unmount<'_>> {
+    let mount = |options: &[&str]| {
+        let mut mount = Command::new("mount");
+        mount.args(options).stderr(std::process::Stdio::null());
+        mount.status().is_ok_and(|done| done.success())
+    };
+    let path = folder.to_str().unwrap();
+    let bound = mount(&["--bind", path, path]).then_some(Unmount(folder))?;
+    mount(&["-o", "remount,bind,ro", path]).then_some(bound)
+}
+
+/// Takes a mount away, also when the test fails.
 struct Unmount<'p>(&'p Path);
 
 impl Drop for Unmount<'_> {

@@ -2,6 +2,7 @@
 //! since the oldest base.
 
 use std::io;
+use std::time::Duration;
 
 use super::*;
 use crate::device::Dir;
@@ -177,6 +178,47 @@ fn pruning_leaves_every_state_of_the_bases_that_stay() {
     assert!(!after.is_empty() && after.len() < before.len());
     assert!(before.ends_with(&after));
     assert_eq!(archive.prune(limits, Time::default()).unwrap(), 0);
+}
+
+#[test]
+fn pruning_by_age_leaves_what_the_oldest_state_within_it_needs() {
+    let (mut world, dir) = world(11);
+    let secs = |secs| Time { secs, nanos: 0 };
+    for n in 1..4 {
+        world.run(1200);
+        world.checkpoint();
+        let archive = world.journal.0.options.archive.clone().unwrap();
+        let at = (world.journal.watermarks().installed, Epoch(1));
+        archive
+            .take_base(&*world.host.image(), at, &|| secs(n * 100))
+            .unwrap();
+    }
+    let journal = Half::of(&world.host, false);
+    // (The number of a timeline is that of the oldest opening there is.)
+    let reached = || -> Vec<(Lsn, Lsn)> {
+        let all = reach(&dir, &*journal).into_iter();
+        all.map(|reach| (reach.from, reach.to)).collect()
+    };
+    let before = reached();
+    let age = |age| Limits {
+        age: Some(Duration::from_secs(age)),
+        ..Limits::default()
+    };
+    let archive = opened(dir.clone());
+    // All up to 150 seconds is to be reached: the base of 100 has to stay.
+    assert!(archive.prune(age(250), secs(400)).unwrap() > 1);
+    let times = |archive: &Archive| -> Vec<i64> {
+        let bases = archive.bases().into_iter();
+        bases.map(|base| base.time.unwrap().secs).collect()
+    };
+    assert_eq!(times(&archive), [100, 200, 300]);
+    assert_eq!(reached(), before[1..]);
+    assert_eq!(archive.prune(age(250), secs(400)).unwrap(), 0);
+    // Never the last one, however old.
+    archive.prune(age(1), secs(10_000)).unwrap();
+    assert_eq!(times(&archive), [300]);
+    assert_eq!(reached(), before[3..]);
+    assert_eq!(times(&opened(dir.clone())), [300]);
 }
 
 /// A folder that takes nothing for a while.
