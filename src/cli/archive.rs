@@ -12,7 +12,9 @@ use crate::device::Dir;
 use crate::device::host::HostDir;
 use crate::fs::mount::{self, Lock, Uuid};
 use crate::history::{audit, parse_age};
-use crate::journal::archive::{Archive, ImageBase, Limits, Reach, gaps, reaches, without};
+use crate::journal::archive::{
+    Archive, ImageBase, Limits, Reach, Timeline, gaps, reaches, without,
+};
 use crate::journal::blocks::BlockIndex;
 use crate::log::{self, Survey};
 use crate::past::{self, Span};
@@ -225,14 +227,25 @@ fn object(dir: &Path, archive: &Archive, bases: &[ImageBase], known: &[log::Foun
         last_time: found.ended.map(line::utc),
         bytes: found.bytes,
     });
-    let restorable = reaches.iter().map(|reach| ReachObject {
-        from: reach.from.0,
-        to: reach.to.0,
-        from_time: begun(archive, reach).map(line::utc),
-        to_time: reach.until.map(line::utc),
-        base: reach.base.name.clone(),
-        timeline: reach.timeline.first.0,
-        ended: reach.timeline.end.is_some(),
+    // One survey of a timeline does for all of its bases.
+    let mut surveyed: Option<(Timeline, log::Result<Survey>)> = None;
+    let restorable = reaches.iter().map(|reach| {
+        let survey = match &mut surveyed {
+            Some((timeline, survey)) if *timeline == reach.timeline => survey,
+            other => {
+                let survey = Survey::glance(archive.of_timeline(&reach.timeline));
+                &mut other.insert((reach.timeline, survey)).1
+            }
+        };
+        ReachObject {
+            from: reach.from.0,
+            to: reach.to.0,
+            from_time: begun(survey, reach).map(line::utc),
+            to_time: reach.until.map(line::utc),
+            base: reach.base.name.clone(),
+            timeline: reach.timeline.first.0,
+            ended: reach.timeline.end.is_some(),
+        }
     });
     Object {
         archive: dir.to_owned(),
@@ -246,9 +259,9 @@ fn object(dir: &Path, archive: &Archive, bases: &[ImageBase], known: &[log::Foun
 
 /// When the first state was made: the time of its record where the archive has
 /// that, else that of the copy.
-fn begun(archive: &Archive, reach: &Reach) -> Option<Time> {
-    let survey = Survey::glance(archive.of_timeline(&reach.timeline));
-    let frame = survey.and_then(|survey| survey.frame(reach.from));
+fn begun(survey: &log::Result<Survey>, reach: &Reach) -> Option<Time> {
+    let survey = survey.as_ref().ok();
+    let frame = survey.and_then(|survey| survey.frame(reach.from).ok());
     frame.map_or(reach.base.time, |frame| Some(frame.time))
 }
 

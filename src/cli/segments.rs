@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::log::SegmentState;
 
+use super::chosen::is_archive;
 use super::log::line;
 use super::paper::{self, Paper};
 use super::source::Source;
@@ -31,7 +32,8 @@ pub struct Args {
 #[derive(Serialize)]
 struct Object {
     name: String,
-    /// `active`, `sealed` (still needed), `installed` (in the image), `spare`.
+    /// `active`, `sealed` (still needed), `installed` (in the image), `spare`;
+    /// of an archive, `archived`.
     state: &'static str,
     bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,11 +53,13 @@ struct Object {
 pub fn run(args: &Args) -> Outcome {
     let source = Source::find(&args.target, args.journal.as_deref())?;
     let survey = source.glance()?;
+    let archived = is_archive(&source.journal);
     let segments = survey.segments().iter().map(|segment| {
         let holds = segment.last >= segment.base;
         Object {
             name: segment.name.clone(),
             state: match segment.state {
+                _ if archived => "archived",
                 SegmentState::Active => "active",
                 SegmentState::Sealed => "sealed",
                 SegmentState::Installed => "installed",

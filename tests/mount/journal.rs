@@ -443,6 +443,17 @@ fn a_journal_without_its_newest_segment_is_not_called_clean() {
             "{told}"
         );
     }
+    // Recovery goes on without it (the power may have taken it), and says so.
+    let copies = world.beside("copies");
+    fs::create_dir(&copies).unwrap();
+    let copied = std::process::Command::new("cp")
+        .args(["-a", "--sparse=always"])
+        .args([&world.image(), &world.journal(), &copies])
+        .status();
+    assert!(copied.unwrap().success());
+    let copy = copies.join(world.image().file_name().unwrap());
+    let told = world.tells(0, &["recover", copy.to_str().unwrap()]);
+    assert!(told.contains(name) && told.contains("is missing"), "{told}");
     fs::rename(&aside, &store).unwrap();
     world.succeeds(&["verify", world.image_str()]);
     fs::rename(world.journal(), &aside).unwrap();
