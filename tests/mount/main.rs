@@ -25,6 +25,7 @@ mod modes;
 mod own;
 mod past;
 mod powercut;
+mod requests;
 mod semantics;
 mod soak;
 mod sync;
