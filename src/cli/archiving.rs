@@ -165,3 +165,30 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&temporary, path)?;
     File::open(path.parent().unwrap_or(path))?.sync_all()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// These stay: a later version reads what this one wrote.
+    #[test]
+    fn notes_of_version_one_are_read_and_written_as_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = dir.path();
+        let known = br#"{"archive":"/srv/history","age":86400,"size":1048576}"#;
+        fs::write(journal.join(NAME), known).unwrap();
+        fs::write(journal.join(LEFT), br#"{"/srv/other":[3,1200]}"#).unwrap();
+        let archiving = Archiving::recall(journal).unwrap();
+        assert_eq!(archiving.archive, Path::new("/srv/history"));
+        let (age, size) = (Some(Duration::from_secs(86_400)), Some(1 << 20));
+        assert_eq!(archiving.limits(), Limits { age, size });
+        assert_eq!(left(journal)[Path::new("/srv/other")], (3, 1200));
+
+        Archiving::leave(journal, None, (Epoch(4), Lsn(1500))).unwrap();
+        let both = br#"{"/srv/history":[4,1500],"/srv/other":[3,1200]}"#;
+        assert_eq!(fs::read(journal.join(LEFT)).unwrap(), both);
+        fs::remove_file(journal.join(NAME)).unwrap();
+        Archiving::remember(journal, Some(&archiving)).unwrap();
+        assert_eq!(fs::read(journal.join(NAME)).unwrap(), known);
+    }
+}
