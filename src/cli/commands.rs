@@ -30,7 +30,11 @@ pub fn serve(fs: Arc<Fs>, power: Option<Arc<Power>>) -> Arc<Serve> {
                 }
                 Ok(lsn.0.into())
             }
-            Request::Cut(wanted) => to_value(&switched()?.order(&wanted, &|| client.has_gone())?),
+            Request::Cut(wanted) => {
+                let power = switched()?;
+                client.keep(power.owed());
+                to_value(&power.order(&wanted, &|| client.has_gone())?)
+            }
             Request::Unsynced { model } => match power {
                 Some(power) => to_value(&power.unsynced(&model)?),
                 None if model == Model::Prefix.to_string() => to_value(&unsynced(&fs)?),

@@ -4,6 +4,7 @@
 //! A client sends one JSON object and gets one back, each on a line. Only the
 //! daemon's user and root are listened to.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
@@ -64,13 +65,21 @@ enum Answer {
 pub type Serve = dyn Fn(Request, &Client) -> Result<serde_json::Value, String> + Send + Sync;
 
 /// Whoever asked.
-pub struct Client(UnixStream);
+pub struct Client {
+    stream: UnixStream,
+    kept: RefCell<Vec<Arc<()>>>,
+}
 
 impl Client {
+    /// Keeps this until it has been answered.
+    pub fn keep(&self, it: Arc<()>) {
+        self.kept.borrow_mut().push(it);
+    }
+
     /// Nobody waits for the answer any more.
     pub fn has_gone(&self) -> bool {
         let look = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        match recv(self.0.as_raw_fd(), &mut [0], look) {
+        match recv(self.stream.as_raw_fd(), &mut [0], look) {
             Ok(0) => true,
             Ok(_) => false,
             Err(error) => error != Errno::EAGAIN,
@@ -115,7 +124,11 @@ fn listen(listener: &UnixListener, serve: &Arc<Serve>) {
     for stream in listener.incoming().flatten() {
         let serve = serve.clone();
         let one = move || {
-            if let Err(error) = answer(&Client(stream), &*serve) {
+            let client = Client {
+                stream,
+                kept: RefCell::default(),
+            };
+            if let Err(error) = answer(&client, &*serve) {
                 log::debug!("a client of the control socket: {error}");
             }
         };
@@ -126,7 +139,7 @@ fn listen(listener: &UnixListener, serve: &Arc<Serve>) {
 }
 
 fn answer(client: &Client, serve: &Serve) -> io::Result<()> {
-    let mut stream = &client.0;
+    let mut stream = &client.stream;
     let peer = getsockopt(stream, PeerCredentials)?.uid();
     let mut line = String::new();
     // A request is short; whoever sends more is no client of ours.

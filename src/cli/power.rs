@@ -22,8 +22,11 @@ use super::control::CutRequest;
 /// How often a record's number is looked at when nobody asks for anything.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Those who ordered a cut hear of it before everything ends.
-const HEARD: Duration = Duration::from_millis(100);
+/// Those who ordered a cut hear of it before everything ends, but a client
+/// that doesn't listen holds nobody up for longer.
+const HEARD: Duration = Duration::from_secs(10);
+/// How often it is looked at whether they have.
+const HEARING: Duration = Duration::from_millis(5);
 
 /// A mount's power.
 pub struct Power {
@@ -33,6 +36,8 @@ pub struct Power {
     armed: Mutex<Vec<Arc<(When, Order)>>>,
     cut: Mutex<Cut>,
     changed: Condvar,
+    /// Held by each client that has not been answered yet, too.
+    owed: Arc<()>,
     /// The control socket: nobody else removes it when the process ends here.
     socket: Mutex<Option<PathBuf>>,
 }
@@ -62,6 +67,7 @@ impl Power {
             armed: Mutex::default(),
             cut: Mutex::default(),
             changed: Condvar::new(),
+            owed: Arc::default(),
             socket: Mutex::default(),
         });
         let cutting = power.clone();
@@ -138,8 +144,19 @@ impl Power {
             self.changed.wait(&mut cut);
         }
         drop(cut);
-        if !self.armed.lock().is_empty() {
-            thread::sleep(HEARD);
+        self.wait_until_heard();
+    }
+
+    /// To be kept by whoever orders a cut until the answer has gone out: the
+    /// process does not end before.
+    pub fn owed(&self) -> Arc<()> {
+        self.owed.clone()
+    }
+
+    fn wait_until_heard(&self) {
+        let end = Instant::now() + HEARD;
+        while Arc::strong_count(&self.owed) > 1 && Instant::now() < end {
+            thread::sleep(HEARING);
         }
     }
 
@@ -221,7 +238,7 @@ impl Power {
         }
         *self.cut.lock() = Cut::Done(Arc::new(loss));
         self.changed.notify_all();
-        thread::sleep(HEARD);
+        self.wait_until_heard();
         std::process::exit(code);
     }
 
