@@ -33,7 +33,7 @@ pub fn serve(fs: Arc<Fs>, power: Option<Arc<Power>>) -> Arc<Serve> {
             Request::Cut(wanted) => {
                 let power = switched()?;
                 client.keep(power.owed());
-                to_value(&power.order(&wanted, &|| client.has_gone())?)
+                to_value(&power.order(&wanted, client)?)
             }
             Request::Unsynced { model } => match power {
                 Some(power) => to_value(&power.unsynced(&model)?),

@@ -57,6 +57,8 @@ pub struct CutRequest {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Answer {
+    /// Not yet: it waits for its moment. Another answer follows.
+    Armed,
     Ok(serde_json::Value),
     Error(String),
 }
@@ -71,6 +73,12 @@ pub struct Client {
 }
 
 impl Client {
+    /// Tells that what was asked for waits for its moment. (Whoever has gone is
+    /// noticed by [`Client::has_gone`].)
+    pub fn say_armed(&self) {
+        let _ = send(&self.stream, &Answer::Armed);
+    }
+
     /// Keeps this until it has been answered.
     pub fn keep(&self, it: Arc<()>) {
         self.kept.borrow_mut().push(it);
@@ -139,7 +147,7 @@ fn listen(listener: &UnixListener, serve: &Arc<Serve>) {
 }
 
 fn answer(client: &Client, serve: &Serve) -> io::Result<()> {
-    let mut stream = &client.stream;
+    let stream = &client.stream;
     let peer = getsockopt(stream, PeerCredentials)?.uid();
     let mut line = String::new();
     // A request is short; whoever sends more is no client of ours.
@@ -154,7 +162,11 @@ fn answer(client: &Client, serve: &Serve) -> io::Result<()> {
         },
         Err(error) => Answer::Error(format!("this version does not understand that: {error}")),
     };
-    let mut text = serde_json::to_string(&answer)?;
+    send(stream, &answer)
+}
+
+fn send(mut stream: &UnixStream, answer: &Answer) -> io::Result<()> {
+    let mut text = serde_json::to_string(answer)?;
     text.push('\n');
     stream.write_all(text.as_bytes())
 }
@@ -207,6 +219,15 @@ impl Mount {
 
     /// Asks the daemon, and waits for its answer.
     pub fn ask<T: DeserializeOwned>(&self, request: &Request) -> Result<T, Failure> {
+        self.ask_and_wait(request, || ())
+    }
+
+    /// The same; `armed` is called when it waits for its moment.
+    pub fn ask_and_wait<T: DeserializeOwned>(
+        &self,
+        request: &Request,
+        armed: impl Fn(),
+    ) -> Result<T, Failure> {
         let gone = |e: io::Error| match e.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Failure::refused(at(
                 &self.point,
@@ -219,15 +240,22 @@ impl Mount {
         let mut text = serde_json::to_string(request).map_err(Failure::system)?;
         text.push('\n');
         stream.write_all(text.as_bytes()).map_err(gone)?;
-        let mut line = String::new();
-        BufReader::new(stream).read_line(&mut line).map_err(gone)?;
-        match serde_json::from_str(&line) {
-            Ok(Answer::Ok(value)) => serde_json::from_value(value).map_err(Failure::system),
-            Ok(Answer::Error(why)) => Err(Failure::refused(at(&self.point, why))),
-            Err(_) => Err(Failure::refused(at(
-                &self.point,
-                "its daemon ended before it answered",
-            ))),
+        let mut stream = BufReader::new(stream);
+        loop {
+            let mut line = String::new();
+            stream.read_line(&mut line).map_err(gone)?;
+            return match serde_json::from_str(&line) {
+                Ok(Answer::Armed) => {
+                    armed();
+                    continue;
+                }
+                Ok(Answer::Ok(value)) => serde_json::from_value(value).map_err(Failure::system),
+                Ok(Answer::Error(why)) => Err(Failure::refused(at(&self.point, why))),
+                Err(_) => Err(Failure::refused(at(
+                    &self.point,
+                    "its daemon ended before it answered",
+                ))),
+            };
         }
     }
 }

@@ -10,9 +10,10 @@ use super::{Failure, Outcome, at, power};
 
 /// Cuts the power of a mount with -o powercut, now or at a chosen moment.
 ///
-/// Answers when it has happened (interrupted before that, it gives the cut up): says what is lost, and leaves image and
-/// journal as the machine would find them when the power is back. Programs on
-/// the mount get errors; mount the image again to see what they would find.
+/// Answers when it has happened: says what is lost, and leaves image and journal
+/// as the machine would find them when the power is back. Programs on the mount
+/// get errors; mount the image again to see what they would find. A cut for
+/// later says on standard error that it is armed; interrupted, it is given up.
 #[derive(clap::Args)]
 pub struct Args {
     /// What the file system promises about what was not synced: prefix
@@ -56,7 +57,8 @@ pub fn run(args: &Args) -> Outcome {
     let request = args.request();
     power::parse(&request).map_err(Failure::usage)?;
     let mount = Mount::find(&args.dir)?;
-    let cut: Result<Loss, String> = mount.ask(&Request::Cut(request))?;
+    let armed = || eprintln!("journalfs: armed: the cut waits for its moment");
+    let cut: Result<Loss, String> = mount.ask_and_wait(&Request::Cut(request), armed)?;
     mount.wait_until_free()?;
     let loss = cut.map_err(|why| Failure::refused(at(&args.dir, why)))?;
     match args.json {

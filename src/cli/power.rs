@@ -17,7 +17,7 @@ use crate::journal;
 use crate::sim::cut::{Keep, Loss, Lost, Order, Rig, Synced, When};
 use crate::units::{Clock, HostClock, InodeNo, Lsn};
 
-use super::control::CutRequest;
+use super::control::{Client, CutRequest};
 
 /// How often a record's number is looked at when nobody asks for anything.
 const LOOK: Duration = Duration::from_millis(20);
@@ -79,11 +79,11 @@ impl Power {
 
     /// Arms a cut, or makes it now, and waits for it: what it took, or why
     /// that failed. An error: there was and will be none, since it makes no
-    /// sense, since whoever asked `has_gone`, or since the mount ends.
+    /// sense, since the client has gone, or since the mount ends.
     pub fn order(
         &self,
         request: &CutRequest,
-        has_gone: &dyn Fn() -> bool,
+        client: &Client,
     ) -> Result<Result<Loss, String>, String> {
         let (when, order) = parse(request)?;
         let marks = self.fs.journal().watermarks();
@@ -102,7 +102,10 @@ impl Power {
         };
         let mine = Arc::new((when, order));
         self.armed.lock().push(mine.clone());
-        let came = self.wait(deadline, order, has_gone);
+        if !matches!(mine.0, When::Now) {
+            client.say_armed();
+        }
+        let came = self.wait(deadline, order, client);
         self.armed.lock().retain(|armed| !Arc::ptr_eq(armed, &mine));
         came
     }
@@ -111,7 +114,7 @@ impl Power {
         &self,
         deadline: Option<Instant>,
         order: Order,
-        has_gone: &dyn Fn() -> bool,
+        client: &Client,
     ) -> Result<Result<Loss, String>, String> {
         loop {
             let now = Instant::now();
@@ -123,7 +126,7 @@ impl Power {
             match &*cut {
                 Cut::Done(loss) => return Ok((**loss).clone()),
                 Cut::Never => return Err("unmounted before the cut was due".to_owned()),
-                Cut::None if has_gone() => return Err("given up".to_owned()),
+                Cut::None if client.has_gone() => return Err("given up".to_owned()),
                 Cut::None | Cut::Ordered(..) => {}
             }
             let until = deadline.filter(|deadline| *deadline > now);

@@ -1,6 +1,7 @@
 //! `-o powercut`: the power of a live mount, cut when and as asked for.
 
 use std::fs::{self, File, OpenOptions};
+use std::io::Read as _;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -38,9 +39,14 @@ impl Pending {
             .args(args)
             .arg(world.point());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let pending = Pending(command.spawn().unwrap());
-        // Armed when the daemon has heard of it; nothing tells from outside.
-        thread::sleep(Duration::from_millis(150));
+        let mut pending = Pending(command.spawn().unwrap());
+        // The first line only: what follows is for whoever waits for the end.
+        let told = pending.0.stderr.as_mut().unwrap();
+        let (mut line, mut byte) = (String::new(), [0]);
+        while told.read(&mut byte).unwrap() == 1 && byte != *b"\n" {
+            line.push(char::from(byte[0]));
+        }
+        assert!(line.contains("armed"), "{line}");
         pending
     }
 
@@ -494,7 +500,7 @@ fn a_cut_may_come_during_the_unmount() {
         file.sync_all().unwrap();
         sync(&world.point()).unwrap();
         drop(file);
-        let (model, after) = (MODELS[n as usize % 3], format!("{}ms", 150 + 5 * n));
+        let (model, after) = (MODELS[n as usize % 3], format!("{}ms", 5 * n));
         let pending = Pending::start(&world, &["--model", model, "--after", &after]);
         let unmounted = journalfs()
             .arg("umount")
