@@ -24,8 +24,11 @@ macro_rules! put {
 /// what follows looks, becomes `\xNN`, a backslash `\\`.
 pub fn text(bytes: &[u8]) -> Cow<'_, str> {
     let plain = |c: char| !c.is_control() && !is_invisible(c) && c != '\\';
+    // (Most names are plain ASCII, which costs a look at each byte.)
+    let ascii = |byte: &u8| matches!(byte, b' '..=b'~') && *byte != b'\\';
+    let is_ascii = bytes.iter().all(ascii);
     if let Ok(text) = std::str::from_utf8(bytes)
-        && text.chars().all(plain)
+        && (is_ascii || text.chars().all(plain))
     {
         return Cow::Borrowed(text);
     }
