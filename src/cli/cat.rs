@@ -48,6 +48,10 @@ pub fn give(
     path: &std::path::Path,
 ) -> Result<(), Failure> {
     match to {
+        Some(to) if to.symlink_metadata().is_ok() => Err(Failure::refused(at(
+            to,
+            "exists already: name another file",
+        ))),
         Some(to) => taken.copy_to(to).map_err(|e| match e.raw_os_error() {
             Some(_) => Failure::refused(at(to, e)),
             None => Failure::unchecked(at(path, e)),
@@ -55,7 +59,11 @@ pub fn give(
         None if taken.is_file() => {
             let mut out = io::stdout().lock();
             let written = taken.print(&mut out).and_then(|()| out.flush());
-            quietly(written).map_err(|e| Failure::unchecked(at(path, e)))
+            // (An error of the host has its number; one without is the image's.)
+            quietly(written).map_err(|e| match e.raw_os_error() {
+                Some(_) => Failure::system(format!("standard output: {e}")),
+                None => Failure::unchecked(at(path, e)),
+            })
         }
         None => Err(Failure::usage(at(
             path,

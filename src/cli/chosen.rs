@@ -18,7 +18,7 @@ pub struct Chosen {
     #[arg(long, value_name = "DIR|none")]
     archive: Option<PathBuf>,
     /// A history of the archive that ended when others changed the image, by its
-    /// number in `archive DIR list`, instead of the one that goes on
+    /// number in `archive DIR list --journal DIR`, instead of the one that goes on
     #[arg(long, value_name = "N")]
     timeline: Option<u32>,
 }

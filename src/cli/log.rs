@@ -41,7 +41,8 @@ pub struct Args {
     /// Up to this point
     #[arg(long, value_name = "P", allow_hyphen_values = true)]
     until: Option<Point>,
-    /// Only of these paths: * and ? don't match a slash, ** does
+    /// Only of these paths, as they are printed: * and ? don't match a slash, **
+    /// does
     #[arg(long, value_name = "GLOB")]
     path: Vec<glob::Pattern>,
     /// Only of this inode
@@ -154,6 +155,7 @@ pub fn run(args: &Args) -> Outcome {
         recycled: None,
         damaged: None,
         gaps,
+        bad: None,
         live: live.is_some(),
         dropped: false,
         failed: Ok(()),
@@ -207,6 +209,8 @@ struct Lister<'a> {
     damaged: Option<Damaged>,
     /// What the archive should have.
     gaps: Vec<Gap>,
+    /// The bad record that the verdict names: told once.
+    bad: Option<Lsn>,
     /// Beside a daemon at work.
     live: bool,
     /// What comes now lies behind a record that is bad: recovery drops it.
@@ -293,6 +297,9 @@ impl Lister<'_> {
             lsn, segment, why, ..
         }) = untold
         {
+            if self.bad == Some(*lsn) {
+                return Ok(());
+            }
             if let Some(run) = &mut self.damaged
                 && (run.last.next(), &run.how.0, run.how.1) == (*lsn, segment, *why)
             {
@@ -354,13 +361,17 @@ impl Lister<'_> {
             Verdict::Corrupt(_) if self.live => return,
             Verdict::Corrupt(bad) => {
                 self.untold += 1;
+                self.bad = Some(bad.lsn);
                 format!(
                     "record {} was durable and is damaged: {} ({} at {}): journalfs verify tells more; what follows was found behind it",
                     bad.lsn, bad.why, bad.segment, bad.offset
                 )
             }
         };
-        self.failed = self.note(&said);
+        self.failed = match survey.verdict() {
+            Verdict::Corrupt(_) => self.complain(&said),
+            _ => self.note(&said),
+        };
         self.dropped = true;
     }
 
@@ -467,8 +478,10 @@ impl Args {
         let paths = || event.path.iter().chain(&event.to);
         self.path.is_empty()
             || paths().any(|path| {
-                let path = String::from_utf8_lossy(path);
-                let matches = |glob: &glob::Pattern| glob.matches_with(&path, options);
+                let (path, shown) = (String::from_utf8_lossy(path), line::text(path));
+                let matches = |glob: &glob::Pattern| {
+                    glob.matches_with(&path, options) || glob.matches_with(&shown, options)
+                };
                 self.path.iter().any(matches)
             })
     }

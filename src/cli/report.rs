@@ -28,7 +28,8 @@ const MOMENTS: usize = 50;
 /// which needs nothing else.
 ///
 /// Reads only, on a mount or on copies of image and journal, also damaged ones.
-/// Exit codes: 0, 4 something is damaged (the page says what), 8 could not look.
+/// Exit codes: 0, 4 something is damaged or missing (the page says what), 8 could
+/// not look, 32 FILE can't be written.
 #[derive(clap::Args)]
 pub struct Args {
     /// The page; an older one is replaced
@@ -85,7 +86,7 @@ pub fn run(args: &Args) -> Outcome {
     drop(progress);
     let sound = report.verdict != "corrupt" && report.chronicle.untold == 0 && !report.bereft;
     fs::write(&args.output, page::html(&report))
-        .map_err(|e| Failure::system(at(&args.output, e)))?;
+        .map_err(|e| Failure::refused(at(&args.output, e)))?;
     Ok(if sound { 0 } else { 4 })
 }
 

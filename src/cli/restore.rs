@@ -41,11 +41,21 @@ pub struct Args {
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Outcome {
-    if !args.force && args.to.symlink_metadata().is_ok() {
-        return Err(Failure::refused(at(
-            &args.to,
-            "exists already: name another file, or replace it with --force",
-        )));
+    match args.to.symlink_metadata() {
+        // It would be replaced, and not written to.
+        Ok(there) if !there.is_file() => {
+            return Err(Failure::refused(at(
+                &args.to,
+                "is no regular file: name another",
+            )));
+        }
+        Ok(_) if !args.force => {
+            return Err(Failure::refused(at(
+                &args.to,
+                "exists already: name another file, or replace it with --force",
+            )));
+        }
+        _ => {}
     }
     let found = args.asked.find()?;
     let instant = found.at(&args.at)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::device::host::{Access, HostDir, HostDisk};
 use crate::device::{Dir, Disk};
 use crate::ext4::superblock::{OFFSET, SIZE};
-use crate::fs::guard::{self, Standing};
+use crate::fs::guard::{self, Raw, Standing};
 use crate::fuse::point;
 use crate::history::{Point, PointError};
 use crate::journal::Journal;
@@ -87,15 +87,9 @@ impl Source {
     /// records that are gone from it: whatever it holds then says nothing of
     /// the image. (A daemon at work has looked.)
     pub fn is_foreign(&self) -> Result<bool, Failure> {
-        let (Some(image), None) = (self.image.as_deref(), &self.point) else {
+        let Some(raw) = self.superblock()? else {
             return Ok(false);
         };
-        let cant = |e: &dyn std::fmt::Display| Failure::unchecked(at(image, e));
-        let disk = HostDisk::open(image, Access::Read).map_err(|e| cant(&e))?;
-        let mut raw = [0; SIZE];
-        if disk.read_at(&mut raw, OFFSET).is_err() {
-            return Ok(false);
-        }
         let Standing::Guarded(uuid) = guard::standing(&raw) else {
             return Ok(false);
         };
@@ -112,6 +106,35 @@ impl Source {
         };
         let ours = session.is_some_and(|session| session.guard == uuid || prior(session));
         Ok(!ours && !damaged)
+    }
+
+    /// Whether others have changed the image, or the journal was given up, since
+    /// that left it: its history is then that of another image. (Of a guarded
+    /// one [`Source::is_foreign`] tells.)
+    pub fn is_superseded(&self) -> Result<bool, Failure> {
+        let Some(raw) = self.superblock()? else {
+            return Ok(false);
+        };
+        if matches!(guard::standing(&raw), Standing::Guarded(_)) {
+            return Ok(false);
+        }
+        let Ok(state) = Journal::open(self.folder()?) else {
+            return Ok(false); // told by whoever reads it
+        };
+        let as_left =
+            (state.clean()).is_some_and(|clean| clean.fingerprint == guard::fingerprint(&raw));
+        Ok(state.base().is_some() && !as_left)
+    }
+
+    /// The superblock of an image that is not mounted.
+    fn superblock(&self) -> Result<Option<Raw>, Failure> {
+        let (Some(image), None) = (self.image.as_deref(), &self.point) else {
+            return Ok(None);
+        };
+        let cant = |e: &dyn std::fmt::Display| Failure::unchecked(at(image, e));
+        let disk = HostDisk::open(image, Access::Read).map_err(|e| cant(&e))?;
+        let mut raw = [0; SIZE];
+        Ok(disk.read_at(&mut raw, OFFSET).is_ok().then_some(raw))
     }
 
     /// What to say if it is.
@@ -160,7 +183,7 @@ impl Source {
         };
         let mut gaps = archive.gaps(journal);
         gaps.retain(|gap| match ended {
-            Some((_, first)) => gap.timeline.first == first,
+            Some((_, first)) => gap.timeline.is_called(first),
             None => gap.timeline.end.is_none(),
         });
         Ok(gaps)
@@ -173,7 +196,18 @@ impl Source {
             return survey.last();
         }
         let live = self.live().map_or(Lsn(0), |live| Lsn(live.durable));
-        survey.durable().max(live)
+        survey.durable().max(live).max(self.archived(chosen))
+    }
+
+    /// The last record of the journal's own past in its archive.
+    fn archived(&self, chosen: &Chosen) -> Lsn {
+        let archive = chosen.archive(&self.journal).ok().flatten();
+        let kept = self.folder().ok().and_then(|dir| log::found(&*dir).ok());
+        let (Some(archive), Some(kept)) = (archive, kept) else {
+            return Lsn(0);
+        };
+        let past = archive.past_of(&kept).1.into_iter();
+        past.map(|found| found.last).max().unwrap_or_default()
     }
 
     /// The segments of the journal and its archive as one folder, or those of a
@@ -182,7 +216,7 @@ impl Source {
         if let Some((folder, first)) = chosen.timeline(&self.journal)? {
             let archive = chosen::open(&folder)?;
             let lines = archive.timelines();
-            let line = lines.iter().find(|line| line.first == first);
+            let line = lines.iter().find(|line| line.is_called(first));
             return line.map(|line| archive.of_timeline(line)).ok_or_else(|| {
                 let known = lines.iter().map(|line| line.first).collect();
                 let wanted = first;

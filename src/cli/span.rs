@@ -48,6 +48,8 @@ pub struct Found {
     pub name: PathBuf,
     /// The journal's folder.
     pub journal: PathBuf,
+    /// A word on histories that have ended, if there are any.
+    earlier: Option<String>,
 }
 
 impl Asked {
@@ -82,10 +84,13 @@ impl Asked {
             (None, Ok(None)) => Err(past::Error::NoImage),
             (None, Ok(Some(remains))) => Span::of_image(remains, watch),
         };
+        let earlier = source.earlier(&self.chosen).ok().flatten();
+        let hint = hint(earlier.as_deref());
         Ok(Found {
-            span: span.map_err(|e| Failure::unchecked(at(&name, e)))?,
+            span: span.map_err(|e| Failure::unchecked(at(&name, format!("{e}{hint}"))))?,
             name,
             journal: source.journal,
+            earlier,
         })
     }
 
@@ -100,6 +105,7 @@ impl Asked {
             span: span.map_err(|e| Failure::unchecked(at(&self.target, e)))?,
             name: self.target.clone(),
             journal: self.journal.as_ref().unwrap_or(&self.target).clone(),
+            earlier: None,
         })
     }
 }
@@ -112,9 +118,18 @@ impl Found {
 
     /// The last record that belongs to the state at a point.
     pub fn record(&self, point: &Point) -> Result<Lsn, Failure> {
-        point
-            .last(self.survey(), HostClock.wall())
-            .map_err(|e| Failure::unchecked(at(&self.journal, format!("{e}{}", self.since()))))
+        let now = HostClock.wall();
+        if let Point::Time(time) = point
+            && *time > now
+        {
+            return Err(self.cant(format!("{} is yet to come", line::utc(*time))));
+        }
+        point.last(self.survey(), now).map_err(|e| {
+            Failure::unchecked(at(
+                &self.journal,
+                format!("{e}{}{}", self.since(), self.earlier()),
+            ))
+        })
     }
 
     /// How far back states can be made, in words.
@@ -134,9 +149,22 @@ impl Found {
         self.after(self.record(point)?)
     }
 
+    /// The same, to be put behind what else is said.
+    pub fn earlier(&self) -> String {
+        hint(self.earlier.as_deref())
+    }
+
     /// The state after a record.
     pub fn after(&self, lsn: Lsn) -> Result<Instant, Failure> {
-        self.span.at(lsn).map_err(|e| self.cant(e))
+        use crate::{journal, log};
+        self.span.at(lsn).map_err(|error| match error {
+            past::Error::Gone { .. } => self.cant(format!("{error}{}", self.earlier())),
+            past::Error::Journal(journal::Error::Log(log::Error::Corrupt { lsn, .. })) => {
+                let last = lsn.prev();
+                self.cant(format!("{error}: try the state after record {last}"))
+            }
+            _ => self.cant(error),
+        })
     }
 
     /// Why something can't be had of it.
@@ -152,7 +180,12 @@ fn ended(archive: &Path, first: Epoch) -> Result<Found, Failure> {
         span: span.map_err(|e| Failure::unchecked(at(archive, e)))?,
         name: archive.to_owned(),
         journal: archive.to_owned(),
+        earlier: None,
     })
+}
+
+fn hint(earlier: Option<&str>) -> String {
+    earlier.map_or(String::new(), |earlier| format!(": {earlier}"))
 }
 
 fn nothing() -> Arc<dyn Dir> {

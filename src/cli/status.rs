@@ -97,6 +97,8 @@ struct Status {
     unreplayed: Option<bool>,
     /// Whether it lags behind another journal than this one.
     foreign: Option<bool>,
+    /// Whether others have changed it since this journal left it.
+    superseded: Option<bool>,
     /// What should be there and is not, in words.
     missing: Option<String>,
     /// Whether the mount has a power switch.
@@ -268,6 +270,7 @@ fn at_rest(source: &Source) -> Result<Status, Failure> {
             return Ok(status);
         }
         status.foreign = Some(source.is_foreign()?);
+        status.superseded = Some(source.is_superseded()?);
     }
     let survey = source.read()?;
     let (installed, last) = (survey.installed().0, survey.last().0);
@@ -275,7 +278,8 @@ fn at_rest(source: &Source) -> Result<Status, Failure> {
     status.durable = Some(survey.durable().0);
     status.written = Some(last);
     status.appended = Some(last);
-    let known = status.foreign != Some(true) && !matches!(survey.verdict(), Verdict::Corrupt(_));
+    let ours = status.foreign != Some(true) && status.superseded != Some(true);
+    let known = ours && !matches!(survey.verdict(), Verdict::Corrupt(_));
     // Behind the checkpoint of an unguarded image lies only bookkeeping.
     status.lag = status
         .guarded
@@ -317,6 +321,7 @@ impl From<Live> for Status {
             powercut: Some(live.powercut),
             unreplayed: Some(false),
             foreign: Some(false),
+            superseded: Some(false),
             lag: Some(live.appended.saturating_sub(live.checkpoint)),
             image: Some(live.image),
             journal: live.journal,
@@ -372,6 +377,9 @@ impl Status {
             Some(true) => {
                 " (not the one that the image lags behind, or records of it are gone: bring its own back, or name it with --journal DIR)"
             }
+            _ if self.superseded == Some(true) => {
+                " (of what the image was before others changed it: the next mount begins anew)"
+            }
             _ => "",
         };
         line("journal", format!("{}{foreign}", self.journal.display()));
@@ -403,7 +411,7 @@ impl Status {
             };
             line("verdict", format!("{verdict}{more}"));
         }
-        if let Some(missing) = self.missing.as_ref().filter(|_| foreign.is_empty()) {
+        if let Some(missing) = self.missing.as_ref().filter(|_| self.foreign != Some(true)) {
             line("missing", missing.clone());
         }
         if let Some(recovery) = &self.recovery {

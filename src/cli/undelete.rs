@@ -70,11 +70,12 @@ pub fn run(args: &Args) -> Outcome {
 fn nothing(found: &Found, path: &[u8], hidden: Option<String>) -> Failure {
     let first = found.survey().first().unwrap_or_default();
     let (last, path) = (found.survey().last(), line::text(path));
+    let earlier = found.earlier();
     match hidden {
-        None => Failure::unchecked(at(
+        None => Failure::usage(at(
             &found.name,
             format!(
-                "no record from {first} to {last} removed {path}: journalfs log --path shows what happened to it"
+                "no record from {first} to {last} removed {path}: journalfs log --path shows what happened to it{earlier}"
             ),
         )),
         Some(hidden) => found.cant(format!(

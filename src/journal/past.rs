@@ -23,7 +23,7 @@ use super::{Block, Error, Result};
 use crate::device::{Disk, Map};
 use crate::log::{Place, Survey};
 use crate::sync::{Mutex, RwLock};
-use crate::units::{BlockNo, Lsn};
+use crate::units::{BlockNo, Lsn, Time};
 
 /// Records that are kept decoded: neighbours touch the same blocks.
 const KEPT: usize = 4096;
@@ -143,6 +143,12 @@ impl Past {
     /// The record after which it shows the image.
     pub fn at(&self) -> Lsn {
         self.at
+    }
+
+    /// When that was made; the epoch of Unix if nobody can tell.
+    pub fn time(&self) -> Time {
+        let frame = self.survey.read().frame(self.at);
+        frame.map_or_else(|_| Time::default(), |frame| frame.time)
     }
 
     /// The image that it builds on.

@@ -9,7 +9,7 @@ use crate::ext4::{Superblock, superblock};
 use crate::fs::mount;
 use crate::fs::{self, Fs, alloc, guard, jbd2};
 use crate::journal::Journal;
-use crate::units::{BlockNo, Clock, HostClock};
+use crate::units::{BlockNo, Clock, StepClock};
 
 /// Bytes copied at a time, and the zeros that are left out.
 const PIECE: usize = 1 << 20;
@@ -19,7 +19,7 @@ const PAGE: usize = 4096;
 /// durable when this returns. `step` is told of bytes that were looked at.
 pub fn restore(instant: &Instant, out: Arc<dyn Disk>, step: &mut dyn FnMut(u64)) -> Result<()> {
     copy(instant, &*out, step)?;
-    finish(instant.superblock(), out.clone())?;
+    finish(instant, out.clone())?;
     out.sync().map_err(io_error("sync of the restored image"))
 }
 
@@ -93,10 +93,12 @@ fn copy_range(
 }
 
 /// What an unmount would do: files that were open without a name go, the
-/// image's own journal is empty, the counts are right.
-fn finish(sb: &Superblock, out: Arc<dyn Disk>) -> Result<()> {
+/// image's own journal is empty, the counts are right. All of it as of the record's
+/// time: the same moment gives the same image each time.
+fn finish(instant: &Instant, out: Arc<dyn Disk>) -> Result<()> {
+    let sb = instant.superblock();
     let journal = Journal::scratch(out.clone(), sb.block_size as usize);
-    let clock: Arc<dyn Clock> = Arc::new(HostClock);
+    let clock: Arc<dyn Clock> = Arc::new(StepClock::new(instant.past().time()));
     let fs = Fs::new(journal, sb.clone(), fs::Options::default(), clock);
     fs.collect_orphans()?;
     jbd2::empty(&fs)?;

@@ -84,13 +84,13 @@ impl Span {
         })
     }
 
-    /// What an archive has of the timeline that began with this opening of the
-    /// log, and has ended.
+    /// What an archive has of the timeline to which this opening of the log
+    /// belongs, and that has ended.
     pub fn of_timeline(archive: Arc<dyn Dir>, first: Epoch) -> Result<Span> {
         let archive = Archive::open(archive, None, Limits::default())?;
         let mut reached = reaches(&archive.bases(), &archive.segments());
         let known: BTreeSet<Epoch> = reached.iter().map(|reach| reach.timeline.first).collect();
-        reached.retain(|reach| reach.timeline.first == first);
+        reached.retain(|reach| reach.timeline.is_called(first));
         let Some(timeline) = reached.first().map(|reach| reach.timeline) else {
             return Err(Error::NoTimeline {
                 wanted: first,

@@ -336,6 +336,9 @@ fn a_history_that_has_ended_is_reached_by_its_timeline() {
         .args(["-L", "others", world.image_str()])
         .output();
     assert!(changed.unwrap().status.success());
+    let status = world.succeeds(&["status", world.image_str()]);
+    assert!(status.contains("the next mount begins anew"), "{status}");
+    assert!(!status.contains("  lag "), "{status}");
     world.mount(&[]);
     wait_until(|| {
         let listed = list(&world, &archive);
@@ -364,6 +367,7 @@ fn a_history_that_has_ended_is_reached_by_its_timeline() {
     assert_eq!(cat(&["--at", &last]), "after");
     let line = world.fails(8, &["cat", "--at", "kept", world.image_str(), "/note"]);
     assert!(line.contains("kept"), "{line}");
+    assert!(line.contains(&format!("has --timeline {number}")), "{line}");
     let out = world.beside("out.img");
     let mut args = vec!["restore", "--verify", "--to", out.to_str().unwrap()];
     args.extend(asked);

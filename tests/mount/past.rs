@@ -112,12 +112,14 @@ fn a_moment_is_seen_printed_compared_and_restored_beside_the_live_mount() {
     assert_eq!(fs::read(back.join("a")).unwrap(), b"first\nsame\n");
     assert_eq!(fs::read(back.join("deep/link")).unwrap(), b"first\nsame\n");
     assert_eq!(fs::read(back.join("deep/b")).unwrap(), b"deep");
-    let line = world.fails(8, &["undelete", dir, "/nothing"]);
+    let line = world.fails(1, &["undelete", dir, "/nothing"]);
     assert!(line.contains("removed /nothing"), "{line}");
     let line = world.fails(1, &["undelete", dir, "/"]);
     assert!(line.contains("the root is never removed"), "{line}");
 
     restores(&world, "good", &[]);
+    let line = world.fails(8, &["cat", "--at", "2220-01-01", image, "/kept"]);
+    assert!(line.contains("is yet to come"), "{line}");
     let line = world.fails(8, &["cat", "--at", "2020-01-01", image, "/kept"]);
     assert!(line.contains("nothing is known of 2020-01-01"), "{line}");
     let line = world.fails(
@@ -147,6 +149,18 @@ fn restores(world: &World, when: &str, more: &[&str]) {
     e2fsck::assert_clean(&out);
     let line = world.fails(32, &args);
     assert!(line.contains("--force"), "{line}");
+    // Whatever it leads to, a link or a device is never replaced.
+    let link = world.beside("link.img");
+    std::os::unix::fs::symlink(&out, &link).unwrap();
+    for odd in [link.to_str().unwrap(), "/dev/null"] {
+        let restore = ["restore", "--force", "--at", "-0s", "--to", odd];
+        let line = world.fails(32, &[&restore[..], &[world.image_str()]].concat());
+        assert!(line.contains("is no regular file"), "{line}");
+    }
+    fs::remove_file(&link).unwrap();
+    let before = fs::read(&out).unwrap();
+    world.succeeds(&[&args[..], &["--force"]].concat());
+    assert!(fs::read(&out).unwrap() == before, "each time the same");
     let listed: Vec<_> = fs::read_dir(out.parent().unwrap()).unwrap().collect();
     let parts = listed.into_iter().flatten().filter(|e| is_part(&e.path()));
     assert_eq!(parts.count(), 0);

@@ -19,6 +19,13 @@ impl Timeline {
     pub fn has(&self, epoch: Epoch) -> bool {
         epoch >= self.first && self.end.is_none_or(|end| epoch < end)
     }
+
+    /// Whether people mean it by this number: the opening with which it begins,
+    /// or, of one that has ended, any of its openings, since pruning may have
+    /// taken the first.
+    pub fn is_called(&self, number: Epoch) -> bool {
+        self.first == number || self.end.is_some() && self.has(number)
+    }
 }
 
 /// The states that one base leads to.
