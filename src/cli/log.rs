@@ -478,10 +478,8 @@ impl Args {
         let paths = || event.path.iter().chain(&event.to);
         self.path.is_empty()
             || paths().any(|path| {
-                let (path, shown) = (String::from_utf8_lossy(path), line::text(path));
-                let matches = |glob: &glob::Pattern| {
-                    glob.matches_with(&path, options) || glob.matches_with(&shown, options)
-                };
+                let path = line::text(path);
+                let matches = |glob: &glob::Pattern| glob.matches_with(&path, options);
                 self.path.iter().any(matches)
             })
     }
