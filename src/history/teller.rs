@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::mpsc::{self, SyncSender};
+use std::{mem, thread};
 
 use super::event::Event;
 use super::names::Names;
@@ -9,6 +11,10 @@ use crate::journal::Flaw;
 use crate::journal::record::{Op, Record};
 use crate::log::{self, Frame, Kind, Survey};
 use crate::units::Lsn;
+
+/// Records that are handed on together, and how often before they are taken.
+const BATCH: usize = 256;
+const AHEAD: usize = 4;
 
 /// A record that can't be told, and why.
 #[derive(Debug, thiserror::Error)]
@@ -51,48 +57,29 @@ impl Teller {
     ) {
         let mut segments = survey.segments().iter().map(|segment| segment.base);
         let context = segments.rfind(|base| *base <= from).unwrap_or(from);
-        let mut frames = survey.frames(context.max(self.next));
-        while let Some((lsn, frame)) = frames.next_numbered() {
-            if lsn > until {
-                break;
-            }
-            self.next = lsn.next();
-            let told = match frame {
-                Ok(frame) => self.understand(frame, durable),
-                Err(error) => Err(error.into()),
-            };
-            let go_on = match told {
-                Ok(None) => true,
-                Ok(Some(_)) | Err(_) if lsn < from => {
-                    if let Ok(Some(told)) = told {
-                        self.hear(&told.record);
-                        self.learn(&told.record);
+        let start = context.max(self.next);
+        thread::scope(|scope| {
+            let (sender, ahead) = mpsc::sync_channel(AHEAD);
+            scope.spawn(move || read_ahead(survey, durable, (start, until), &sender));
+            for (lsn, told) in ahead.into_iter().flatten() {
+                self.next = lsn.next();
+                let go_on = match told {
+                    Ok(None) => true,
+                    Ok(Some(_)) | Err(_) if lsn < from => {
+                        if let Ok(Some(told)) = told {
+                            self.hear(&told.record);
+                            self.learn(&told.record);
+                        }
+                        true
                     }
-                    true
+                    Ok(Some(told)) => self.event(told, visit),
+                    Err(error) => visit(Err(error)),
+                };
+                if !go_on {
+                    break;
                 }
-                Ok(Some(told)) => self.event(told, visit),
-                Err(error) => visit(Err(error)),
-            };
-            if !go_on {
-                break;
             }
-        }
-    }
-
-    fn understand(&self, frame: Frame, durable: Lsn) -> Result<Option<Told>, Untold> {
-        if frame.kind == Kind::Mark {
-            return Ok(None);
-        }
-        let record = Record::decode_meaning(&frame.meta).map_err(|why| Untold::Meaning {
-            lsn: frame.lsn,
-            why,
-        })?;
-        let durable = frame.lsn <= durable;
-        Ok(Some(Told {
-            record,
-            frame,
-            durable,
-        }))
+        });
     }
 
     /// What a record takes for granted.
@@ -168,6 +155,52 @@ impl Teller {
         }
     }
 }
+
+/// Reads and understands records while those before are told: half of the work
+/// of a listing. Ends when nobody takes them any more.
+fn read_ahead(
+    survey: &Survey,
+    durable: Lsn,
+    (from, until): (Lsn, Lsn),
+    sender: &SyncSender<Vec<Numbered>>,
+) {
+    let mut frames = survey.frames(from);
+    let numbered = std::iter::from_fn(|| frames.next_numbered());
+    let mut batch = Vec::with_capacity(BATCH);
+    for (lsn, frame) in numbered.take_while(|(lsn, _)| *lsn <= until) {
+        let told = match frame {
+            Ok(frame) => understand(frame, durable),
+            Err(error) => Err(error.into()),
+        };
+        batch.push((lsn, told));
+        if batch.len() == BATCH {
+            let full = mem::replace(&mut batch, Vec::with_capacity(BATCH));
+            if sender.send(full).is_err() {
+                return;
+            }
+        }
+    }
+    let _ = sender.send(batch);
+}
+
+fn understand(frame: Frame, durable: Lsn) -> Result<Option<Told>, Untold> {
+    if frame.kind == Kind::Mark {
+        return Ok(None);
+    }
+    let record = Record::decode_meaning(&frame.meta).map_err(|why| Untold::Meaning {
+        lsn: frame.lsn,
+        why,
+    })?;
+    let durable = frame.lsn <= durable;
+    Ok(Some(Told {
+        record,
+        frame,
+        durable,
+    }))
+}
+
+/// A record's number, and the record, unless it is a mark of the log's own.
+type Numbered = (Lsn, Result<Option<Told>, Untold>);
 
 /// A record that was understood.
 struct Told {
