@@ -149,7 +149,7 @@ pub fn run(args: &Args) -> Outcome {
     let mut lister = Lister {
         args,
         paper,
-        clock: line::Clock::new(),
+        common: line::Common::new(),
         line: String::new(),
         durable: None,
         recycled: None,
@@ -198,7 +198,7 @@ struct Damaged {
 struct Lister<'a> {
     args: &'a Args,
     paper: Paper,
-    clock: line::Clock,
+    common: line::Common,
     /// What is written next.
     line: String,
     /// Whether the last line was of a durable record.
@@ -257,7 +257,7 @@ impl Lister<'_> {
         if dim {
             self.line.push_str("\x1b[33m");
         }
-        line::columns(event, &mut self.clock, &mut self.line);
+        line::columns(event, &mut self.common, &mut self.line);
         if dim {
             self.line.push_str("\x1b[0m");
         }

@@ -16,7 +16,7 @@ use crate::log::{self, Beyond, Kind, Survey, Verdict};
 use crate::units::Lsn;
 
 use super::chosen::Chosen;
-use super::log::line::{self, Clock};
+use super::log::line::{self, Common};
 use super::paper::{self, Paper};
 use super::source::Source;
 use super::{Failure, Outcome, at};
@@ -206,7 +206,7 @@ fn text(
     out: &mut dyn Write,
 ) -> io::Result<()> {
     let mut line = String::new();
-    line::columns(event, &mut Clock::new(), &mut line);
+    line::columns(event, &mut Common::new(), &mut line);
     out.write_all(line.as_bytes())?;
     let durable = if event.durable { "" } else { "not " };
     writeln!(

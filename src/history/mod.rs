@@ -9,6 +9,7 @@ pub mod chart;
 pub mod chronicle;
 mod event;
 mod names;
+mod places;
 mod point;
 pub mod shown;
 mod teller;

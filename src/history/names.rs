@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use super::places::Places;
 use crate::journal::Op;
 use crate::journal::record::Name;
 use crate::units::InodeNo;
@@ -18,7 +19,7 @@ pub struct Names {
     nodes: Vec<Node>,
     free: Vec<usize>,
     /// Where an inode is; its newest name if it has several.
-    places: HashMap<InodeNo, usize>,
+    places: Places,
     /// Further names of inodes that have several.
     others: HashMap<InodeNo, Vec<usize>>,
     /// The last names of inodes that have none any more.
@@ -39,10 +40,12 @@ impl Default for Names {
             inode: Some(InodeNo::ROOT),
             ..Node::default()
         };
+        let mut places = Places::default();
+        places.insert(InodeNo::ROOT, ROOT);
         Names {
             nodes: vec![root],
             free: Vec::new(),
-            places: HashMap::from([(InodeNo::ROOT, ROOT)]),
+            places,
             others: HashMap::new(),
             gone: HashMap::new(),
         }
@@ -92,8 +95,8 @@ impl Names {
 
     /// An inode's full path, or the last that it had; `None` if none was told.
     pub fn path(&self, inode: InodeNo) -> Option<Vec<u8>> {
-        match self.places.get(&inode) {
-            Some(at) => Some(self.path_of(*at)),
+        match self.places.get(inode) {
+            Some(at) => Some(self.path_of(at)),
             None => self.gone.get(&inode).cloned(),
         }
     }
@@ -159,7 +162,7 @@ impl Names {
 
     /// The node of a name; `None` if its directory is not known.
     fn node(&mut self, at: &Name) -> Option<usize> {
-        let parent = *self.places.get(&at.parent)?;
+        let parent = self.places.get(at.parent)?;
         Some(self.child(parent, &at.name))
     }
 
@@ -181,7 +184,7 @@ impl Names {
     fn leave(&mut self, at: usize, inode: InodeNo) {
         self.nodes[at].inode = None;
         let others = self.others.get_mut(&inode);
-        if self.places.get(&inode) != Some(&at) {
+        if self.places.get(inode) != Some(at) {
             if let Some(others) = others {
                 others.retain(|other| *other != at);
             }
@@ -193,7 +196,7 @@ impl Names {
             }
             None => {
                 self.others.remove(&inode);
-                self.places.remove(&inode);
+                self.places.remove(inode);
                 self.gone.insert(inode, self.path_of(at));
             }
         }
@@ -209,7 +212,7 @@ impl Names {
     fn forget(&mut self, inode: InodeNo) {
         self.gone.remove(&inode);
         let others = self.others.remove(&inode).unwrap_or_default();
-        for at in self.places.remove(&inode).into_iter().chain(others) {
+        for at in self.places.remove(inode).into_iter().chain(others) {
             self.nodes[at].inode = None;
         }
     }
@@ -218,7 +221,7 @@ impl Names {
         let Some(at) = self.node(at) else { return };
         if let Some(there) = self.nodes[at].inode {
             self.leave(at, there);
-        } else if !self.places.contains_key(&inode) {
+        } else if self.places.get(inode).is_none() {
             self.gone.insert(inode, self.path_of(at));
         }
         self.detach(at);

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -76,21 +77,36 @@ fn stamp(time: Time) -> Option<Timestamp> {
     Timestamp::new(time.secs, time.nanos as i32).ok()
 }
 
-/// Local times as text; most lines are of the same second as the one before.
-pub struct Clock {
+/// Text that a line often has in common with the one before: its second, in
+/// local time, and whoever asked.
+pub struct Common {
     zone: TimeZone,
     second: i64,
     text: String,
+    by: (By, Option<Arc<[u8]>>),
+    who: String,
 }
 
-impl Clock {
+impl Common {
     /// By this machine's time zone.
-    pub fn new() -> Clock {
-        Clock {
+    pub fn new() -> Common {
+        Common {
             zone: TimeZone::system(),
             second: i64::MIN,
             text: "?".to_owned(),
+            by: Default::default(),
+            who: String::new(),
         }
+    }
+
+    /// `cp[2231] 1000:1000`.
+    fn who(&mut self, by: &By, program: Option<&Arc<[u8]>>) -> &str {
+        if self.who.is_empty() || (&self.by.0, self.by.1.as_ref()) != (by, program) {
+            self.by = (*by, program.cloned());
+            self.who.clear();
+            put_who(by, program.map(|program| &**program), &mut self.who);
+        }
+        &self.who
     }
 
     /// `2026-11-25 08:30:00`; microseconds are the caller's.
@@ -283,20 +299,20 @@ pub fn cells(event: &Event<'_>) -> Cells {
 
 /// Appends an event in columns: number, time, operation, path and details, who.
 /// (To a line that is used again: a million of them are to take two seconds.)
-pub fn columns(event: &Event<'_>, clock: &mut Clock, line: &mut String) {
+pub fn columns(event: &Event<'_>, common: &mut Common, line: &mut String) {
     let time = event.frame.time;
     put!(
         line,
         "{:>8}  {}.{:06}  {:<11} ",
         event.frame.lsn,
-        clock.second(time),
+        common.second(time),
         time.nanos / 1000,
         event.kind(),
     );
     put_what(event, line);
     if let Some(by) = event.op().and_then(Op::by) {
         line.push_str("  ");
-        put_who(by, event.program.as_deref(), line);
+        line.push_str(common.who(by, event.program.as_ref()));
     }
 }
 
@@ -522,7 +538,7 @@ mod tests {
             nanos: 0,
         };
         assert_eq!(utc(beyond), "?");
-        assert_eq!(Clock::new().second(beyond), "?");
+        assert_eq!(Common::new().second(beyond), "?");
     }
 
     #[test]

@@ -67,9 +67,9 @@ pub fn tables(totals: &Totals, out: &mut dyn Write) -> io::Result<()> {
     table(out, "path", ranked(&totals.paths), |path| {
         line::text(path).into_owned()
     })?;
-    let mut clock = line::Clock::new();
+    let mut common = line::Common::new();
     table(out, "minute", by_time(&totals.minutes), |minute| {
-        let text = clock.second(start(*minute));
+        let text = common.second(start(*minute));
         text.strip_suffix(":00").unwrap_or(text).to_owned()
     })
 }
