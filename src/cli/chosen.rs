@@ -42,7 +42,8 @@ impl Chosen {
         };
         match self.open(&dir) {
             Err(failure) if self.archive.is_none() => {
-                log::warn!("without the archive: {}", failure.line);
+                static SAY: Once = Once::new();
+                SAY.call_once(|| log::warn!("without the archive: {}", failure.line));
                 Ok(None)
             }
             opened => opened.map(Some),

@@ -99,8 +99,9 @@ impl Fs {
             self.set_list(&mut txn, by, &mut inode, &name, value)?;
         } else {
             match (get(&txn, &self.sb, &inode, &name)?.is_some(), flags) {
-                (true, CREATE) => return Err(Error::Exists),
-                (false, REPLACE) => return Err(Error::NoAttribute),
+                // (Linux lets both be asked for, which nothing fulfils.)
+                (true, flags) if flags & CREATE != 0 => return Err(Error::Exists),
+                (false, flags) if flags & REPLACE != 0 => return Err(Error::NoAttribute),
                 _ => set(
                     &mut txn,
                     &self.sb,

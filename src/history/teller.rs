@@ -12,8 +12,10 @@ use crate::journal::record::{Op, Record};
 use crate::log::{self, Frame, Kind, Survey};
 use crate::units::Lsn;
 
-/// Records that are handed on together, and how often before they are taken.
+/// Records that are handed on together, or fewer if they have so many bytes;
+/// and how many such batches wait to be taken.
 const BATCH: usize = 256;
+const BATCH_BYTES: usize = 1 << 20;
 const AHEAD: usize = 4;
 
 /// A record that can't be told, and why.
@@ -166,14 +168,16 @@ fn read_ahead(
 ) {
     let mut frames = survey.frames(from);
     let numbered = std::iter::from_fn(|| frames.next_numbered());
-    let mut batch = Vec::with_capacity(BATCH);
+    let (mut batch, mut bytes) = (Vec::with_capacity(BATCH), 0);
     for (lsn, frame) in numbered.take_while(|(lsn, _)| *lsn <= until) {
+        bytes += frame.as_ref().map_or(0, |frame| frame.meta.len());
         let told = match frame {
             Ok(frame) => understand(frame, durable),
             Err(error) => Err(error.into()),
         };
         batch.push((lsn, told));
-        if batch.len() == BATCH {
+        if batch.len() == BATCH || bytes >= BATCH_BYTES {
+            bytes = 0;
             let full = mem::replace(&mut batch, Vec::with_capacity(BATCH));
             if sender.send(full).is_err() {
                 return;
