@@ -198,6 +198,12 @@ fn errors_are_those_of_linux() {
         set(link, b"user.a", b"", 0),
         Err(Error::NotPermitted)
     ));
+    // XATTR_CREATE and XATTR_REPLACE at once.
+    assert!(matches!(set(file, b"user.a", b"2", 3), Err(Error::Exists)));
+    assert!(matches!(
+        set(file, b"user.none", b"2", 3),
+        Err(Error::NoAttribute)
+    ));
     assert!(matches!(
         fs.getxattr(by, file, b"user.none"),
         Err(Error::NoAttribute)
