@@ -645,9 +645,6 @@ impl Disk for Sparse {
     fn sync(&self) -> std::io::Result<()> {
         self.0.sync()
     }
-    fn map(&self, len: u64) -> std::io::Result<Box<dyn journalfs::device::Map>> {
-        self.0.map(len)
-    }
 }
 
 #[test]

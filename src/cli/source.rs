@@ -333,8 +333,8 @@ impl Source {
 /// What to say of a lost end.
 pub fn lost(bad: &Bad) -> String {
     format!(
-        "record {}: {} ({}): unless the power went just when it was begun, it was removed, \
-         and what was durable in it is lost: bring it back before anything recovers",
+        "record {}: {} ({}): it was there, and what was durable in it is lost: bring it back \
+         before anything recovers",
         bad.lsn, bad.why, bad.segment
     )
 }

@@ -309,10 +309,8 @@ pub(super) fn judgement(source: &Source, survey: &Survey, dropped: u64) -> Vec<S
     if let Some(bad) = source.lost_end(survey) {
         return vec![
             format!("torn: record {}: {}", bad.lsn, place(&bad)),
-            "  unless the power went just when that was begun, it was removed, and what was durable in it is lost:".to_owned(),
-            format!(
-                "  bring it back, or go on with all up to {last}: journalfs recover {image}"
-            ),
+            "  it was there, and what was durable in it is lost:".to_owned(),
+            format!("  bring it back, or go on with all up to {last}: journalfs recover {image}"),
         ];
     }
     match survey.verdict() {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::crash::{Frontier, Plan};
 use super::volatile::{Host, Snapshot};
-use super::{Dir, Disk, Map};
+use super::{Dir, Disk};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 /// The host and who waits for it.
@@ -124,9 +124,6 @@ impl Disk for AdverseDisk {
         }
         self.host.pause();
         Ok(())
-    }
-    fn map(&self, len: u64) -> io::Result<Box<dyn Map>> {
-        self.inner.map(len)
     }
 }
 

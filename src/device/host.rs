@@ -11,10 +11,9 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::MmapRaw;
 use nix::fcntl::FallocateFlags;
 
-use super::{Dir, Disk, Map};
+use super::{Dir, Disk};
 
 /// A file or block device of the host.
 pub struct HostDisk {
@@ -230,48 +229,6 @@ impl Disk for HostDisk {
         // Not repeated on EINTR either: an error of fdatasync is final.
         self.file.sync_data()
     }
-    fn map(&self, len: u64) -> io::Result<Box<dyn Map>> {
-        if len > Disk::len(self)? {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let len = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let map = memmap2::MmapOptions::new().len(len).map_raw(&self.file)?;
-        Ok(Box::new(HostMap(map)))
-    }
-}
-
-struct HostMap(MmapRaw);
-
-impl HostMap {
-    /// Where `len` bytes at `offset` begin, which must lie in the map.
-    fn at(&self, offset: usize, len: usize) -> *mut u8 {
-        let end = offset.checked_add(len);
-        assert!(
-            end.is_some_and(|end| end <= self.0.len()),
-            "{offset} + {len} in {}",
-            self.0.len()
-        );
-        self.0.as_mut_ptr().wrapping_add(offset)
-    }
-}
-
-impl Map for HostMap {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-    #[allow(unsafe_code)]
-    fn load(&self, offset: usize, buf: &mut [u8]) {
-        let from = self.at(offset, buf.len());
-        // SAFETY: `at` has checked that the range is mapped; a raw copy makes
-        // no reference into memory that others may change.
-        unsafe { std::ptr::copy_nonoverlapping(from, buf.as_mut_ptr(), buf.len()) }
-    }
-    #[allow(unsafe_code)]
-    fn store(&self, offset: usize, bytes: &[u8]) {
-        let to = self.at(offset, bytes.len());
-        // SAFETY: as in `load`; the map is shared and writable.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
-    }
 }
 
 /// A folder of the host.
@@ -401,14 +358,6 @@ mod tests {
             disk.allocate(0, 8192).unwrap();
             assert_eq!(disk.len().unwrap(), 8192);
             disk.write_back(0, 8192).unwrap();
-            let map = disk.map(8192).unwrap();
-            map.store(8000, b"mapped");
-            let mut six = [0; 6];
-            map.load(8000, &mut six);
-            assert_eq!(&six, b"mapped");
-            disk.read_at(&mut six, 8000).unwrap();
-            assert_eq!(&six, b"mapped");
-            assert!(disk.map(8193).is_err());
             disk.discard(0, 4096).unwrap();
             disk.read_at(&mut all, 0).unwrap();
             assert_eq!(all, [0; 16]);

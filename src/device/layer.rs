@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use super::memory::MemoryMap;
-use super::{Disk, Map};
+use super::Disk;
 
 const PAGE: u64 = 4096;
 
@@ -130,15 +129,6 @@ impl Disk for Layer {
     }
     fn sync(&self) -> io::Result<()> {
         self.above.sync()
-    }
-    fn map(&self, len: u64) -> io::Result<Box<dyn Map>> {
-        // Nobody maps an image; a private view keeps the trait's promise,
-        // which makes stores durable for nobody.
-        let mut bytes = vec![0; len as usize];
-        self.read_at(&mut bytes, 0)?;
-        let map = MemoryMap::zeroed(len as usize);
-        map.store(0, &bytes);
-        Ok(Box::new(map))
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use super::{Dir, Disk, Map};
+use super::{Dir, Disk};
 
 const PAGE: usize = 4096;
 
@@ -185,43 +185,6 @@ impl Disk for MemoryDisk {
     }
     fn sync(&self) -> io::Result<()> {
         Ok(())
-    }
-    fn map(&self, len: u64) -> io::Result<Box<dyn Map>> {
-        if len > self.len()? {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(Box::new(MemoryMap {
-            pages: self.0.clone(),
-            len: len as usize,
-        }))
-    }
-}
-
-/// A map of a file in memory, or of none.
-pub struct MemoryMap {
-    pages: Arc<RwLock<Pages>>,
-    len: usize,
-}
-
-impl MemoryMap {
-    /// Zeros that belong to no file.
-    pub fn zeroed(len: usize) -> Self {
-        let disk = MemoryDisk::zeroed(len as u64);
-        MemoryMap { pages: disk.0, len }
-    }
-}
-
-impl Map for MemoryMap {
-    fn len(&self) -> usize {
-        self.len
-    }
-    fn load(&self, offset: usize, buf: &mut [u8]) {
-        assert!(offset + buf.len() <= self.len);
-        self.pages.read().read(buf, offset as u64);
-    }
-    fn store(&self, offset: usize, bytes: &[u8]) {
-        assert!(offset + bytes.len() <= self.len);
-        self.pages.write().write(bytes, offset as u64);
     }
 }
 

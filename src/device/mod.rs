@@ -66,24 +66,6 @@ pub trait Disk: Send + Sync {
     fn host_file(&self) -> Option<&std::fs::File> {
         None
     }
-    /// Maps the first `len` bytes, which must be allocated: a disposable
-    /// view whose stores are never durable by promise.
-    fn map(&self, len: u64) -> io::Result<Box<dyn Map>>;
-}
-
-/// A memory-mapped file. Loads and stores copy, so that nobody holds a
-/// reference into memory that another process may change.
-pub trait Map: Send + Sync {
-    /// Mapped bytes.
-    fn len(&self) -> usize;
-    /// Whether nothing is mapped.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-    /// Copies out; panics outside the map (the caller knows its length).
-    fn load(&self, offset: usize, buf: &mut [u8]);
-    /// Copies in; panics outside the map.
-    fn store(&self, offset: usize, bytes: &[u8]);
 }
 
 /// A folder of disks, flat, names without `/`.

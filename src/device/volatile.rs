@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::crash::{Frontier, Plan};
 use super::fault::{Asked, Call, Faults, On, Outcome};
 use super::memory::Pages;
-use super::{Dir, Disk, Map};
+use super::{Dir, Disk};
 
 /// A file of a host, also after its name is gone; 0 is the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -395,43 +395,6 @@ impl Disk for VolatileDisk {
             }
             outcome.check()
         })
-    }
-    fn map(&self, len: u64) -> io::Result<Box<dyn Map>> {
-        self.call(Call::Read, 0, 0, 0, |_, outcome| outcome.check())?;
-        if len > self.len()? {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let disk = VolatileDisk {
-            host: self.host.clone(),
-            file: self.file,
-        };
-        Ok(Box::new(VolatileMap {
-            disk,
-            len: len as usize,
-        }))
-    }
-}
-
-struct VolatileMap {
-    disk: VolatileDisk,
-    len: usize,
-}
-
-impl Map for VolatileMap {
-    fn len(&self) -> usize {
-        self.len
-    }
-    fn load(&self, offset: usize, buf: &mut [u8]) {
-        assert!(offset + buf.len() <= self.len);
-        self.disk.pages(|pages| pages.read(buf, offset as u64));
-    }
-    fn store(&self, offset: usize, bytes: &[u8]) {
-        assert!(offset + bytes.len() <= self.len);
-        self.disk
-            .host
-            .live
-            .lock()
-            .write(self.disk.file, offset as u64, bytes, true);
     }
 }
 

@@ -21,7 +21,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::{Fs, Result, inode, map};
-use crate::device::{Disk, Map};
+use crate::device::Disk;
 use crate::ext4::inode::{Inode, flag, mode};
 use crate::ext4::jbd2::{self, Replay, Source, Super};
 use crate::ext4::{Corrupt, Superblock, Unusable, superblock};
@@ -377,9 +377,6 @@ impl Disk for Overlay {
     }
     fn sync(&self) -> io::Result<()> {
         Ok(())
-    }
-    fn map(&self, _: u64) -> io::Result<Box<dyn Map>> {
-        Err(io::ErrorKind::Unsupported.into())
     }
 }
 

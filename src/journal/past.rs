@@ -20,7 +20,7 @@ use super::blocks::{Begins, BlockIndex};
 use super::record::Record;
 use super::redo::Redo;
 use super::{Block, Error, Result};
-use crate::device::{Disk, Map};
+use crate::device::Disk;
 use crate::log::{Place, Survey};
 use crate::sync::{Mutex, RwLock};
 use crate::units::{BlockNo, Lsn, Time};
@@ -527,8 +527,5 @@ impl Disk for Past {
     }
     fn sync(&self) -> io::Result<()> {
         Ok(())
-    }
-    fn map(&self, _: u64) -> io::Result<Box<dyn Map>> {
-        read_only() // nobody maps an image
     }
 }

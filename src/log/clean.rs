@@ -10,7 +10,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::folder::Spare;
-use super::index::Index;
 use super::keep::Sealed;
 use super::segment::Segment;
 use super::tail::Room;
@@ -159,9 +158,7 @@ impl Inner {
             return Ok(());
         };
         // Outside the lock: this writes and syncs a whole segment.
-        let filled = spare
-            .fill(size)
-            .and_then(|()| spare.make_index(&*self.dir, size));
+        let filled = spare.fill(size);
         match filled {
             Ok(()) => self.tail.lock().spares.ready.insert(0, spare),
             // Nothing depended on it: the file is given up, not the log.
@@ -176,9 +173,6 @@ impl Inner {
         let mut tail = self.tail.lock();
         let total = tail.live + tail.spares.ready.len();
         let ready = &mut tail.spares.ready;
-        for spare in ready.iter_mut().filter(|spare| spare.filled) {
-            spare.make_index(&*self.dir, self.options.segment_size)?;
-        }
         if ready.iter().filter(|spare| spare.filled).count() >= 2 {
             return Ok(None);
         }
@@ -222,27 +216,18 @@ impl Inner {
                     .map_err(Error::io_on("renaming", from))
             };
             rename(&store, &Spare::store_name(number))?;
-            // The index file comes along if there is one.
-            let moved = self.dir.rename(&index, &Spare::index_name(number));
-            let disk = segment.disk.clone();
-            let index = match Arc::into_inner(segment).map(|segment| segment.index) {
-                Some(Index::Mapped(mapped)) if moved.is_ok() => {
-                    mapped.reuse(self.options.segment_size)
-                }
-                _ => None,
-            };
             tail.spares.ready.push(Spare {
                 number,
-                disk,
-                index,
+                disk: segment.disk.clone(),
                 filled: true,
             });
         } else {
             self.dir
                 .remove(&store)
                 .map_err(Error::io_on("removal", &store))?;
-            let _ = self.dir.remove(&index);
         }
+        // On a full host, say, there is none.
+        let _ = self.dir.remove(&index);
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::frame::{PAGE, le32};
-use super::index::{self, Mapped};
+use super::index;
 use super::segment::Header;
 use super::{Error, Result};
 use crate::device::{Dir, Disk};
@@ -117,8 +117,6 @@ fn spare_page(filled: bool) -> Vec<u8> {
 pub(super) struct Spare {
     pub number: u64,
     pub disk: Arc<dyn Disk>,
-    /// The mapped index file that goes with it, once there is one.
-    pub index: Option<Mapped>,
     /// Every block of it has been written once.
     pub filled: bool,
 }
@@ -126,9 +124,6 @@ pub(super) struct Spare {
 impl Spare {
     pub fn store_name(number: u64) -> String {
         format!("spare-{number}.store")
-    }
-    pub fn index_name(number: u64) -> String {
-        format!("spare-{number}.index")
     }
 
     /// The number in a spare store file's name.
@@ -155,7 +150,6 @@ impl Spare {
             Ok(disk) => Ok(Spare {
                 number,
                 disk,
-                index: None,
                 filled: false,
             }),
             Err(e) => {
@@ -184,32 +178,6 @@ impl Spare {
         write().map_err(|e| Error::io(format!("new segment {name}"), e))?;
         self.filled = true;
         Ok(())
-    }
-
-    /// Makes and maps the index file, if there is none yet.
-    pub fn make_index(&mut self, dir: &dyn Dir, size: u64) -> Result<()> {
-        if self.index.is_none() {
-            let name = Self::index_name(self.number);
-            let make = || {
-                let disk = open_or_create(dir, &name)?;
-                Mapped::create(&disk, size)
-            };
-            let index = match make().map_err(|e| Error::io(format!("new index {name}"), e)) {
-                // The index can be had again from the store: on a full host
-                // this one lives in memory.
-                Err(e) if e.host_is_full() => Mapped::in_memory(size),
-                other => other?,
-            };
-            self.index = Some(index);
-        }
-        Ok(())
-    }
-}
-
-fn open_or_create(dir: &dyn Dir, name: &str) -> io::Result<Arc<dyn Disk>> {
-    match dir.open(name) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => dir.create(name),
-        other => other,
     }
 }
 
@@ -245,16 +213,9 @@ impl Spares {
     /// for a recovery on a full host, or else one that is only allocated.
     pub fn take(&mut self, dir: &dyn Dir, size: u64, leave: usize) -> Result<Spare> {
         let best = self.ready.iter().rposition(|spare| spare.filled);
-        let mut spare = match best.or(self.ready.len().checked_sub(1)) {
-            Some(at) if self.ready.len() > leave => self.ready.remove(at),
-            _ => Spare::allocate(dir, self.number(), size)?,
-        };
-        match spare.make_index(dir, size) {
-            Ok(()) => Ok(spare),
-            Err(e) => {
-                self.ready.push(spare);
-                Err(e)
-            }
+        match best.or(self.ready.len().checked_sub(1)) {
+            Some(at) if self.ready.len() > leave => Ok(self.ready.remove(at)),
+            _ => Spare::allocate(dir, self.number(), size),
         }
     }
 }

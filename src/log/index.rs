@@ -1,17 +1,16 @@
 //! The index: where the records of one segment lie, and when they were made.
 //!
-//! Reading is two steps: index → position, store → record. The file is
-//! memory-mapped and disposable: everything in it can be had again by reading
-//! the store, so it is never synced, and believed by a later process only if
-//! it was sealed (complete, with a CRC) and names the segment's salt.
-
-use std::sync::Arc;
+//! Reading is two steps: index → position, store → record. While a segment
+//! grows its index is in memory; once there is a next segment, durably, it is
+//! written to a file. That is disposable: everything in it can be had again by
+//! reading the store, so it is never synced, and believed by a later process
+//! only if it is whole (it has a CRC) and names the segment's salt. (A mapped
+//! file would do the same, until the host fails: a store through the map is a
+//! SIGBUS then, where a write is an error.)
 
 use super::frame::{le32, le64};
-use super::{Error, Result};
-use crate::device::memory::MemoryMap;
-use crate::device::{Dir, Disk, Map};
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::device::{Dir, Disk};
+use crate::sync::RwLock;
 
 const MAGIC: [u8; 8] = *b"jfsindex";
 const VERSION: u32 = 1;
@@ -44,37 +43,39 @@ impl Entry {
 }
 
 /// The entries of one segment, by Lsn from its base.
-pub(super) enum Index {
-    /// In plain memory: what a reader has collected.
-    Built(Vec<Entry>),
-    /// In the mapped file of a segment that this process writes.
-    Mapped(Mapped),
-}
+#[derive(Default)]
+pub(super) struct Index(RwLock<Vec<Entry>>);
 
 impl Index {
+    pub fn of(entries: Vec<Entry>) -> Index {
+        Index(RwLock::new(entries))
+    }
+
+    /// The next record's entry. One writer at a time (the log's tail lock).
+    pub fn push(&self, entry: Entry) {
+        self.0.write().push(entry);
+    }
+
+    /// Nothing more will come.
+    pub fn shrink(&self) {
+        self.0.write().shrink_to_fit();
+    }
+
     pub fn len(&self) -> u64 {
-        match self {
-            Index::Built(entries) => entries.len() as u64,
-            Index::Mapped(mapped) => mapped.count.load(Ordering::Acquire),
-        }
+        self.0.read().len() as u64
     }
     pub fn get(&self, at: u64) -> Option<Entry> {
-        match self {
-            Index::Built(entries) => entries.get(usize::try_from(at).ok()?).copied(),
-            Index::Mapped(mapped) => (at < self.len()).then(|| mapped.load(at)),
-        }
+        self.0.read().get(usize::try_from(at).ok()?).copied()
     }
     /// The first entry made at or after `time`.
     pub fn find_time(&self, time: i64) -> u64 {
-        let (mut low, mut high) = (0, self.len());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            match self.get(middle) {
-                Some(entry) if entry.time < time => low = middle + 1,
-                _ => high = middle,
-            }
-        }
-        low
+        let entries = self.0.read();
+        entries.partition_point(|entry| entry.time < time) as u64
+    }
+
+    /// Its file's bytes, for the segment of this salt and base.
+    pub fn sealed(&self, salt: u64, base: u64) -> Vec<u8> {
+        sealed(salt, base, &self.0.read())
     }
 }
 
@@ -82,81 +83,6 @@ impl Index {
 /// also ends when its index is full.
 pub(super) fn capacity(segment_size: u64) -> u64 {
     segment_size / 256
-}
-
-/// Bytes of the index file.
-pub(super) fn file_len(segment_size: u64) -> u64 {
-    HEADER as u64 + capacity(segment_size) * ENTRY as u64
-}
-
-/// A mapped index file.
-pub(super) struct Mapped {
-    map: Box<dyn Map>,
-    count: AtomicU64,
-}
-
-impl Mapped {
-    /// Maps a file and empties it. Its space is allocated first: a store
-    /// through a map onto a full host is a SIGBUS.
-    pub fn create(disk: &Arc<dyn Disk>, segment_size: u64) -> std::io::Result<Mapped> {
-        let len = file_len(segment_size);
-        disk.allocate(0, len)?;
-        let map = disk.map(len)?;
-        map.store(0, &[0; HEADER]);
-        Ok(Mapped {
-            map,
-            count: AtomicU64::new(0),
-        })
-    }
-
-    /// An index without a file.
-    pub fn in_memory(segment_size: u64) -> Mapped {
-        let map = MemoryMap::zeroed(file_len(segment_size) as usize);
-        Mapped {
-            map: Box::new(map),
-            count: AtomicU64::new(0),
-        }
-    }
-
-    /// The same file for another segment of this size, if it has room for that.
-    pub fn reuse(self, segment_size: u64) -> Option<Mapped> {
-        let fits = self.map.len() as u64 == file_len(segment_size);
-        self.map.store(0, &[0; HEADER]);
-        let Mapped { map, .. } = self;
-        fits.then_some(Mapped {
-            map,
-            count: AtomicU64::new(0),
-        })
-    }
-
-    fn load(&self, at: u64) -> Entry {
-        let mut raw = [0; ENTRY];
-        self.map.load(HEADER + at as usize * ENTRY, &mut raw);
-        Entry::decode(&raw)
-    }
-
-    /// Entries so far.
-    pub fn count(&self) -> u64 {
-        self.count.load(Ordering::Acquire)
-    }
-    /// Whether another entry fits.
-    pub fn is_full(&self) -> bool {
-        HEADER + (self.count.load(Ordering::Relaxed) as usize + 1) * ENTRY > self.map.len()
-    }
-
-    /// The next record's entry. One writer at a time (the log's tail lock).
-    pub fn push(&self, entry: Entry) {
-        let at = self.count.load(Ordering::Relaxed);
-        self.map
-            .store(HEADER + at as usize * ENTRY, &entry.encode());
-        self.count.store(at + 1, Ordering::Release);
-    }
-
-    /// Nothing more will come: a later process may believe the file.
-    pub fn seal(&self, salt: u64, base: u64, crc: u32) {
-        let count = self.count.load(Ordering::Relaxed);
-        self.map.store(0, &header(salt, base, count, crc));
-    }
 }
 
 fn header(salt: u64, base: u64, count: u64, crc: u32) -> [u8; HEADER] {
@@ -180,19 +106,6 @@ pub(super) fn sealed(salt: u64, base: u64, entries: &[Entry]) -> Vec<u8> {
     bytes
 }
 
-/// The running CRC of the entries pushed, for [`Mapped::seal`].
-#[derive(Clone, Default)]
-pub(super) struct Seal(crc32fast::Hasher);
-
-impl Seal {
-    pub fn push(&mut self, entry: Entry) {
-        self.0.update(&entry.encode());
-    }
-    pub fn crc(&self) -> u32 {
-        self.0.clone().finalize()
-    }
-}
-
 /// The entries of a sealed index of exactly this segment, if the file holds one.
 pub(super) fn load_sealed(disk: &dyn Disk, salt: u64, base: u64) -> Option<Vec<Entry>> {
     let mut raw = [0; HEADER];
@@ -212,30 +125,13 @@ pub(super) fn load_sealed(disk: &dyn Disk, salt: u64, base: u64) -> Option<Vec<E
     whole.then(|| bytes.chunks_exact(ENTRY).map(Entry::decode).collect())
 }
 
-/// A mapped, sealed index file made from what was read of a store.
-pub(super) fn build(
-    dir: &dyn Dir,
-    name: &str,
-    salt: u64,
-    base: u64,
-    entries: &[Entry],
-) -> Result<Index> {
-    let make = || {
-        let disk = match dir.open(name) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => dir.create(name)?,
-            other => other?,
-        };
-        // As long as the entries need: the segment takes no more of them.
-        let mapped = Mapped::create(&disk, (entries.len() as u64).max(1) * 256)?;
-        let mut seal = Seal::default();
-        for entry in entries {
-            mapped.push(*entry);
-            seal.push(*entry);
-        }
-        mapped.seal(salt, base, seal.crc());
-        Ok(Index::Mapped(mapped))
+/// Makes a file of these bytes, or makes it anew.
+pub(super) fn write(dir: &dyn Dir, name: &str, sealed: &[u8]) -> std::io::Result<()> {
+    let disk = match dir.open(name) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => dir.create(name)?,
+        other => other?,
     };
-    make().map_err(|e| Error::io(format!("index {name}"), e))
+    disk.write_at(sealed, 0)
 }
 
 #[cfg(test)]
@@ -252,7 +148,8 @@ mod tests {
                 time: n as i64 * 10,
             })
             .collect();
-        let index = build(&dir, "i", 5, 1, &entries).unwrap();
+        let index = Index::of(entries.clone());
+        write(&dir, "i", &index.sealed(5, 1)).unwrap();
         assert_eq!(index.find_time(0), 0);
         assert_eq!(index.find_time(10), 0);
         assert_eq!(index.find_time(11), 1);

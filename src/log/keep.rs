@@ -130,7 +130,7 @@ pub fn read_in(dir: &dyn Dir, name: &str) -> Result<Option<Sealed>> {
     Ok(Some(Sealed(Arc::new(Segment {
         header,
         disk: file.disk,
-        index: index::Index::Built(entries),
+        index: index::Index::of(entries),
     }))))
 }
 

@@ -9,11 +9,11 @@ use super::{Bad, Survey, Verdict};
 use crate::units::{Lsn, Time};
 
 impl Survey {
-    /// The end of a log that looks whole and is not: another segment was begun
-    /// behind the newest one, or that would not have been sealed or retired; or
-    /// its file is shorter than it was when it was begun. A power failure just
-    /// then may have taken it, or somebody's hand. (Copies in an archive, whose
-    /// indexes are all sealed, have other names.)
+    /// The end of a log that looks whole and is not: another segment was behind
+    /// the newest one, durably, or that would not have been sealed or retired;
+    /// or its file is shorter than it was when it was begun. No power failure
+    /// does that. (Copies in an archive, whose indexes are all sealed, have
+    /// other names.)
     pub fn lost_end(&self) -> Option<Bad> {
         let newest = self
             .pieces

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use super::folder::{self, Content, File, Spare, Spares};
 use super::frame::{self, FrameHeader, PAGE};
-use super::index::{self, Entry, Index, Seal};
+use super::index::{self, Entry, Index};
 use super::segment::{ANEW, Header, OPENING, Segment};
 use super::survey::{Piece, Survey};
 use super::tail::{Tail, salt};
@@ -57,7 +57,7 @@ struct Fresh {
     spare: Spare,
     header: Header,
     end: u64,
-    seal: Seal,
+    index: Index,
 }
 
 impl Opening {
@@ -123,14 +123,11 @@ impl Opening {
             true => self.spares.take(&*self.survey.dir, size, 0)?,
             false => {
                 let number = self.spares.number();
-                let mut spare = Spare::allocate(&*self.survey.dir, number, size)?;
-                spare.make_index(&*self.survey.dir, size)?;
-                spare
+                Spare::allocate(&*self.survey.dir, number, size)?
             }
         };
         let base = self.fresh.last().map_or(self.from, |fresh| {
-            let taken = fresh.spare.index.as_ref().map_or(0, index::Mapped::count);
-            Lsn(fresh.header.base.0 + taken)
+            Lsn(fresh.header.base.0 + fresh.index.len())
         });
         let wall = self.options.clock.wall().as_nanos();
         self.time = self.time.saturating_add(1).max(wall);
@@ -159,7 +156,7 @@ impl Opening {
             spare,
             header,
             end: PAGE,
-            seal: Seal::default(),
+            index: Index::default(),
         });
         Ok(())
     }
@@ -208,12 +205,8 @@ impl Opening {
         read.map_err(|e| old.io("read", e))?;
 
         let fits = self.fresh.last().is_some_and(|fresh| {
-            let full = fresh
-                .spare
-                .index
-                .as_ref()
-                .is_none_or(index::Mapped::is_full);
-            fresh.end + header.len() <= fresh.header.size && !full
+            let size = fresh.header.size;
+            fresh.end + header.len() <= size && fresh.index.len() < index::capacity(size)
         });
         if !fits {
             self.begin_segment(header.len())?;
@@ -236,14 +229,10 @@ impl Opening {
             .disk
             .write_at(&bytes, copy.at)
             .map_err(Error::io_on("write", &name))?;
-        let entry = Entry {
+        fresh.index.push(Entry {
             offset: copy.at,
             time: copy.time,
-        };
-        if let Some(index) = &fresh.spare.index {
-            index.push(entry);
-        }
-        fresh.seal.push(entry);
+        });
         fresh.end = copy.end();
         Ok(())
     }
@@ -333,9 +322,6 @@ impl Opening {
                 &Spare::store_name(fresh.spare.number),
                 &Segment::store_name(base),
             )?;
-            // Without a name, or a file, the index works too.
-            let index = Spare::index_name(fresh.spare.number);
-            let _ = dir.rename(&index, &Segment::index_name(base));
         }
         // Without this the fresh segment's name could be lost, and with it
         // every record in it.
@@ -356,23 +342,16 @@ impl Opening {
         let ready = &mut self.spares.ready;
         ready.sort_by_key(|spare| !spare.filled);
         ready.truncate(most);
-        match self.make_spares_usable() {
-            // A recovery must come through also on a full host.
-            Err(e) if e.host_is_full() && self.survey.epoch > Epoch(0) => Ok(()),
-            other => other,
+        if ready.is_empty() {
+            let (number, size) = (self.spares.number(), self.options.segment_size);
+            match Spare::allocate(&*self.survey.dir, number, size) {
+                Ok(spare) => self.spares.ready.push(spare),
+                // A recovery must come through also on a full host.
+                Err(e) if e.host_is_full() && self.survey.epoch > Epoch(0) => {}
+                Err(e) => return Err(e),
+            }
         }
-    }
-
-    /// Each with its index: on a host that has become full the one without
-    /// the other costs memory.
-    fn make_spares_usable(&mut self) -> Result<()> {
-        let (dir, size) = (&*self.survey.dir, self.options.segment_size);
-        if self.spares.ready.is_empty() {
-            let number = self.spares.number();
-            self.spares.ready.push(Spare::allocate(dir, number, size)?);
-        }
-        let mut spares = self.spares.ready.iter_mut();
-        spares.try_for_each(|spare| spare.make_index(dir, size))
+        Ok(())
     }
 
     fn finish(mut self) -> Result<Log> {
@@ -390,22 +369,13 @@ impl Opening {
                 .filter_map(|at| piece.segment.index.get(at))
                 .collect();
             let dir = &*self.survey.dir;
-            let built = match folder::sealed_index(dir, &name, &header) {
-                Some(sealed) if sealed == entries => None,
-                _ => Some(index::build(
-                    dir,
-                    &name,
-                    header.salt,
-                    header.base.0,
-                    &entries,
-                )),
-            };
-            let index = match built {
-                None => Index::Built(entries),
-                // The index in memory does as well.
-                Some(Err(e)) if e.host_is_full() => Index::Built(entries),
-                Some(built) => built?,
-            };
+            let sealed = folder::sealed_index(dir, &name, &header);
+            let agrees = sealed.as_ref() == Some(&entries);
+            let index = Index::of(entries);
+            if !agrees {
+                // Without it a later process reads the store.
+                let _ = index::write(dir, &name, &index.sealed(header.salt, header.base.0));
+            }
             keep.extend([Segment::store_name(header.base), name]);
             let disk = piece.segment.disk.clone();
             chain.insert(
@@ -420,37 +390,32 @@ impl Opening {
         let last = self.fresh.len() - 1;
         let mut active = None;
         for (at, fresh) in std::mem::take(&mut self.fresh).into_iter().enumerate() {
-            let Some(mapped) = fresh.spare.index else {
-                continue;
+            let Header { salt, base, .. } = fresh.header;
+            let sealed = match at < last {
+                true => fresh.index.sealed(salt, base.0),
+                false => Vec::new(), // grows
             };
-            if at < last {
-                mapped.seal(fresh.header.salt, fresh.header.base.0, fresh.seal.crc());
-            }
-            let base = fresh.header.base;
+            let _ = index::write(&*self.survey.dir, &Segment::index_name(base), &sealed);
             keep.extend([Segment::store_name(base), Segment::index_name(base)]);
             let segment = Arc::new(Segment {
                 header: fresh.header,
                 disk: fresh.spare.disk,
-                index: Index::Mapped(mapped),
+                index: fresh.index,
             });
             chain.insert(base, segment.clone());
-            active = Some((segment, fresh.end, fresh.seal));
+            active = Some((segment, fresh.end));
         }
         self.settle_spares(chain.len())?;
         for spare in &self.spares.ready {
-            keep.extend([
-                Spare::store_name(spare.number),
-                Spare::index_name(spare.number),
-            ]);
+            keep.insert(Spare::store_name(spare.number));
         }
         folder::sweep(&*self.survey.dir, &keep)?;
-        let Some((segment, end, seal)) = active else {
+        let Some((segment, end)) = active else {
             return Err(Error::Missing(self.from));
         };
         let tail = Tail::new(
             segment,
             end,
-            seal,
             self.survey.last,
             self.time,
             self.spares,
@@ -509,7 +474,6 @@ impl File {
         (self.len == options.segment_size).then_some(Spare {
             number,
             disk,
-            index: None,
             filled,
         })
     }

@@ -8,7 +8,8 @@
 use std::sync::{Arc, OnceLock};
 
 use super::frame::{self, FrameHeader, Kind, Sum};
-use super::segment::{Payload, Place};
+use super::index;
+use super::segment::{Header, Payload, Place, Segment};
 use super::tail::{self, Batch, Placed, Room};
 use super::{Durable, Error, Inner, Log, Result};
 use crate::sync::atomic::Ordering;
@@ -157,7 +158,7 @@ impl Inner {
         for segment in &batch.segments {
             segment.disk.sync().map_err(|e| segment.io("sync", e))?;
         }
-        if batch.names {
+        if !batch.left.is_empty() {
             // Sync the folder too: a new segment whose name is lost on power
             // failure would take every record in it along.
             self.dir
@@ -166,7 +167,26 @@ impl Inner {
         }
         self.synced.store(batch.placed, Ordering::Release);
         self.durable.store(batch.through.0, Ordering::Release);
+        if !batch.left.is_empty() {
+            self.write_indexes(batch);
+        }
         Ok(())
+    }
+
+    /// Writes the indexes of segments that others have followed, and makes the
+    /// active one's file. Not before its segment is known to stay: that it was
+    /// there is told by these files, should somebody remove it.
+    fn write_indexes(&self, batch: &Batch) {
+        // Without them a later process reads the stores.
+        let write = |base, bytes: &[u8]| {
+            let _ = index::write(&*self.dir, &Segment::index_name(base), bytes);
+        };
+        for segment in &batch.left {
+            let Header { salt, base, .. } = segment.header;
+            segment.index.shrink();
+            write(base, &segment.index.sealed(salt, base.0));
+        }
+        write(batch.active, &[]);
     }
 
     fn wait_written(&self, lsn: Lsn) -> Result<()> {

@@ -540,7 +540,7 @@ fn judge(
             let segment = Segment {
                 header: link.header,
                 disk,
-                index: Index::Built(scan.entries),
+                index: Index::of(scan.entries),
             };
             pieces.push(Piece {
                 file: link.file,

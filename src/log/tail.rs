@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::folder::{Spare, Spares};
 use super::frame::{self, ALIGN, PAGE};
-use super::index::{Entry, Index, Mapped, Seal};
+use super::index::{self, Entry, Index};
 use super::segment::{Header, Segment};
 use super::{Error, Inner, Options, Result};
 use crate::units::{Epoch, Lsn};
@@ -24,11 +24,10 @@ pub(super) struct Tail {
     pub appended: Lsn,
     /// The last frame's time.
     pub time: i64,
-    seal: Seal,
     /// Segments with bytes not yet synced, oldest first.
     pub unsynced: Vec<Arc<Segment>>,
-    /// The folder has names that a commit would depend on.
-    pub names: bool,
+    /// Segments that others have followed since the last sync.
+    left: Vec<Arc<Segment>>,
     /// Bytes placed since the log was opened.
     pub placed: u64,
     /// How far in the active segment write-back has been started.
@@ -66,14 +65,17 @@ pub(super) struct Batch {
     pub through: Lsn,
     pub placed: u64,
     pub segments: Vec<Arc<Segment>>,
-    pub names: bool,
+    /// Segments that others have followed: the folder has names that a commit
+    /// would depend on.
+    pub left: Vec<Arc<Segment>>,
+    /// The active segment's first record.
+    pub active: Lsn,
 }
 
 impl Tail {
     pub fn new(
         active: Arc<Segment>,
         end: u64,
-        seal: Seal,
         appended: Lsn,
         time: i64,
         spares: Spares,
@@ -88,9 +90,8 @@ impl Tail {
             end,
             appended,
             time,
-            seal,
             unsynced,
-            names: false,
+            left: Vec::new(),
             placed: 0,
             written_back: 0,
             spares,
@@ -108,12 +109,13 @@ impl Tail {
             through: self.appended,
             placed: self.placed,
             segments: std::mem::take(&mut self.unsynced),
-            names: std::mem::take(&mut self.names),
+            left: std::mem::take(&mut self.left),
+            active: self.active.header.base,
         }
     }
 
     fn index_is_full(&self) -> bool {
-        matches!(&self.active.index, Index::Mapped(mapped) if mapped.is_full())
+        self.active.index.len() >= index::capacity(self.active.header.size)
     }
 
     fn fits(&self, len: u64) -> bool {
@@ -174,10 +176,7 @@ impl Tail {
             offset: at,
             time: self.time,
         };
-        if let Index::Mapped(mapped) = &self.active.index {
-            mapped.push(entry);
-        }
-        self.seal.push(entry);
+        self.active.index.push(entry);
         self.offset += len;
         self.end = self.offset;
         self.placed += len;
@@ -217,14 +216,10 @@ impl Tail {
             self.spares.ready.push(spare);
             return Err(Error::io_on("renaming", &old)(e));
         }
-        // The index works under any name, and can be built again.
-        let _ = log
-            .dir
-            .rename(&Spare::index_name(spare.number), &Segment::index_name(base));
         Ok(spare)
     }
 
-    fn begin(&mut self, log: &Inner, mut spare: Spare) -> Result<()> {
+    fn begin(&mut self, log: &Inner, spare: Spare) -> Result<()> {
         let base = self.appended.next();
         let wall = log.options.clock.wall().as_nanos();
         let header = Header {
@@ -246,31 +241,17 @@ impl Tail {
             .disk
             .write_at(&header.encode(), 0)
             .map_err(Error::io_on("write", &name))?;
-        self.seal_active();
-        let index = match spare.index.take() {
-            Some(mapped) => Index::Mapped(mapped),
-            None => Index::Built(Vec::new()),
-        };
         let segment = Arc::new(Segment {
             header,
             disk: spare.disk,
-            index,
+            index: Index::default(),
         });
         log.chain.write().insert(base, segment.clone());
         self.unsynced.push(segment.clone());
-        self.names = true;
         self.live += 1;
-        self.active = segment;
+        self.left.push(std::mem::replace(&mut self.active, segment));
         (self.offset, self.end, self.written_back) = (PAGE, PAGE, PAGE);
         Ok(())
-    }
-
-    fn seal_active(&mut self) {
-        let header = self.active.header;
-        let crc = std::mem::take(&mut self.seal).crc();
-        if let Index::Mapped(mapped) = &self.active.index {
-            Mapped::seal(mapped, header.salt, header.base.0, crc);
-        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Live;
-use crate::device::{Disk, Map};
+use crate::device::Disk;
 use crate::units::Lsn;
 
 /// An image under a daemon.
@@ -75,8 +75,5 @@ impl Disk for Watched {
     }
     fn sync(&self) -> io::Result<()> {
         Ok(())
-    }
-    fn map(&self, _: u64) -> io::Result<Box<dyn Map>> {
-        Err(io::ErrorKind::ReadOnlyFilesystem.into())
     }
 }

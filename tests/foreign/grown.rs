@@ -65,7 +65,9 @@ fn images_grown_by_resize2fs_are_used_to_their_end() {
         drop(churn(mount.path(), &mut random));
         mount.unmount();
         // resize2fs wants a check since the last mount, to the second.
-        run(Command::new("e2fsck").args(["-f", "-p", "-E", "fixes_only"]).arg(image.path()));
+        run(Command::new("e2fsck")
+            .args(["-f", "-p", "-E", "fixes_only"])
+            .arg(image.path()));
         run(Command::new("resize2fs").arg(image.path()).arg("60M"));
         e2fsck::assert_clean(image.path());
         let image = assert_usable(image, &format!("{name}, grown"), &mut random);

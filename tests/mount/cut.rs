@@ -292,3 +292,37 @@ fn the_law_holds_when_an_xfs_host_loses_its_power() {
 fn the_law_holds_when_an_ext4_host_loses_its_power() {
     rounds_on(Kind::Ext4);
 }
+
+/// Whatever the daemon has of it in memory is clean, and the host refuses to
+/// let it become dirty again.
+#[test]
+fn a_daemon_outlives_its_host() {
+    needs_fuse!();
+    for kind in [Kind::Xfs, Kind::Ext4] {
+        if !Host::allowed(kind) {
+            return;
+        }
+        let host = Host::new(kind);
+        let mut world = World::on(&host.path(), "64M");
+        world.mount_to_kill(&["-o", "commit=1"]);
+        std::fs::write(world.at("before"), b"before").unwrap();
+        for _ in 0..2 {
+            // Not the mount's: this also writes back what nobody has synced.
+            host.sync();
+            thread::sleep(Duration::from_millis(1200));
+        }
+        host.cut();
+        let error = std::fs::write(world.at("after"), b"after").unwrap_err();
+        assert!(
+            matches!(error.raw_os_error(), Some(libc::EIO | libc::EROFS)),
+            "{kind:?}: {error}"
+        );
+        assert_eq!(std::fs::read(world.at("before")).unwrap(), b"before");
+        world.assert_runs();
+        power_cycle(&host, &mut world);
+        world.succeeds(&["recover", world.image_str()]);
+        world.mount(&[]);
+        assert_eq!(std::fs::read(world.at("before")).unwrap(), b"before");
+        world.umount_and_judge();
+    }
+}

@@ -80,6 +80,12 @@ impl Host {
         run("xfs_io", &["-x", "-c", "shutdown", point.to_str().unwrap()]).unwrap();
     }
 
+    /// Everything in its cache goes to its disk.
+    pub fn sync(&self) {
+        let folder = File::open(self.path()).unwrap();
+        nix::unistd::syncfs(folder).unwrap();
+    }
+
     /// Takes away what the cut has left. Busy is not final: a test beside
     /// this one may hold our open files between fork and exec.
     #[track_caller]

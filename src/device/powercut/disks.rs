@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::super::fault::{self, Call};
 use super::super::volatile::FileId;
-use super::super::{Dir, Disk, Map};
+use super::super::{Dir, Disk};
 use super::PowerCut;
 use super::state::{Change, State, unnamed};
 
@@ -81,48 +81,10 @@ impl Disk for Switched {
             other => other.check(),
         }
     }
-    fn map(&self, len: u64) -> io::Result<Box<dyn Map>> {
-        self.admit(Call::Read, 0, 0).check()?;
-        if len > self.len()? {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(Box::new(SwitchedMap {
-            switch: self.switch.clone(),
-            file: self.file,
-            len: len as usize,
-        }))
-    }
-}
-
-struct SwitchedMap {
-    switch: Arc<PowerCut>,
-    file: FileId,
-    len: usize,
 }
 
 // A map can't fail: without power, or on a full scratch disk, loads give zeros
 // and stores go nowhere. Only the disposable index is mapped.
-impl Map for SwitchedMap {
-    fn len(&self) -> usize {
-        self.len
-    }
-    fn load(&self, offset: usize, buf: &mut [u8]) {
-        assert!(offset + buf.len() <= self.len);
-        if self
-            .switch
-            .with(|state| state.read(self.file, buf, offset as u64))
-            .is_err()
-        {
-            buf.fill(0);
-        }
-    }
-    fn store(&self, offset: usize, bytes: &[u8]) {
-        assert!(offset + bytes.len() <= self.len);
-        let _ = self
-            .switch
-            .with(|state| state.write(self.file, bytes, offset as u64));
-    }
-}
 
 /// The folder behind the switch.
 pub(super) struct Folder(pub Arc<PowerCut>);

@@ -32,7 +32,7 @@ impl Pair {
     }
 
     fn step(&mut self) {
-        let (choice, name) = (self.random.u8(..14), self.name());
+        let (choice, name) = (self.random.u8(..13), self.name());
         let (offset, len) = (self.random.u64(..9000), self.random.usize(1..6000));
         let (other, byte) = (self.name(), self.random.u8(..));
         let act = |image: Arc<dyn Disk>, folder: Arc<dyn Dir>| -> Result<Vec<u8>, io::ErrorKind> {
@@ -46,7 +46,6 @@ impl Pair {
                     7 => folder.sync()?,
                     8 => folder.open(&name)?.sync()?,
                     9 => folder.open(&name)?.set_len(offset)?,
-                    10 => folder.open(&name)?.map(1)?.store(0, &[byte]),
                     _ => folder.open(&name)?.write_at(&vec![byte; len], offset)?,
                 }
                 let seen = folder.open(&other)?;
