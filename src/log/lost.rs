@@ -57,14 +57,14 @@ impl Survey {
         })
     }
 
-    /// Whether a file is named for a segment behind the last record, and there
-    /// is no such segment.
+    /// Whether an index is named for a segment behind the last record, and there
+    /// is no such segment. (A store may have its name before its header.)
     fn has_names_beyond(&self) -> bool {
         let bases: BTreeSet<Lsn> = (self.pieces.iter())
             .map(|piece| piece.segment.header.base)
             .collect();
         let beyond = |name: &String| {
-            let base = Segment::base_in(name);
+            let base = Segment::base_in(name).filter(|_| name.ends_with(".index"));
             base.is_some_and(|base| base > self.last && !bases.contains(&base))
         };
         self.dir.list().is_ok_and(|names| names.iter().any(beyond))

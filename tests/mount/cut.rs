@@ -103,7 +103,6 @@ fn work_until_the_cut(
         .and_then(|leaving| leaving.try_wait().unwrap());
     crew.outside.cutting.store(true, SeqCst);
     host.cut();
-    crew.outside.gone.store(true, SeqCst);
     thread::sleep(Duration::from_millis(plan.linger));
     if plan.unmount.is_none() {
         world.assert_runs();

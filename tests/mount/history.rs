@@ -24,8 +24,8 @@ pub struct Outside {
     /// The power is about to fail or the daemon to be killed: errors are
     /// expected from here on, and not before.
     pub cutting: AtomicBool,
-    /// The power has failed.
-    pub gone: AtomicBool,
+    /// Only the daemon dies, and whatever it says must be true.
+    lasting: bool,
     /// The highest record that a completed fsync has covered.
     pub synced: AtomicU64,
     /// Completed fsyncs.
@@ -33,11 +33,10 @@ pub struct Outside {
 }
 
 impl Outside {
-    /// Of a host that stays: only the daemon dies, and whatever it has said
-    /// must be true.
+    /// Of a host that stays.
     pub fn of_a_lasting_host() -> Outside {
         Outside {
-            gone: true.into(),
+            lasting: true,
             ..Outside::default()
         }
     }
@@ -46,20 +45,22 @@ impl Outside {
     /// is durable if it says so.
     pub fn sync(&self, root: &Path, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let before = last_record(root);
-        let asked = self.ask();
         sync()?;
-        if let (Ok(before), true) = (before, asked.counts(self)) {
+        if let (Ok(before), true) = (before, self.counts()) {
             self.synced.fetch_max(before, SeqCst);
             self.fsyncs.fetch_add(1, SeqCst);
         }
         Ok(())
     }
 
-    /// A question is put to the mount now.
-    pub fn ask(&self) -> Asked {
-        Asked {
-            gone: self.gone.load(SeqCst),
-        }
+    /// Whether a success that is answered now must be true of the disk. Not
+    /// while the host is being shut down: Linux then sometimes lets an
+    /// fdatasync succeed whose file had yet to learn that its fallocated
+    /// blocks are written (seen on XFS and more often on ext4, without
+    /// journalfs), and no power cut lets a program live on to hear of it. Nor
+    /// afterwards, when an answer may rest on such a one.
+    fn counts(&self) -> bool {
+        self.lasting || !self.cutting.load(SeqCst)
     }
 
     /// An error means that the power is gone, or else something is wrong.
@@ -82,23 +83,6 @@ impl Outside {
             self.cutting.load(SeqCst),
             "{what:?} before the cut: {error}"
         );
-    }
-}
-
-/// When a question was put.
-#[derive(Clone, Copy)]
-pub struct Asked {
-    gone: bool,
-}
-
-impl Asked {
-    /// Whether a success that is answered now must be true of the disk. Not
-    /// while the host is being shut down: Linux then sometimes lets an
-    /// fdatasync succeed whose file had yet to learn that its fallocated
-    /// blocks are written (seen on XFS and more often on ext4, without
-    /// journalfs), and no power cut lets a program live on to hear of it.
-    pub fn counts(self, outside: &Outside) -> bool {
-        self.gone || !outside.cutting.load(SeqCst)
     }
 }
 
@@ -170,12 +154,11 @@ impl Worker {
             if self.random.u8(..64) == 0 {
                 held.clear();
             }
-            let asked = outside.ask();
             let done = match &act {
                 Act::Fsync { .. } => outside.sync(&self.root, || act.perform(&self.folder)),
                 _ => act.perform(&self.folder),
             };
-            let answer = match (&done, asked.counts(outside)) {
+            let answer = match (&done, outside.counts()) {
                 (Err(_), _) => Answer::None,
                 (Ok(()), false) => Answer::Late,
                 (Ok(()), true) => Answer::Done,
