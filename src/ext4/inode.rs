@@ -15,27 +15,31 @@ pub mod flag {
     pub const SYNC: u32 = 0x8;
     pub const IMMUTABLE: u32 = 0x10;
     pub const APPEND: u32 = 0x20;
+    pub const NODUMP: u32 = 0x40;
     pub const NOATIME: u32 = 0x80;
     pub const INDEX: u32 = 0x1000;
     pub const JOURNAL_DATA: u32 = 0x4000;
     /// and so are changes of a directory's names.
     pub const DIRSYNC: u32 = 0x1_0000;
     pub const TOPDIR: u32 = 0x2_0000;
+    pub const DAX: u32 = 0x200_0000;
+    pub const PROJINHERIT: u32 = 0x2000_0000;
     pub const HUGE_FILE: u32 = 0x4_0000;
     pub const EXTENTS: u32 = 0x8_0000;
     pub const EA_INODE: u32 = 0x20_0000;
     pub const INLINE_DATA: u32 = 0x1000_0000;
-    /// What lsattr(1) shows (Documentation/filesystems/ext4/inodes.rst).
-    pub const VISIBLE: u32 = 0x4B_DFFF;
-    /// What chattr(1) may change here: those that only programs mind, and
-    /// immutable, append-only, noatime, sync and dirsync, and that data are to
-    /// be journaled, as all are. (Not those that ask for another layout.)
-    pub const CHANGEABLE: u32 = 0x3_C0FF;
+    /// What lsattr(1) shows and chattr(1) may name, as of the kernel
+    /// (Documentation/filesystems/ext4/inodes.rst has the bits).
+    pub const VISIBLE: u32 = 0x725B_DFFF;
+    /// What chattr(1) changes. (EXTENTS asks for another layout.)
+    pub const CHANGEABLE: u32 = 0x224B_C0FF;
+    /// Of a folder that finds names whatever their case, which no image has here.
+    pub const CASEFOLD: u32 = 0x4000_0000;
     /// What new inodes take over from their directory, as those that the
     /// kernel makes do: directories all of it,
     const INHERITED: u32 = 0x2201_C4CF;
     /// regular files all but DIRSYNC and PROJINHERIT,
-    const OF_DIRECTORIES: u32 = 0x2001_0000;
+    const INHERITED_BY_DIRECTORIES: u32 = 0x2001_0000;
     /// and others NODUMP and NOATIME alone.
     const OF_ALL: u32 = 0xC0;
 
@@ -44,7 +48,7 @@ pub mod flag {
         directory
             & match kind {
                 super::mode::DIRECTORY => INHERITED,
-                super::mode::REGULAR => INHERITED & !OF_DIRECTORIES,
+                super::mode::REGULAR => INHERITED & !INHERITED_BY_DIRECTORIES,
                 _ => OF_ALL,
             }
     }

@@ -15,9 +15,6 @@ const SUID: u16 = 0o4000;
 const SGID: u16 = 0o2000;
 const GROUP_EXEC: u16 = 0o010;
 
-/// Flags that FS_IOC_GETFLAGS shows.
-const VISIBLE: u32 = 0x725b_dfff;
-
 impl Fs {
     /// stat(2). A removed inode that the kernel still holds, as some
     /// program's working directory, is as it was in the end.
@@ -120,30 +117,34 @@ impl Fs {
         Ok(Done::nothing(value))
     }
 
-    /// chattr(1): `flags` is all of `i_flags` as it is to be. What can't be
-    /// changed, or would be ignored, is refused rather than forgotten.
-    pub fn set_flags(&self, by: &Caller, inode: InodeNo, flags: u32) -> Result<Done<Attr>> {
+    /// chattr(1): what `i_flags` are to be, as to those `among` them. Flags that
+    /// can be seen and not changed are passed over, since programs give back
+    /// what they got; others that an inode can't have are refused.
+    pub fn set_flags(
+        &self,
+        by: &Caller,
+        inode: InodeNo,
+        flags: u32,
+        among: u32,
+    ) -> Result<Done<Attr>> {
         let time = self.now();
         let mut txn = self.begin()?;
         let mut inode = load_file(&txn, &self.sb, inode)?;
         self.owns(by, &inode)?;
-        let (mut changed, was_sync) = ((flags ^ inode.flags) & flag::VISIBLE, inode.is_sync());
-        if inode.kind() != mode::DIRECTORY {
-            changed &= !flag::DIRSYNC; // as ext4 does
-            if flags & changed & flag::TOPDIR != 0 {
-                return Err(Error::Unsupported);
-            }
-        }
+        let flags = inode.flags & flag::VISIBLE & !among | flags & among;
+        let (changed, was_sync) = ((flags ^ inode.flags) & flag::CHANGEABLE, inode.is_sync());
         if changed & (flag::IMMUTABLE | flag::APPEND) != 0 {
             self.is_root(by)?;
         }
+        let impossible = match inode.kind() {
+            mode::DIRECTORY => flag::CASEFOLD,
+            _ => flag::CASEFOLD | flag::DIRSYNC | flag::TOPDIR | flag::PROJINHERIT,
+        };
+        if flags & (impossible | !flag::VISIBLE) != 0 {
+            return Err(Error::Unsupported);
+        }
         if changed & flag::JOURNAL_DATA != 0 && !self.stands_for_root(by) {
             return Err(Error::NotPermitted);
-        }
-        if changed & !(flag::CHANGEABLE | flag::EXTENTS) != 0
-            || flags & !flag::VISIBLE & !inode.flags != 0
-        {
-            return Err(Error::Unsupported);
         }
         if changed & flag::EXTENTS != 0 {
             layout::turn(&txn, &self.sb, &mut inode)?;
@@ -358,6 +359,6 @@ pub(super) fn attr(inode: &Inode) -> Result<Attr> {
         mtime: inode.nearest(inode.mtime),
         ctime: inode.nearest(inode.ctime),
         crtime: inode.nearest(inode.crtime),
-        flags: inode.flags & VISIBLE,
+        flags: inode.flags & flag::VISIBLE,
     })
 }

@@ -16,10 +16,10 @@ const DIRECT: u64 = 12;
 /// Extents that a tree's root has room for.
 const ROOM: u16 = 4;
 
-/// Turns a regular file's map into the other form. [`Error::Unsupported`] if
+/// Turns a file's or folder's map into the other form. [`Error::Unsupported`] if
 /// that would take more than the inode.
 pub fn turn(blocks: &dyn Blocks, sb: &Superblock, inode: &mut Inode) -> Result<()> {
-    if inode.kind() != mode::REGULAR || !sb.has_extents() {
+    if !matches!(inode.kind(), mode::REGULAR | mode::DIRECTORY) || !sb.has_extents() {
         return Err(Error::Unsupported);
     }
     let extents = pieces(blocks, sb, inode)?;

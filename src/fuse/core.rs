@@ -252,8 +252,12 @@ impl Core {
             R::RemoveXattr { inode, name } => {
                 return self.nothing(fs.removexattr(by, *inode, name)?);
             }
-            R::SetFlags { inode, flags } => {
-                let done = fs.set_flags(by, *inode, *flags)?;
+            R::SetFlags {
+                inode,
+                flags,
+                among,
+            } => {
+                let done = fs.set_flags(by, *inode, *flags, *among)?;
                 return self.done(done, |_| Reply::Done);
             }
             R::Access { inode, mask } => {

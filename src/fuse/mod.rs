@@ -13,6 +13,7 @@
 mod adapter;
 mod answer;
 pub mod core;
+mod fsxattr;
 pub mod meter;
 mod negotiate;
 pub mod point;

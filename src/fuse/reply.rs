@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{Errno, FileAttr, FileType, Generation, INodeNo};
 
+use super::fsxattr;
 use crate::fs::{Attr, Error, Kind};
 use crate::units::{InodeNo, Time};
 
@@ -38,7 +39,7 @@ impl Told {
     pub fn of(self, attr: &Attr) -> Vec<u8> {
         match self {
             Told::Flags => attr.flags.to_ne_bytes().into(),
-            Told::ExtendedFlags => extended_flags(attr).into(),
+            Told::ExtendedFlags => fsxattr::encode(attr.flags).into(),
             Told::Version => attr.generation.to_ne_bytes().into(),
         }
     }
@@ -94,25 +95,6 @@ pub fn inode_of(node: u64) -> InodeNo {
         2 => InodeNo(0),
         other => InodeNo(u32::try_from(other).unwrap_or(0)),
     }
-}
-
-/// An inode's flags as a struct fsxattr has them (linux/fs.h).
-fn extended_flags(attr: &Attr) -> [u8; 28] {
-    // `i_flags` and `fsx_xflags` of the same meaning: immutable, append-only,
-    // sync, noatime, nodump.
-    const SAME: [(u32, u32); 5] = [
-        (0x10, 0x8),
-        (0x20, 0x10),
-        (0x8, 0x20),
-        (0x80, 0x40),
-        (0x40, 0x80),
-    ];
-    let set = SAME.iter().filter(|(flag, _)| attr.flags & flag != 0);
-    let flags = set.fold(0u32, |all, (_, flag)| all | flag);
-    // Extent sizes, extents and project: none.
-    let mut fsxattr = [0; 28];
-    fsxattr[..4].copy_from_slice(&flags.to_ne_bytes());
-    fsxattr
 }
 
 /// Attributes as the kernel wants them.

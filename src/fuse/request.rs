@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 
+use super::fsxattr;
 use crate::fs::{Attr, Error, SetAttr, Statfs, Whence};
 use crate::units::InodeNo;
 
@@ -142,10 +143,12 @@ pub enum Request<'a> {
         inode: InodeNo,
         name: Bytes<'a>,
     },
-    /// FS_IOC_SETFLAGS, of chattr(1).
+    /// FS_IOC_SETFLAGS, of chattr(1), or FS_IOC_FSSETXATTR, which has some of
+    /// the flags only.
     SetFlags {
         inode: InodeNo,
         flags: u32,
+        among: u32,
     },
     Access {
         inode: InodeNo,
@@ -202,7 +205,22 @@ impl Request<'_> {
             (0x4008_6602 | 0x4004_6602, _) => {
                 let flags = data.first_chunk().ok_or(libc::EINVAL)?;
                 let flags = u32::from_ne_bytes(*flags);
-                Ok(Request::SetFlags { inode, flags })
+                Ok(Request::SetFlags {
+                    inode,
+                    flags,
+                    among: u32::MAX,
+                })
+            }
+            (0x401C_5820, _) => {
+                let (flags, project) = fsxattr::decode(data.first_chunk().ok_or(libc::EINVAL)?);
+                match project {
+                    0 => Ok(Request::SetFlags {
+                        inode,
+                        flags,
+                        among: fsxattr::flags(),
+                    }),
+                    _ => Err(libc::ENOTSUP), // an image with projects is read-only
+                }
             }
             // FITRIM, by fstrim(8), with a struct fstrim_range.
             (0xC018_5879, &[start, len, least]) => {
@@ -369,7 +387,15 @@ impl Request<'_> {
                 inode,
                 name: own(name),
             },
-            SetFlags { inode, flags } => SetFlags { inode, flags },
+            SetFlags {
+                inode,
+                flags,
+                among,
+            } => SetFlags {
+                inode,
+                flags,
+                among,
+            },
             Access { inode, mask } => Access { inode, mask },
             Forget { inode, count } => Forget { inode, count },
         }

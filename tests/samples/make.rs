@@ -174,7 +174,7 @@ fn everything(fs: &Fs, letter: u8) {
         ..SetAttr::default()
     };
     fs.setattr(&by, file, &set).unwrap();
-    fs.set_flags(&by, file, 0x8_0080).unwrap(); // noatime, extents
+    fs.set_flags(&by, file, 0x8_0080, u32::MAX).unwrap(); // noatime, extents
     let old = fs.create(&by, dir, b"old", 0o644, 0).unwrap().value.inode;
     fs.write(&by, old, 0, b"soon replaced", false).unwrap();
     fs.open(&by, old, 0).unwrap();

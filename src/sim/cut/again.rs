@@ -245,7 +245,8 @@ impl Again {
                 time,
             } => {
                 let inode = self.find(*inode)?;
-                self.fs.set_flags(&self.caller(by, *time), inode, *flags)?;
+                self.fs
+                    .set_flags(&self.caller(by, *time), inode, *flags, u32::MAX)?;
             }
             Op::SetXattr {
                 by,
