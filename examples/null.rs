@@ -331,6 +331,7 @@ impl Null {
                 inode,
                 offset,
                 size,
+                ..
             } => Reply::Bytes(tree.read().read(inode, offset, size as usize)?.to_vec()),
             R::Write {
                 inode,

@@ -174,6 +174,17 @@ impl Fs {
         Ok(bytes)
     }
 
+    /// Whether what goes past the page cache may begin or end within a sector:
+    /// a read that begins at the file's end, and if the data are to be journaled,
+    /// which ext4 sends through the page cache.
+    pub fn may_be_crooked(&self, number: InodeNo, read_at: Option<u64>) -> Result<()> {
+        let inode = self.file_to_read(&self.view(), number)?;
+        match inode.has(flag::JOURNAL_DATA) || read_at.is_some_and(|at| at >= inode.size) {
+            true => Ok(()),
+            false => Err(Error::Invalid),
+        }
+    }
+
     /// Reads into a buffer; answers how many bytes there were.
     pub fn read_into(&self, number: InodeNo, offset: u64, into: &mut [u8]) -> Result<usize> {
         // Checkpoints that begin while it reads are rare; one that comes each

@@ -266,7 +266,7 @@ impl<S: Service> fuser::Filesystem for Adapter<S> {
         _: FileHandle,
         offset: u64,
         size: u32,
-        _: OpenFlags,
+        flags: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
@@ -276,6 +276,7 @@ impl<S: Service> fuser::Filesystem for Adapter<S> {
                 inode: inode_of(node.0),
                 offset,
                 size,
+                crooked: Request::is_crooked(flags.0, offset, size.into()),
             },
             reply,
         );
@@ -299,6 +300,7 @@ impl<S: Service> fuser::Filesystem for Adapter<S> {
             data: data.into(),
             kill_priv: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
             durable: Request::is_durable(flags.0),
+            crooked: Request::is_crooked(flags.0, offset, data.len() as u64),
         };
         self.written(by, request, reply);
     }

@@ -208,14 +208,24 @@ impl Core {
                 inode,
                 offset,
                 size,
-            } => Reply::Bytes(fs.read(*inode, *offset, *size)?),
+                crooked,
+            } => {
+                if *crooked {
+                    fs.may_be_crooked(*inode, Some(*offset))?;
+                }
+                Reply::Bytes(fs.read(*inode, *offset, *size)?)
+            }
             R::Write {
                 inode,
                 offset,
                 data,
                 kill_priv,
                 durable,
+                crooked,
             } => {
+                if *crooked {
+                    fs.may_be_crooked(*inode, None)?;
+                }
                 let done = fs.write(by, *inode, *offset, data, *kill_priv)?;
                 let reply = Reply::Written(done.value as u32);
                 return Ok(self.after(done.lsn, reply, *durable || done.durable));
@@ -429,6 +439,7 @@ impl Service for Core {
             inode,
             offset,
             size: into.len() as u32,
+            crooked: false,
         };
         let running = self.meter.begin(&request);
         let mut read = 0;

@@ -93,14 +93,17 @@ pub enum Request<'a> {
         inode: InodeNo,
         offset: u64,
         size: u32,
+        crooked: bool,
     },
     /// `durable`: the caller is told only when the write is on stable storage.
+    /// `crooked`: see [`Request::is_crooked`].
     Write {
         inode: InodeNo,
         offset: u64,
         data: Bytes<'a>,
         kill_priv: bool,
         durable: bool,
+        crooked: bool,
     },
     /// fsync, fdatasync and fsyncdir alike: a sync of the journal serves all.
     /// `data_only`: the caller did not ask for attributes.
@@ -195,6 +198,12 @@ impl Request<'_> {
     /// of its own after a synchronous write; past it, nobody does.
     pub fn is_durable(flags: i32) -> bool {
         flags & libc::O_DIRECT != 0 && flags & (libc::O_DSYNC | libc::O_SYNC) != 0
+    }
+
+    /// Whether this goes past the page cache and is not of whole sectors, of 512
+    /// bytes, as nearly every disk has them.
+    pub fn is_crooked(flags: i32, offset: u64, len: u64) -> bool {
+        flags & libc::O_DIRECT != 0 && !(offset | len).is_multiple_of(512)
     }
 
     /// What an ioctl asks for that tells no attributes (`Told` knows those), or
@@ -326,10 +335,12 @@ impl Request<'_> {
                 inode,
                 offset,
                 size,
+                crooked,
             } => Read {
                 inode,
                 offset,
                 size,
+                crooked,
             },
             Write {
                 inode,
@@ -337,12 +348,14 @@ impl Request<'_> {
                 data,
                 kill_priv,
                 durable,
+                crooked,
             } => Write {
                 inode,
                 offset,
                 data: own(data),
                 kill_priv,
                 durable,
+                crooked,
             },
             Sync { inode, data_only } => Sync { inode, data_only },
             Fallocate {

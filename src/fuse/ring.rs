@@ -402,6 +402,7 @@ impl<S: Service> Queue<S> {
                     inode,
                     offset,
                     size,
+                    crooked: false,
                 },
                 _,
             ) => {

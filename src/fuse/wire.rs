@@ -174,6 +174,7 @@ impl Header {
                     inode,
                     offset: args.u64(8),
                     size: args.u32(16),
+                    crooked: R::is_crooked(args.i32(32), args.u64(8), args.u32(16).into()),
                 },
                 Form::Data,
             ),
@@ -187,6 +188,7 @@ impl Header {
                         data: payload.get(..size)?.into(),
                         kill_priv: args.u32(20) & KILL_SUIDGID != 0,
                         durable: R::is_durable(flags),
+                        crooked: R::is_crooked(flags, args.u64(8), size as u64),
                     },
                     Form::Written,
                 )

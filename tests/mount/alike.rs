@@ -524,6 +524,41 @@ fn chattr_sets_and_refuses_the_same_and_what_is_made_inherits() {
         done
         chattr -R -SDTadAus .
         try chattr -v 77 f
+        mkdir p; touch p/f
+        for how in +P -P +x -x +m +c -e +e -e; do
+            for at in p/f p; do try chattr $how $at; flags $at; done
+        done
+        mkdir p/d; touch p/d/f; flags p/d; lsattr p
+        echo contents > p/f; try chattr -e p/f; try chattr +e p/f; cat p/f; flags p/f
+        try chattr -p 5 f; try chattr -p 0 f
+        xfs_io -c 'chattr +dA' -c lsattr f; flags f
+        xfs_io -c 'chattr -d' -c lsattr f; flags f
+        "#,
+    );
+}
+
+#[test]
+fn what_goes_past_the_page_cache_is_of_whole_sectors() {
+    alike(
+        r#"
+        direct() { dd "$@" status=none conv=notrunc 2>&1 | sed 's/^.*: //'; stat -c %s f; }
+        out() { direct if=/dev/zero of=f oflag=direct,seek_bytes "$@"; }
+        in() { direct if=f of=/dev/null iflag=direct,skip_bytes "$@"; }
+        out bs=4096 count=2
+        out bs=512 seek=9216 count=1
+        out bs=1000 count=1
+        out bs=512 seek=100 count=1
+        out bs=512 seek=9000 count=1
+        in bs=4096 count=5
+        in bs=512 skip=512 count=1
+        in bs=1000 count=1
+        in bs=512 skip=100 count=1
+        in bs=512 skip=9800 count=1
+        truncate -s 9800 f
+        in bs=4096 count=5
+        in bs=512 skip=9800 count=1
+        in bs=512 skip=9700 count=1
+        cksum f
         "#,
     );
 }
