@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use crate::history::{Event, Point, Teller, Totals, Untold};
+use crate::history::{Asked, Event, Point, Teller, Totals, Untold};
 use crate::journal::Op;
 use crate::journal::archive::Gap;
+use crate::journal::record::Record;
 use crate::log::{self, Survey, Verdict};
 use crate::units::Lsn;
 
@@ -221,7 +222,8 @@ struct Lister<'a> {
 
 impl Lister<'_> {
     fn list(&mut self, teller: &mut Teller, survey: &Survey, durable: Lsn, range: (Lsn, Lsn)) {
-        teller.tell(survey, durable, range, &mut |told| {
+        let args = self.args;
+        args.tell(teller, (survey, durable), range, &mut |told| {
             let written = match told {
                 Ok(event) if self.args.wants(&event) => {
                     let before = self.damage().and_then(|()| self.gap());
@@ -427,7 +429,8 @@ fn stat(args: &Args, (survey, durable): (&Survey, Lsn), range: (Lsn, Lsn), live:
             bad.lsn
         );
     }
-    Teller::default().tell(survey, durable, range, &mut |told| {
+    let from = (survey, durable);
+    args.tell(&mut Teller::default(), from, range, &mut |told| {
         match told {
             Ok(event) if args.wants(&event) => totals.add(&event),
             Ok(_) => {}
@@ -455,11 +458,17 @@ fn stat(args: &Args, (survey, durable): (&Survey, Lsn), range: (Lsn, Lsn), live:
 
 impl Args {
     fn wants(&self, event: &Event<'_>) -> bool {
-        let op = event.op();
+        let mut paths = event.path.iter().chain(&event.to);
+        self.wants_record(event.record)
+            && (self.path.is_empty() || paths.any(|path| self.wants_path(path)))
+    }
+
+    fn wants_record(&self, record: &Record) -> bool {
+        let op = record.op();
         let common = op.is_some_and(|op| op.is_operation() || matches!(op, Op::Mark { .. }));
         let kind = match self.op.is_empty() {
             true => common || self.all,
-            false => self.op.iter().any(|kind| kind == event.kind()),
+            false => self.op.iter().any(|kind| kind == record.kind()),
         };
         kind && self
             .inode
@@ -467,20 +476,31 @@ impl Args {
             && self
                 .pid
                 .is_none_or(|pid| op.and_then(Op::by).is_some_and(|by| by.pid == pid))
-            && self.wants_path(event)
     }
 
-    fn wants_path(&self, event: &Event<'_>) -> bool {
+    fn wants_path(&self, path: &[u8]) -> bool {
         let options = glob::MatchOptions {
             require_literal_separator: true,
             ..glob::MatchOptions::default()
         };
-        let paths = || event.path.iter().chain(&event.to);
-        self.path.is_empty()
-            || paths().any(|path| {
-                let path = line::text(path);
-                let matches = |glob: &glob::Pattern| glob.matches_with(&path, options);
-                self.path.iter().any(matches)
-            })
+        let path = line::text(path);
+        let matches = |glob: &glob::Pattern| glob.matches_with(&path, options);
+        self.path.iter().any(matches)
+    }
+
+    /// Tells the events that are wanted, and maybe others.
+    fn tell(
+        &self,
+        teller: &mut Teller,
+        (survey, durable): (&Survey, Lsn),
+        range: (Lsn, Lsn),
+        visit: &mut dyn FnMut(Result<Event<'_>, Untold>) -> bool,
+    ) {
+        let path: &dyn Fn(&[u8]) -> bool = &|path| self.wants_path(path);
+        let asked = Asked {
+            record: &|record| self.wants_record(record),
+            path: (!self.path.is_empty()).then_some(path),
+        };
+        teller.tell_asked(survey, durable, range, &asked, visit);
     }
 }

@@ -29,24 +29,12 @@ pub struct Event<'r> {
 impl Event<'_> {
     /// The operation, if it is one.
     pub fn op(&self) -> Option<&Op> {
-        match self.record {
-            Record::Operation(operation) => Some(&operation.op),
-            Record::Session(_) | Record::Checkpoint(_) | Record::Clean(_) | Record::Install(_) => {
-                None
-            }
-        }
+        self.record.op()
     }
 
-    /// What kind of record it is: an operation's [`Op::kind`], or `session`,
-    /// `checkpoint`, `clean`, `install`.
+    /// What kind of record it is.
     pub fn kind(&self) -> &'static str {
-        match self.record {
-            Record::Operation(operation) => operation.op.kind(),
-            Record::Session(_) => "session",
-            Record::Checkpoint(_) => "checkpoint",
-            Record::Clean(_) => "clean",
-            Record::Install(_) => "install",
-        }
+        self.record.kind()
     }
 
     /// Bytes of file data that it brings.

@@ -18,5 +18,5 @@ pub mod totals;
 pub use event::Event;
 pub use names::Names;
 pub use point::{Point, PointError, parse_age};
-pub use teller::{Teller, Untold};
+pub use teller::{Asked, Teller, Untold};
 pub use totals::Totals;

@@ -9,8 +9,8 @@ use super::event::Event;
 use super::names::Names;
 use crate::journal::Flaw;
 use crate::journal::record::{Op, Record};
-use crate::log::{self, Frame, Kind, Survey};
-use crate::units::Lsn;
+use crate::log::{self, Frame, Kind, Reader, Seen, Survey};
+use crate::units::{InodeNo, Lsn};
 
 /// Records that are handed on together, or fewer if they have so many bytes;
 /// and how many such batches wait to be taken.
@@ -34,6 +34,17 @@ pub enum Untold {
     },
 }
 
+/// What of the records is asked for.
+pub struct Asked<'a> {
+    /// Whether a record may be, by what it says itself.
+    pub record: &'a (dyn Fn(&Record) -> bool + Sync),
+    /// Whether a path is, if not all are.
+    pub path: Option<&'a IsAsked<'a>>,
+}
+
+/// Whether a path is asked for.
+pub type IsAsked<'a> = dyn Fn(&[u8]) -> bool + 'a;
+
 /// Knows what the records so far have told of names and programs.
 #[derive(Default)]
 pub struct Teller {
@@ -54,27 +65,54 @@ impl Teller {
         &mut self,
         survey: &Survey,
         durable: Lsn,
+        range: (Lsn, Lsn),
+        visit: &mut dyn FnMut(Result<Event<'_>, Untold>) -> bool,
+    ) {
+        let all = Asked {
+            record: &|_| true,
+            path: None,
+        };
+        self.tell_asked(survey, durable, range, &all, visit);
+    }
+
+    /// The same, but what is not asked for may be left out, which is quicker.
+    pub fn tell_asked(
+        &mut self,
+        survey: &Survey,
+        durable: Lsn,
         (from, until): (Lsn, Lsn),
+        asked: &Asked<'_>,
         visit: &mut dyn FnMut(Result<Event<'_>, Untold>) -> bool,
     ) {
         let mut segments = survey.segments().iter().map(|segment| segment.base);
         let context = segments.rfind(|base| *base <= from).unwrap_or(from);
-        let start = context.max(self.next);
+        let ahead = Ahead {
+            survey,
+            durable,
+            from,
+            asked: asked.record,
+            by_path: asked.path.is_some(),
+        };
+        let numbers = (context.max(self.next), until);
+        let mut reader = survey.reader();
         thread::scope(|scope| {
-            let (sender, ahead) = mpsc::sync_channel(AHEAD);
-            scope.spawn(move || read_ahead(survey, durable, (start, until), &sender));
-            for (lsn, told) in ahead.into_iter().flatten() {
+            let (sender, batches) = mpsc::sync_channel(AHEAD);
+            let ahead = &ahead;
+            scope.spawn(move || ahead.read(numbers, &sender));
+            for (lsn, read) in batches.into_iter().flatten() {
                 self.next = lsn.next();
-                let go_on = match told {
-                    Ok(None) => true,
-                    Ok(Some(_)) | Err(_) if lsn < from => {
-                        if let Ok(Some(told)) = told {
-                            self.hear(&told.record);
-                            self.learn(&told.record);
-                        }
+                let go_on = match read {
+                    Ok(Read::Heard(record)) => {
+                        self.hear(&record);
+                        self.learn(&record);
                         true
                     }
-                    Ok(Some(told)) => self.event(told, visit),
+                    Ok(Read::Told(told)) => self.event(told, visit),
+                    Ok(Read::Of(inode)) if !self.is_asked(inode, asked) => true,
+                    Ok(Read::Of(_)) => match ahead.told(lsn, &mut reader) {
+                        Ok(told) => self.event(told, visit),
+                        Err(error) => visit(Err(error)),
+                    },
                     Err(error) => visit(Err(error)),
                 };
                 if !go_on {
@@ -82,6 +120,11 @@ impl Teller {
                 }
             }
         });
+    }
+
+    fn is_asked(&self, inode: InodeNo, asked: &Asked<'_>) -> bool {
+        let path = asked.path.zip(self.names.path(inode));
+        path.is_some_and(|(is_asked, path)| is_asked(&path))
     }
 
     /// What a record takes for granted.
@@ -158,53 +201,111 @@ impl Teller {
     }
 }
 
-/// Reads and understands records while those before are told: half of the work
-/// of a listing. Ends when nobody takes them any more.
-fn read_ahead(
-    survey: &Survey,
+/// What is read while the records before are told.
+struct Ahead<'a> {
+    survey: &'a Survey,
     durable: Lsn,
-    (from, until): (Lsn, Lsn),
-    sender: &SyncSender<Vec<Numbered>>,
-) {
-    let mut frames = survey.frames(from);
-    let numbered = std::iter::from_fn(|| frames.next_numbered());
-    let (mut batch, mut bytes) = (Vec::with_capacity(BATCH), 0);
-    for (lsn, frame) in numbered.take_while(|(lsn, _)| *lsn <= until) {
-        bytes += frame.as_ref().map_or(0, |frame| frame.meta.len());
-        let told = match frame {
-            Ok(frame) => understand(frame, durable),
-            Err(error) => Err(error.into()),
-        };
-        batch.push((lsn, told));
-        if batch.len() == BATCH || bytes >= BATCH_BYTES {
-            bytes = 0;
-            let full = mem::replace(&mut batch, Vec::with_capacity(BATCH));
-            if sender.send(full).is_err() {
-                return;
+    /// Those before are not told.
+    from: Lsn,
+    asked: &'a (dyn Fn(&Record) -> bool + Sync),
+    by_path: bool,
+}
+
+impl Ahead<'_> {
+    /// Reads and understands records while those before are told: half of the
+    /// work of a listing. Ends when nobody takes them any more.
+    fn read(&self, (start, until): (Lsn, Lsn), sender: &SyncSender<Vec<Numbered>>) {
+        let mut reader = self.survey.reader();
+        let (mut batch, mut bytes) = (Vec::with_capacity(BATCH), 0);
+        let numbers = self.survey.numbers(start);
+        for lsn in numbers.take_while(|lsn| *lsn <= until) {
+            let read = match reader.see(lsn) {
+                Ok(seen) if seen.kind() == Kind::Mark => continue,
+                Ok(seen) => self.understand(lsn, &seen),
+                Err(error) => Err(error.into()),
+            };
+            match read {
+                Ok(None) => continue,
+                Err(_) if lsn < self.from => continue,
+                Ok(Some(read)) => {
+                    bytes += read.len();
+                    batch.push((lsn, Ok(read)));
+                }
+                Err(error) => batch.push((lsn, Err(error))),
+            }
+            if batch.len() == BATCH || bytes >= BATCH_BYTES {
+                bytes = 0;
+                let full = mem::replace(&mut batch, Vec::with_capacity(BATCH));
+                if sender.send(full).is_err() {
+                    return;
+                }
             }
         }
+        let _ = sender.send(batch);
     }
-    let _ = sender.send(batch);
+
+    /// What is needed of a record, if anything is.
+    fn understand(&self, lsn: Lsn, seen: &Seen<'_>) -> Result<Option<Read>, Untold> {
+        let record = decode(lsn, seen)?;
+        let is_asked = lsn >= self.from && (self.asked)(&record);
+        let names = match &record {
+            Record::Operation(operation) => operation.tells_names(),
+            _ => false,
+        };
+        let of = record.op().and_then(Op::inode);
+        Ok(match (is_asked, names, of) {
+            (false, false, _) => None,
+            (false, true, _) => Some(Read::Heard(record)),
+            (true, false, Some(inode)) if self.by_path => Some(Read::Of(inode)),
+            _ => Some(Read::Told(self.told_of(record, seen))),
+        })
+    }
+
+    /// Reads a record again that turned out to be asked for.
+    fn told(&self, lsn: Lsn, reader: &mut Reader<'_>) -> Result<Told, Untold> {
+        let seen = reader.see(lsn)?;
+        Ok(self.told_of(decode(lsn, &seen)?, &seen))
+    }
+
+    fn told_of(&self, record: Record, seen: &Seen<'_>) -> Told {
+        let frame = seen.frame();
+        let durable = frame.lsn <= self.durable;
+        Told {
+            record,
+            frame,
+            durable,
+        }
+    }
 }
 
-fn understand(frame: Frame, durable: Lsn) -> Result<Option<Told>, Untold> {
-    if frame.kind == Kind::Mark {
-        return Ok(None);
-    }
-    let record = Record::decode_meaning(&frame.meta).map_err(|why| Untold::Meaning {
-        lsn: frame.lsn,
-        why,
-    })?;
-    let durable = frame.lsn <= durable;
-    Ok(Some(Told {
-        record,
-        frame,
-        durable,
-    }))
+fn decode(lsn: Lsn, seen: &Seen<'_>) -> Result<Record, Untold> {
+    Record::decode_meaning(seen.meta()).map_err(|why| Untold::Meaning { lsn, why })
 }
 
-/// A record's number, and the record, unless it is a mark of the log's own.
-type Numbered = (Lsn, Result<Option<Told>, Untold>);
+/// A record's number, and what was read of it.
+type Numbered = (Lsn, Result<Read, Untold>);
+
+/// What is handed on of a record. (A box for each would cost more than the copies
+/// do: another thread would free it.)
+#[allow(clippy::large_enum_variant)]
+enum Read {
+    /// It is to be told.
+    Told(Told),
+    /// It is not; but what it says of names, later ones take for granted.
+    Heard(Record),
+    /// It says nothing of names, and is to be told if its inode's is asked for.
+    Of(InodeNo),
+}
+
+impl Read {
+    /// About how many bytes it holds.
+    fn len(&self) -> usize {
+        match self {
+            Read::Told(told) => told.frame.meta.len(),
+            Read::Heard(_) | Read::Of(_) => mem::size_of::<Record>(),
+        }
+    }
+}
 
 /// A record that was understood.
 struct Told {

@@ -271,6 +271,38 @@ pub struct Operation {
     pub redo: Vec<Redo>,
 }
 
+impl Record {
+    /// The operation, if it is one.
+    pub fn op(&self) -> Option<&Op> {
+        match self {
+            Record::Operation(operation) => Some(&operation.op),
+            Record::Session(_) | Record::Checkpoint(_) | Record::Clean(_) | Record::Install(_) => {
+                None
+            }
+        }
+    }
+
+    /// Its name in logs and `--op`: an operation's [`Op::kind`], or `session`,
+    /// `checkpoint`, `clean`, `install`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Record::Operation(operation) => operation.op.kind(),
+            Record::Session(_) => "session",
+            Record::Checkpoint(_) => "checkpoint",
+            Record::Clean(_) => "clean",
+            Record::Install(_) => "install",
+        }
+    }
+}
+
+impl Operation {
+    /// Whether it changes names, or tells any that later records use.
+    pub fn tells_names(&self) -> bool {
+        let names = self.op.directories().next().is_some();
+        names || !self.paths.is_empty() || self.program.is_some()
+    }
+}
+
 /// What identifies a session. To the journal the anchors are opaque bytes
 /// (`fs` puts superblocks there); both are durable here before either is
 /// written home, so that a torn one can be repaired.

@@ -13,6 +13,8 @@ use crate::units::{Epoch, Lsn};
 
 /// Bytes of a frame's header.
 pub(super) const HEADER: usize = 80;
+/// The CRC is over what comes behind it.
+const SUMMED: usize = 8;
 /// Data are summed in chunks of this many bytes (the first may be shorter).
 pub(super) const CHUNK: usize = 4096;
 /// Frames begin at multiples of this.
@@ -115,7 +117,10 @@ pub(super) fn frame_len(meta_len: usize, data_len: usize, head: usize) -> u64 {
 impl FrameHeader {
     /// Bytes before the data: header, metadata, sums.
     pub fn front_len(&self) -> usize {
-        HEADER + self.meta_len as usize + 4 * self.chunk_count()
+        self.meta_end() + 4 * self.chunk_count()
+    }
+    pub fn meta_end(&self) -> usize {
+        HEADER + self.meta_len as usize
     }
     pub fn chunk_count(&self) -> usize {
         chunk_count(self.data_len as usize, usize::from(self.head))
@@ -200,15 +205,12 @@ pub(super) fn is_sane(epoch: Epoch, lsn: Lsn) -> bool {
 /// Whether the bytes before the data (`front`, as long as the header says)
 /// are what was written.
 pub(super) fn front_is_whole(front: &[u8]) -> bool {
-    match front.first_chunk::<HEADER>() {
-        Some(raw) => checksum(raw, &front[HEADER..], &[]) == le32(raw, 4),
-        None => false,
-    }
+    front.len() >= HEADER && crc32fast::hash(&front[SUMMED..]) == le32(front, 4)
 }
 
 fn checksum(raw: &[u8; HEADER], meta: &[u8], sums: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
-    crc.update(&raw[8..]);
+    crc.update(&raw[SUMMED..]);
     crc.update(meta);
     crc.update(sums);
     crc.finalize()

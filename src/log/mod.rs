@@ -31,6 +31,7 @@ mod index;
 mod keep;
 mod lost;
 mod open;
+mod reader;
 mod segment;
 mod slot;
 mod store;
@@ -41,7 +42,8 @@ mod tests;
 
 pub use frame::{Kind, lsn_of};
 pub use keep::{Found, Keeper, Sealed, found, found_in, index_agrees, read_in};
-pub use segment::{Frame, Place, SegmentInfo, SegmentState};
+pub use reader::Reader;
+pub use segment::{Frame, Place, Seen, SegmentInfo, SegmentState};
 pub use slot::Slot;
 pub use survey::{Bad, Beyond, Survey, Verdict};
 

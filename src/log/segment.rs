@@ -193,6 +193,29 @@ pub struct Frame {
     pub installed: Lsn,
 }
 
+/// A record where it was read, verified but for its data: to be looked at before
+/// a [`Frame`] is made of it.
+pub struct Seen<'a> {
+    segment: &'a Arc<Segment>,
+    header: FrameHeader,
+    front: &'a [u8],
+}
+
+impl Seen<'_> {
+    /// Mark or record.
+    pub fn kind(&self) -> Kind {
+        self.header.kind
+    }
+    /// Its metadata.
+    pub fn meta(&self) -> &[u8] {
+        &self.front[frame::HEADER..self.header.meta_end()]
+    }
+    /// The record to keep.
+    pub fn frame(&self) -> Frame {
+        self.segment.as_frame(&self.header, self.front)
+    }
+}
+
 /// One use of a store file.
 pub(super) struct Segment {
     pub header: Header,
@@ -247,9 +270,9 @@ impl Segment {
         Ok(self.as_frame(&header, &front))
     }
 
-    /// The same by way of a piece of the store in memory: for readers of many
-    /// records that are all written already.
-    pub fn read_in(self: &Arc<Self>, lsn: Lsn, window: &mut Window<'_>) -> Result<Frame> {
+    /// The same where it lies in a piece of the store in memory: for readers of
+    /// many records that are all written already.
+    pub fn see<'w>(self: &'w Arc<Self>, lsn: Lsn, window: &'w mut Window<'_>) -> Result<Seen<'w>> {
         let at = self.place(lsn)?;
         let header = match window
             .header(at, self.header.salt)
@@ -262,9 +285,18 @@ impl Segment {
             .get(at, header.front_len() as u64)
             .map_err(|e| self.io("read", e))?;
         match front {
-            Some(front) if front_is_whole(front) => Ok(self.as_frame(&header, front)),
+            Some(front) if front_is_whole(front) => Ok(Seen {
+                segment: self,
+                header,
+                front,
+            }),
             _ => Err(self.damaged(lsn, at, NOT_WHOLE)),
         }
+    }
+
+    /// Its store, to be read by way of memory.
+    pub fn window(&self) -> Result<Window<'_>> {
+        Window::new(&*self.disk, self.header.size).map_err(|e| self.io("length", e))
     }
 
     /// Where a record's frame begins.
@@ -277,7 +309,7 @@ impl Segment {
     }
 
     fn as_frame(self: &Arc<Self>, header: &FrameHeader, front: &[u8]) -> Frame {
-        let meta_end = frame::HEADER + header.meta_len as usize;
+        let meta_end = header.meta_end();
         let data = (header.data_len > 0).then(|| {
             let sums: Box<[Sum]> = front[meta_end..].as_chunks().0.into();
             Place(Arc::new(Payload {
