@@ -5,6 +5,7 @@ use std::sync::{Arc, Once};
 
 use crate::device::host::HostDir;
 use crate::journal::archive::{Archive, Limits, MANIFEST};
+use crate::log::Found;
 use crate::units::Epoch;
 
 use super::archiving::Archiving;
@@ -34,25 +35,22 @@ impl Chosen {
         self.timeline.is_some()
     }
 
-    /// The archive, if there is one to look into. One that the journal only
-    /// remembers, and that can't be had, keeps nobody from looking.
-    pub fn archive(&self, journal: &Path) -> Result<Option<Archive>, Failure> {
+    /// The archive, if there is one to look into beside what the journal has
+    /// (`kept`). One that the journal only remembers, and that can't be had, keeps
+    /// nobody from looking.
+    pub fn archive(&self, journal: &Path, kept: &[Found]) -> Result<Option<Archive>, Failure> {
         let Some(dir) = self.folder(journal) else {
             return Ok(None);
         };
         match self.open(&dir) {
             Err(failure) if self.archive.is_none() => {
                 static SAY: Once = Once::new();
-                SAY.call_once(|| log::warn!("without the archive: {}", failure.line));
+                SAY.call_once(|| ::log::warn!("without the archive: {}", failure.line));
                 Ok(None)
             }
             opened => opened.map(Some),
         }
-        .inspect(|archive| {
-            archive
-                .iter()
-                .for_each(|it| say_if_ahead(it, &dir, journal))
-        })
+        .inspect(|archive| archive.iter().for_each(|it| say_if_ahead(it, &dir, kept)))
     }
 
     /// Opens it; what was named must be one. (One that the journal remembers may
@@ -91,14 +89,12 @@ impl Chosen {
     }
 }
 
-/// Says, once, that records are left out which the journal's own are not. (What
-/// can't be read of it is told by whoever reads it.)
-fn say_if_ahead(archive: &Archive, dir: &Path, journal: &Path) {
+/// Says, once, that records are left out which the journal's own are not.
+fn say_if_ahead(archive: &Archive, dir: &Path, kept: &[Found]) {
     static SAY: Once = Once::new();
-    let ahead = HostDir::open(journal).map(|folder| archive.is_ahead_of(&folder));
-    if matches!(ahead, Ok(Ok(true))) {
+    if archive.is_ahead_of(kept) {
         SAY.call_once(|| {
-            log::warn!(
+            ::log::warn!(
                 "{} has records that this journal did not make: one of the two is a copy, and the \
                  other went on: they are left out (give the archive's folder itself to see them)",
                 dir.display()

@@ -1,6 +1,8 @@
 //! Where a journal is read: of a mount, of an image, or a folder alone.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -12,9 +14,9 @@ use crate::fs::guard::{self, Raw, Standing};
 use crate::fuse::point;
 use crate::history::{Point, PointError};
 use crate::journal::Journal;
-use crate::journal::archive::Gap;
+use crate::journal::archive::{Archive, Gap};
 use crate::journal::record::Session;
-use crate::log::{self, Bad, Beyond, Survey, Verdict};
+use crate::log::{self, Bad, Beyond, Found, Survey, Verdict};
 use crate::past;
 use crate::units::{Clock as _, HostClock, Lsn, Time};
 
@@ -35,6 +37,16 @@ pub struct Source {
     pub image: Option<PathBuf>,
     /// Where it is mounted.
     pub point: Option<PathBuf>,
+    /// What was seen of its history last.
+    looked: RefCell<Option<Rc<Looked>>>,
+}
+
+/// What a journal's history consists of, at one look.
+struct Looked {
+    /// What has gone to an archive.
+    archive: Option<Archive>,
+    /// The journal's own segments, if there is an archive that they go on from.
+    kept: log::Result<Vec<Found>>,
 }
 
 impl Source {
@@ -50,11 +62,7 @@ impl Source {
             }
             let folder = live.as_ref().map(|live| live.journal.as_path());
             let place = place(Path::new(&mount.source), journal.or(folder))?;
-            return Ok(Source {
-                journal: place.journal,
-                image: Some(place.image),
-                point: Some(dir),
-            });
+            return Ok(Source::of(place.journal, Some(place.image), Some(dir)));
         }
         if target.is_dir() {
             if !holds_segments(target)? {
@@ -63,19 +71,21 @@ impl Source {
                     "no journalfs is mounted here, and it is no journal's folder: give a mountpoint, an image or a journal",
                 )));
             }
-            return Ok(Source {
-                journal: target.to_owned(),
-                image: None,
-                point: None,
-            });
+            return Ok(Source::of(target.to_owned(), None, None));
         }
         let place = place(target, journal)?;
         let mounted = point::of_image(&place.image);
-        Ok(Source {
-            journal: place.journal,
-            image: Some(place.image),
-            point: mounted.first().map(|mount| mount.point.clone()),
-        })
+        let point = mounted.first().map(|mount| mount.point.clone());
+        Ok(Source::of(place.journal, Some(place.image), point))
+    }
+
+    fn of(journal: PathBuf, image: Option<PathBuf>, point: Option<PathBuf>) -> Source {
+        Source {
+            journal,
+            image,
+            point,
+            looked: RefCell::default(),
+        }
     }
 
     /// What a live mount says of itself.
@@ -167,21 +177,58 @@ impl Source {
         Survey::glance(folder).map_err(|e| self.cant(&e))
     }
 
+    /// Looks again at what has gone to an archive, and what has not.
+    fn look(&self, chosen: &Chosen) -> Result<Rc<Looked>, Failure> {
+        let looked = match chosen.timeline(&self.journal)? {
+            Some((folder, _)) => Looked {
+                archive: Some(chosen::open(&folder)?),
+                kept: Ok(Vec::new()),
+            },
+            None => {
+                // The journal first: what goes to the archive meanwhile is then in both.
+                let kept = self.kept(chosen);
+                let known = kept.as_deref().unwrap_or_default();
+                let archive = chosen.archive(&self.journal, known)?;
+                Looked { archive, kept }
+            }
+        };
+        let looked = Rc::new(looked);
+        self.looked.replace(Some(looked.clone()));
+        Ok(looked)
+    }
+
+    /// What was seen at the last look, or is at the first.
+    fn looked(&self, chosen: &Chosen) -> Result<Rc<Looked>, Failure> {
+        let looked = self.looked.borrow().clone();
+        looked.map_or_else(|| self.look(chosen), Ok)
+    }
+
+    /// (Finding them may mean to read all of one: only if they are needed.)
+    fn kept(&self, chosen: &Chosen) -> log::Result<Vec<Found>> {
+        match (chosen.folder(&self.journal), self.folder()) {
+            (Some(_), Ok(folder)) => log::found(&*folder),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// The archive's folder, if there is one to look into.
+    pub fn archive(&self, chosen: &Chosen) -> Result<Option<Arc<dyn Dir>>, Failure> {
+        let looked = self.looked(chosen)?;
+        Ok(looked.archive.as_ref().map(|archive| archive.dir().clone()))
+    }
+
     /// The records that the archive should have and has not.
     pub fn gaps(&self, chosen: &Chosen) -> Result<Vec<Gap>, Failure> {
-        let ended = chosen.timeline(&self.journal)?;
-        let archive = match &ended {
-            Some((folder, _)) => Some(chosen::open(folder)?),
-            None => chosen.archive(&self.journal)?,
-        };
-        let Some(archive) = archive else {
+        let looked = self.looked(chosen)?;
+        let Some(archive) = &looked.archive else {
             return Ok(Vec::new());
         };
-        let journal = match ended.is_some() || chosen::is_archive(&self.journal) {
+        let ended = chosen.timeline(&self.journal)?;
+        let kept = match chosen::is_archive(&self.journal) {
             true => Vec::new(),
-            false => log::found(&*self.folder()?).map_err(|e| self.cant(&e))?,
+            false => looked.kept.clone().map_err(|e| self.cant(&e))?,
         };
-        let mut gaps = archive.gaps(journal);
+        let mut gaps = archive.gaps(kept);
         gaps.retain(|gap| match ended {
             Some((_, first)) => gap.timeline.is_called(first),
             None => gap.timeline.end.is_none(),
@@ -201,20 +248,21 @@ impl Source {
 
     /// The last record of the journal's own past in its archive.
     fn archived(&self, chosen: &Chosen) -> Lsn {
-        let archive = chosen.archive(&self.journal).ok().flatten();
-        let kept = self.folder().ok().and_then(|dir| log::found(&*dir).ok());
-        let (Some(archive), Some(kept)) = (archive, kept) else {
-            return Lsn(0);
-        };
-        let past = archive.past_of(&kept).1.into_iter();
-        past.map(|found| found.last).max().unwrap_or_default()
+        let looked = self.looked(chosen).ok();
+        let past = looked.as_deref().and_then(Looked::past);
+        let last = past.into_iter().flatten().map(|found| found.last).max();
+        last.unwrap_or_default()
     }
 
     /// The segments of the journal and its archive as one folder, or those of a
     /// timeline that has ended.
     fn chosen(&self, chosen: &Chosen) -> Result<Arc<dyn Dir>, Failure> {
+        let looked = self.look(chosen)?;
+        let journal = || self.folder();
+        let Some(archive) = &looked.archive else {
+            return journal();
+        };
         if let Some((folder, first)) = chosen.timeline(&self.journal)? {
-            let archive = chosen::open(&folder)?;
             let lines = archive.timelines();
             let line = lines.iter().find(|line| line.is_called(first));
             return line.map(|line| archive.of_timeline(line)).ok_or_else(|| {
@@ -223,13 +271,10 @@ impl Source {
                 Failure::unchecked(at(&folder, past::Error::NoTimeline { wanted, known }))
             });
         }
-        let journal = self.folder()?;
-        let Some(archive) = chosen.archive(&self.journal)? else {
-            return Ok(journal);
-        };
+        let kept = looked.kept.as_ref().map_err(|e| self.cant(e))?;
         match chosen::is_archive(&self.journal) {
-            true => Ok(journal),
-            false => archive.with_journal(journal).map_err(|e| self.cant(&e)),
+            true => journal(),
+            false => Ok(archive.with_journal(journal()?, kept)),
         }
     }
 
@@ -255,14 +300,15 @@ impl Source {
     /// What to say if the archive has histories that ended before the one that
     /// goes on.
     pub fn earlier(&self, chosen: &Chosen) -> Result<Option<String>, Failure> {
-        let archive = match chosen.is_ended() {
-            true => None,
-            false => chosen.archive(&self.journal)?,
-        };
-        let Some(archive) = archive else {
+        if chosen.is_ended() {
+            return Ok(None);
+        }
+        let looked = self.looked(chosen)?;
+        let Some(archive) = &looked.archive else {
             return Ok(None);
         };
-        let ended = archive.ended(&*self.folder()?).map_err(|e| self.cant(&e))?;
+        let kept = looked.kept.as_ref().map_err(|e| self.cant(e))?;
+        let ended = archive.ended(kept);
         let numbers: Vec<String> = ended.iter().map(|line| line.first.to_string()).collect();
         Ok((!ended.is_empty()).then(|| {
             format!(
@@ -327,6 +373,14 @@ impl Source {
             _ => Failure::unchecked(format!("journal: {e}")),
         })?;
         Ok(Arc::new(dir))
+    }
+}
+
+impl Looked {
+    /// What the archive has of the journal's own past.
+    fn past(&self) -> Option<Vec<Found>> {
+        let (archive, kept) = (self.archive.as_ref()?, self.kept.as_ref().ok()?);
+        Some(archive.past_of(kept).1)
     }
 }
 

@@ -63,7 +63,7 @@ impl Asked {
         if let Some((archive, first)) = self.chosen.timeline(&source.journal)? {
             return ended(&archive, first);
         }
-        let archive = self.chosen.archive(&source.journal)?;
+        let archive = source.archive(&self.chosen)?;
         let name = source
             .image
             .clone()
@@ -77,8 +77,7 @@ impl Asked {
                     Err(_) if !source.journal.exists() => nothing(),
                     folder => folder?,
                 };
-                let dir = archive.dir().clone();
-                Span::of_archive(dir, journal, remains.ok().flatten(), watch)
+                Span::of_archive(archive, journal, remains.ok().flatten(), watch)
             }
             (None, Err(failure)) => return Err(failure),
             (None, Ok(None)) => Err(past::Error::NoImage),

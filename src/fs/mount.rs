@@ -582,7 +582,8 @@ fn archive(
         return Ok(None);
     };
     let archive = Archive::open(history.dir.clone(), Some(sb.uuid), history.limits)?;
-    let ahead = archive.epoch() > unrecovered.survey().epoch() || archive.is_ahead_of(journal)?;
+    let kept = crate::log::found(journal).map_err(crate::journal::Error::from)?;
+    let ahead = archive.epoch() > unrecovered.survey().epoch() || archive.is_ahead_of(&kept);
     if ahead || history.left.is_some_and(|left| archive.newest() > left) {
         return Err(Error::OtherHistory);
     }

@@ -57,7 +57,7 @@ impl Span {
         let archive = Archive::open(archive, None, Limits::default())?;
         let unarchived = found(&*journal)?;
         let (bases, mut segments) = archive.past_of(&unarchived);
-        segments.extend(unarchived);
+        segments.extend(unarchived.iter().cloned());
         let newest = segments.iter().map(|found| found.last).max();
         let mut reached = reaches(&bases, &segments);
         reached.retain(|reach| reach.timeline.end.is_none());
@@ -65,11 +65,12 @@ impl Span {
         for reach in reached.iter_mut().filter(|reach| Some(reach.to) >= newest) {
             reach.to = Lsn(u64::MAX);
         }
-        let survey = Survey::glance(archive.with_journal(journal.clone())?)?;
+        let survey = Survey::glance(archive.with_journal(journal.clone(), &unarchived))?;
         let again: Again = Arc::new(move || {
+            let kept = found(&*journal)?;
             let now = Archive::open(folder.clone(), None, Limits::default());
-            let both = now.and_then(|now| now.with_journal(journal.clone()));
-            Survey::glance(both.map_err(|_| crate::log::Error::Recycled(Lsn(0)))?)
+            let now = now.map_err(|_| crate::log::Error::Recycled(Lsn(0)))?;
+            Survey::glance(now.with_journal(journal.clone(), &kept))
         });
         let image = remains.as_ref().and_then(|remains| ground(remains).ok());
         let held = remains.map(|remains| remains.held).unwrap_or_default();

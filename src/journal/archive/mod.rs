@@ -167,20 +167,18 @@ impl Archive {
 
     /// Whether others went on in it where this journal ends: a copy is what
     /// one of them is.
-    pub fn is_ahead_of(&self, journal: &dyn Dir) -> Result<bool> {
-        let journal = log::found(journal)?;
-        Ok(self.past_of(&journal).1.len() < self.segments().len())
+    pub fn is_ahead_of(&self, journal: &[Found]) -> bool {
+        self.past_of(journal).1.len() < self.segments().len()
     }
 
     /// Those of them that have ended, where a journal goes on.
-    pub fn ended(&self, journal: &dyn Dir) -> Result<Vec<Timeline>> {
-        let theirs = log::found(journal)?;
-        let mine = self.past_of(&theirs).1;
-        let mut all: Vec<&Found> = mine.iter().chain(&theirs).collect();
+    pub fn ended(&self, journal: &[Found]) -> Vec<Timeline> {
+        let mine = self.past_of(journal).1;
+        let mut all: Vec<&Found> = mine.iter().chain(journal).collect();
         all.sort_by_key(|found| (found.epoch, found.base));
         let mut ended = reach::timelines(&all);
         ended.retain(|line| line.end.is_some() && mine.iter().any(|found| line.has(found.epoch)));
-        Ok(ended)
+        ended
     }
 
     /// The name of the block index that goes with a segment.
@@ -236,12 +234,12 @@ impl Archive {
         bases.chain(segments).max().unwrap_or_default()
     }
 
-    /// What a journal's folder still has and the archive has of its past, as one
-    /// folder to survey. Read only.
-    pub fn with_journal(&self, journal: Arc<dyn Dir>) -> Result<Arc<dyn Dir>> {
-        let past = self.past_of(&log::found(&*journal)?).1;
+    /// What a journal's folder still has (`kept`) and the archive has of its past,
+    /// as one folder to survey. Read only.
+    pub fn with_journal(&self, journal: Arc<dyn Dir>, kept: &[Found]) -> Arc<dyn Dir> {
+        let past = self.past_of(kept).1;
         let names = past.into_iter().map(|found| found.name);
-        Ok(Arc::new(Union::new(Some(journal), self.dir.clone(), names)))
+        Arc::new(Union::new(Some(journal), self.dir.clone(), names))
     }
 
     /// The archive's segments of a timeline that has ended.
