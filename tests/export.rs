@@ -316,9 +316,16 @@ fn an_export_that_is_refused_changes_nothing() {
     let export = || journalfs(&["export", "--jbd2"], &[&out, image.path()]);
 
     std::fs::write(&out, "precious").unwrap();
-    assert!(refusal(&export()).contains("exists"));
+    let there = format!("{}: exists already: name another file", out.display());
+    assert!(refusal(&export()).trim_end().ends_with(&there));
     assert_eq!(std::fs::read(&out).unwrap(), b"precious");
     std::fs::remove_file(&out).unwrap();
+    let nowhere = image.folder().join("no/out");
+    let words = refusal(&journalfs(&["export", "--jbd2"], &[&nowhere, image.path()]));
+    assert!(
+        words.contains("no/out: its folder does not exist: make that"),
+        "{words}"
+    );
 
     let lock = Lock::on(image.path(), true).unwrap();
     assert!(refusal(&export()).contains("in use"));

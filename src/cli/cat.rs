@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::history::Point;
 use crate::past::Taken;
 
+use super::output::cant_make;
 use super::paper::quietly;
 use super::span::Asked;
 use super::{Failure, Outcome, at};
@@ -53,7 +54,7 @@ pub fn give(
             "exists already: name another file",
         ))),
         Some(to) => taken.copy_to(to).map_err(|e| match e.raw_os_error() {
-            Some(_) => Failure::refused(at(to, e)),
+            Some(_) => cant_make(to, &e),
             None => Failure::unchecked(at(path, e)),
         }),
         None if taken.is_file() => {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::device::host::HostDisk;
 use crate::fs::mount;
 
+use super::output::cant_make;
 use super::place::Place;
 use super::{Failure, Outcome, at};
 
@@ -36,7 +37,7 @@ pub fn run(args: &Args) -> Outcome {
     if !opened.is_guarded() {
         return Err(refused(mount::Error::LacksNothing));
     }
-    let out = HostDisk::create(&args.jbd2, 0).map_err(Failure::refused)?;
+    let out = HostDisk::create(&args.jbd2, 0).map_err(|e| cant_make(&args.jbd2, &e))?;
     let done = opened.export(&out).map_err(refused).and_then(|exported| {
         sync_name(&args.jbd2).map_err(|e| Failure::refused(at(&args.jbd2, e)))?;
         Ok(exported)

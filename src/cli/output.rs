@@ -1,7 +1,7 @@
 //! Files that readers make: never in place of what they read.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use super::chosen::Chosen;
 use super::{Failure, at};
@@ -36,4 +36,23 @@ pub fn refuse_source(
     };
     let why = format!("{what}: name another file");
     Err(Failure::refused(at(out, why)))
+}
+
+/// Why a file can't be made, and what to do.
+pub fn cant_make(out: &Path, error: &io::Error) -> Failure {
+    let what = match error.kind() {
+        io::ErrorKind::AlreadyExists => "exists already: name another file".to_owned(),
+        io::ErrorKind::NotFound => {
+            "its folder does not exist: make that, or name another file".to_owned()
+        }
+        io::ErrorKind::NotADirectory => "its folder is a file: name another file".to_owned(),
+        io::ErrorKind::IsADirectory => "is a folder: name a file".to_owned(),
+        // (The host's error may have the name already.)
+        _ => {
+            let (said, name) = (error.to_string(), format!("{}: ", out.display()));
+            let said = said.strip_prefix(&name).unwrap_or(&said);
+            format!("can't be written: {said}: name another file")
+        }
+    };
+    Failure::refused(at(out, what))
 }

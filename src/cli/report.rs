@@ -12,10 +12,10 @@ use crate::units::{Clock as _, HostClock, Lsn, Time};
 
 use super::chosen::Chosen;
 use super::log::line::{self, Cells};
-use super::output::refuse_source;
+use super::output::{cant_make, refuse_source};
 use super::progress::Progress;
 use super::source::Source;
-use super::{Failure, Outcome, at, verify};
+use super::{Failure, Outcome, verify};
 
 mod chart;
 mod page;
@@ -85,8 +85,7 @@ pub fn run(args: &Args) -> Outcome {
     let report = look(&source, &args.chosen)?;
     drop(progress);
     let sound = report.verdict != "corrupt" && report.chronicle.untold == 0 && !report.bereft;
-    fs::write(&args.output, page::html(&report))
-        .map_err(|e| Failure::refused(at(&args.output, e)))?;
+    fs::write(&args.output, page::html(&report)).map_err(|e| cant_make(&args.output, &e))?;
     Ok(if sound { 0 } else { 4 })
 }
 

@@ -10,7 +10,7 @@ use crate::history::Point;
 use crate::past::{self, Instant};
 
 use super::log::line;
-use super::output::refuse_source;
+use super::output::{cant_make, refuse_source};
 use super::progress::Progress;
 use super::span::{Asked, Found};
 use super::{Failure, Outcome, at, check as checking};
@@ -95,7 +95,7 @@ fn write(found: &Found, instant: &Instant, out: &Path) -> Result<(), Failure> {
     let mut part = name.to_owned();
     part.push(format!(".part-{}", std::process::id()));
     let part = out.with_file_name(part);
-    let disk = HostDisk::create(&part, 0).map_err(Failure::refused)?;
+    let disk = HostDisk::create(&part, 0).map_err(|e| cant_make(out, &e))?;
     let made = past::restore(instant, Arc::new(disk), &mut |_| {})
         .map_err(|e| found.cant(e))
         .and_then(|()| fs::rename(&part, out).map_err(refused));

@@ -575,6 +575,7 @@ fn nothing_is_written_over_an_image_its_journal_or_its_archive() {
     world.mount(&["-o", &option(&archive, "")]);
     wait_until(|| archive.join("manifest.json").exists());
     write_much(&world, "first");
+    world.succeeds(&["mark", world.point_str(), "written"]);
     world.umount();
     let before = world.bytes();
     let out = [
@@ -590,6 +591,18 @@ fn nothing_is_written_over_an_image_its_journal_or_its_archive() {
         let restore = ["restore", "--at", "1", "--force", "--to", out];
         let line = world.fails(32, &[&restore[..], &[world.image_str()]].concat());
         assert!(line.contains("name another file"), "{line}");
+    }
+    let nowhere = world.beside("no").join("out");
+    let (out, image) = (nowhere.to_str().unwrap(), world.image_str());
+    let made: [&[&str]; 3] = [
+        &["report", "-o", out, image],
+        &["restore", "--at", "written", "--to", out, image],
+        &["cat", "--at", "written", "--to", out, image, "/first-0"],
+    ];
+    for command in made {
+        let line = world.fails(32, command);
+        let why = format!("{out}: its folder does not exist: make that, or name another file");
+        assert!(line.contains(&why), "{line}");
     }
     assert!(world.bytes() == before);
 }
