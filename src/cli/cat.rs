@@ -31,6 +31,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Outcome {
     let found = args.asked.find()?;
     let instant = found.at(&args.at)?;
+    found.say_damaged();
     let taken = Taken::find(&instant, args.path.as_os_str().as_encoded_bytes()).map_err(|e| {
         found.cant(format!(
             "{}: {e} after record {}",

@@ -72,6 +72,7 @@ struct About {
 pub fn run(args: &Args) -> Outcome {
     let found = args.asked.find()?;
     let (one, other) = (found.at(&args.one)?, found.at(&args.other)?);
+    found.say_damaged();
     if let Some(path) = &args.content {
         return content(&found, &one, &other, path);
     }

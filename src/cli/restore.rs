@@ -59,6 +59,7 @@ pub fn run(args: &Args) -> Outcome {
     }
     let found = args.asked.find()?;
     let instant = found.at(&args.at)?;
+    found.say_damaged();
     let (name, chosen) = (Some(&*found.name), &args.asked.chosen);
     refuse_source(&args.to, name, &found.journal, chosen)?;
     let progress = Progress::of("restoring");

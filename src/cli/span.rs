@@ -50,6 +50,8 @@ pub struct Found {
     pub journal: PathBuf,
     /// A word on histories that have ended, if there are any.
     earlier: Option<String>,
+    /// Why there are no later states, if a damaged record is in their way.
+    damaged: Option<String>,
 }
 
 impl Asked {
@@ -69,7 +71,8 @@ impl Asked {
             .clone()
             .unwrap_or_else(|| source.journal.clone());
         let live = source.live();
-        let remains = remains(&source, live.as_ref());
+        let mut damaged = None;
+        let remains = remains(&source, live.as_ref(), &mut damaged);
         let watch = watch(&source, live.as_ref());
         let span = match (archive, remains) {
             (Some(archive), remains) => {
@@ -90,6 +93,7 @@ impl Asked {
             name,
             journal: source.journal,
             earlier,
+            damaged,
         })
     }
 
@@ -105,6 +109,7 @@ impl Asked {
             name: self.target.clone(),
             journal: self.journal.as_ref().unwrap_or(&self.target).clone(),
             earlier: None,
+            damaged: None,
         })
     }
 }
@@ -126,7 +131,12 @@ impl Found {
         point.last(self.survey(), now).map_err(|e| {
             Failure::unchecked(at(
                 &self.journal,
-                format!("{e}{}{}", self.since(), self.earlier()),
+                format!(
+                    "{e}{}{}{}",
+                    self.since(),
+                    self.earlier(),
+                    hint(self.damaged())
+                ),
             ))
         })
     }
@@ -153,6 +163,11 @@ impl Found {
         hint(self.earlier.as_deref())
     }
 
+    /// The same of later states that a damaged record keeps from being made.
+    pub fn damaged(&self) -> Option<&str> {
+        self.damaged.as_deref()
+    }
+
     /// The state after a record.
     pub fn after(&self, lsn: Lsn) -> Result<Instant, Failure> {
         use crate::{journal, log};
@@ -162,8 +177,20 @@ impl Found {
                 let last = lsn.prev();
                 self.cant(format!("{error}: try the state after record {last}"))
             }
+            past::Error::Future { wanted, .. } if self.damaged.is_some() => self.cant(format!(
+                "the state after record {wanted} can't be made{}",
+                hint(self.damaged())
+            )),
             _ => self.cant(error),
         })
+    }
+
+    /// Says what is missing behind the states that were asked for: once they are
+    /// had, or else their error says it.
+    pub fn say_damaged(&self) {
+        if let Some(damaged) = self.damaged() {
+            ::log::warn!("{damaged}");
+        }
     }
 
     /// Why something can't be had of it.
@@ -180,6 +207,7 @@ fn ended(archive: &Path, first: Epoch) -> Result<Found, Failure> {
         name: archive.to_owned(),
         journal: archive.to_owned(),
         earlier: None,
+        damaged: None,
     })
 }
 
@@ -198,8 +226,13 @@ fn open_dir(path: &Path) -> Result<Arc<dyn Dir>, Failure> {
     }
 }
 
-/// Image and journal as they are: locked, unless a daemon is at work on them.
-fn remains(source: &Source, live: Option<&Live>) -> Result<Option<Remains>, Failure> {
+/// Image and journal as they are: locked, unless a daemon is at work on them. If
+/// they can only be had up to a damaged record, `damaged` gets a word on that.
+fn remains(
+    source: &Source,
+    live: Option<&Live>,
+    damaged: &mut Option<String>,
+) -> Result<Option<Remains>, Failure> {
     let Some(image) = &source.image else {
         return Ok(None);
     };
@@ -244,9 +277,9 @@ fn remains(source: &Source, live: Option<&Live>) -> Result<Option<Remains>, Fail
             let open = |options| mount::open_host(image, Some(&source.journal), options);
             let opened = open(options.clone()).or_else(|error| match whole(source) {
                 Some((last, bad)) => {
-                    log::warn!(
-                        "record {bad} is damaged: no state behind record {last} can be made"
-                    );
+                    *damaged = Some(format!(
+                        "record {bad} is damaged: no state behind record {last} can be made, ask for one up to that"
+                    ));
                     options.cut_after = Some(last);
                     open(options)
                 }

@@ -49,6 +49,7 @@ pub fn run(args: &Args) -> Outcome {
         let missing = source.gaps(chosen)?;
         let missing = missing.iter().map(ToString::to_string);
         let hidden = unread.map(|unread| unread.to_string());
+        let hidden = hidden.or(found.damaged().map(str::to_owned));
         return Err(nothing(
             &found,
             &path,
@@ -60,6 +61,7 @@ pub fn run(args: &Args) -> Outcome {
     }
     eprintln!("{}: {}", line::text(&path), text(&removal));
     let instant = found.after(removal.before)?;
+    found.say_damaged();
     let taken = Taken::find(&instant, &path)
         .map_err(|e| found.cant(format!("{}: {e} before that", line::text(&path))))?;
     give(&taken, args.to.as_deref(), &args.path)?;

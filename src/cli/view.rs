@@ -38,6 +38,7 @@ pub fn serve(
     };
     let found = asked.find().map_err(refused)?;
     let instant = found.at(when).map_err(refused)?;
+    found.say_damaged();
     let fs = instant
         .fs(options.access())
         .map_err(|e| refused(found.cant(e)))?;

@@ -357,16 +357,28 @@ fn the_damaged_end_of_a_journal_is_given_up_with_a_copy_of_it() {
     // States before the damage can be seen as it is.
     let seen = world.succeeds(&["cat", "--at", until, world.image_str(), "/before"]);
     assert_eq!(seen, "kept");
-    let output = journalfs()
-        .args(["cat", "--at", "9999", world.image_str(), "/before"])
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(8));
-    let told = said(&output);
-    assert!(
-        told.contains("is damaged: no state behind record"),
-        "{told}"
-    );
+    let copy = world.beside("copy");
+    let image = world.image_str();
+    let later: [&[&str]; 3] = [
+        &["cat", "--at", "9999", image, "/before"],
+        &["diff", image, until, "9999"],
+        &[
+            "restore",
+            "--at",
+            "9999",
+            "--to",
+            copy.to_str().unwrap(),
+            image,
+        ],
+    ];
+    for command in later {
+        let output = journalfs().args(command).output().unwrap();
+        assert_eq!(output.status.code(), Some(8), "{command:?}");
+        let told = String::from_utf8(output.stderr).unwrap();
+        let why = format!("no state behind record {until} can be made, ask for one up to that");
+        assert!(told.contains(image) && told.contains(&why), "{told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
     world.fails(32, &["salvage", "--until", "9999", world.image_str()]);
     let line = world.fails(32, &["salvage", "--until", "3", world.image_str()]);
     assert!(
