@@ -273,7 +273,7 @@ fn recovery(opened: &mount::Opened) -> Recovery {
         .lost_end()
         .filter(|_| opened.course() == Course::Recover)
     {
-        said.verdict = "torn".to_owned();
+        said.verdict = "missing".to_owned();
         said.dropped = lost(&bad);
     }
     said

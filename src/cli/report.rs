@@ -84,7 +84,8 @@ pub fn run(args: &Args) -> Outcome {
     let progress = Progress::of("reading");
     let report = look(&source, &args.chosen)?;
     drop(progress);
-    let sound = report.verdict != "corrupt" && report.chronicle.untold == 0 && !report.bereft;
+    let whole = !matches!(report.verdict, "corrupt" | "missing");
+    let sound = whole && report.chronicle.untold == 0 && !report.bereft;
     fs::write(&args.output, page::html(&report)).map_err(|e| cant_make(&args.output, &e))?;
     Ok(if sound { 0 } else { 4 })
 }
@@ -145,7 +146,7 @@ fn report(
         made: HostClock.wall(),
         mounted: source.point.is_some(),
         verdict: match survey.verdict() {
-            Verdict::Clean if source.lost_end(survey).is_some() => "torn",
+            Verdict::Clean if source.lost_end(survey).is_some() => "missing",
             Verdict::Clean => "clean",
             // What a daemon is just writing looks the same.
             Verdict::Torn { .. } if source.point.is_some() => "clean",

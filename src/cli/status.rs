@@ -291,8 +291,7 @@ fn at_rest(source: &Source) -> Result<Status, Failure> {
     status.epoch = Some(survey.epoch().0);
     let lost_end = source.lost_end(&survey);
     let verdict = match (status.foreign, &lost_end) {
-        (Some(true), _) => "missing",
-        (_, Some(_)) => "torn",
+        (Some(true), _) | (_, Some(_)) => "missing",
         _ => verdict(&survey),
     };
     status.verdict = Some(verdict.to_owned());
@@ -402,8 +401,8 @@ impl Status {
         if let Some(verdict) = &self.verdict {
             let more = match verdict.as_str() {
                 "clean" => "",
+                "missing" if self.foreign != Some(true) => ": its end is not there",
                 "missing" => ": not all that the image needs is in this journal",
-                "torn" if self.missing.is_some() => ": its end is missing",
                 "torn" => ": a power cut took what was not synced, the next mount cuts there",
                 _ => {
                     ": what was durable is damaged, nothing mounts this: journalfs verify tells more"

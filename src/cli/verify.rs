@@ -21,9 +21,9 @@ use super::source::Source;
 use super::{Failure, Outcome, at};
 
 /// Reads every record of a journal and says whether all that was durable is
-/// there: clean, torn (cut by the power, nothing that was synced is lost), or
-/// corrupt. Changes nothing. Exit codes: 0 clean or torn, 4 something is
-/// damaged or missing, 8 could not look.
+/// there: clean, torn (cut by the power, nothing that was synced is lost),
+/// missing (its end is not there), or corrupt. Changes nothing. Exit codes: 0
+/// clean or torn, 4 something is damaged or missing, 8 could not look.
 #[derive(clap::Args)]
 pub struct Args {
     /// One JSON object with stable keys
@@ -44,7 +44,7 @@ pub struct Args {
 #[derive(Serialize)]
 struct Object {
     journal: PathBuf,
-    /// `clean`, `torn` or `corrupt`.
+    /// `clean`, `torn`, `missing` or `corrupt`.
     verdict: &'static str,
     /// Records that are whole, and the bytes that they hold.
     records: u64,
@@ -216,7 +216,7 @@ fn object(
     Object {
         journal: journal.to_owned(),
         verdict: match survey.verdict() {
-            Verdict::Clean if lost.is_some() => "torn",
+            Verdict::Clean if lost.is_some() => "missing",
             Verdict::Clean => "clean",
             Verdict::Torn { .. } => "torn",
             Verdict::Corrupt(_) => "corrupt",
@@ -308,7 +308,7 @@ pub(super) fn judgement(source: &Source, survey: &Survey, dropped: u64) -> Vec<S
     let (durable, last) = (survey.durable(), survey.last());
     if let Some(bad) = source.lost_end(survey) {
         return vec![
-            format!("torn: record {}: {}", bad.lsn, place(&bad)),
+            format!("missing: record {}: {}", bad.lsn, place(&bad)),
             "  it was there, and what was durable in it is lost:".to_owned(),
             format!("  bring it back, or go on with all up to {last}: journalfs recover {image}"),
         ];

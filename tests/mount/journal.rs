@@ -454,7 +454,11 @@ fn a_journal_without_its_newest_segment_is_not_called_clean() {
             !told.contains("clean: records") && !told.contains("verdict     clean"),
             "{told}"
         );
+        // Torn is what loses nothing: 4 says that something may be lost.
+        assert!(!told.contains("torn"), "{told}");
     }
+    let told = world.tells(4, &["verify", world.image_str()]);
+    assert!(told.contains("\nmissing: record"), "{told}");
     // Recovery goes on without it (the power may have taken it), and says so.
     let copies = world.beside("copies");
     fs::create_dir(&copies).unwrap();
