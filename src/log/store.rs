@@ -1,7 +1,7 @@
 //! Reading a store file from front to back: which frames of this use of the
 //! file are whole, and what lies behind the first that is not.
 
-use std::{io, thread};
+use std::io;
 
 use super::frame::{self, ALIGN, FrameHeader, MAGIC, PAGE, Sum, front_is_whole};
 use super::index::Entry;
@@ -122,7 +122,7 @@ impl<'d> Window<'d> {
 }
 
 /// What a reading of a segment found.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default)]
 pub(super) struct Scan {
     /// From the segment's base on; holes where a frame is missing and a later
     /// one is whole.
@@ -135,25 +135,12 @@ pub(super) struct Scan {
     pub end: u64,
     /// Something that was to be a frame begins behind the last whole one.
     pub torn_tail: bool,
-    /// A frame was not right behind the one before, and looked for.
-    pub sought: bool,
     /// The highest marks of any whole frame.
     pub durable: Lsn,
     pub installed: Lsn,
 }
 
 impl Scan {
-    /// Goes on as another, which begins where this one ends.
-    fn join(&mut self, behind: Scan) {
-        self.entries.extend(behind.entries);
-        self.holes.extend(behind.holes);
-        self.spoilt.extend(behind.spoilt);
-        self.end = behind.end;
-        self.torn_tail |= behind.torn_tail;
-        self.sought |= behind.sought;
-        self.durable = self.durable.max(behind.durable);
-        self.installed = self.installed.max(behind.installed);
-    }
     pub fn next(&self, base: Lsn) -> Lsn {
         Lsn(base.0 + self.entries.len() as u64)
     }
@@ -187,109 +174,24 @@ pub(super) fn scan(
     through: Lsn,
     installed: Lsn,
 ) -> io::Result<Scan> {
-    let scanner = Scanner {
-        disk,
-        segment,
-        through,
-        installed,
+    let mut window = Window::new(disk, segment.size)?;
+    let mut scan = Scan {
+        end: PAGE,
+        ..Scan::default()
     };
-    match scanner.halves()? {
-        Some(whole) => Ok(whole),
-        None => scanner.scan(segment.base, PAGE, through),
-    }
-}
-
-/// Stores with so many bytes are read from the middle too, at the same time.
-const LARGE: u64 = 32 << 20;
-/// How far a frame is looked for there.
-const NEAR: u64 = 4 << 20;
-
-struct Scanner<'d> {
-    disk: &'d dyn Disk,
-    segment: &'d Header,
-    through: Lsn,
-    installed: Lsn,
-}
-
-impl Scanner<'_> {
-    /// Reads the frames from `base` on, which is to be at `at`.
-    fn scan(&self, base: Lsn, at: u64, through: Lsn) -> io::Result<Scan> {
-        let mut window = Window::new(self.disk, self.segment.size)?;
-        let mut scan = Scan {
-            end: at,
-            ..Scan::default()
+    // No more than fit: a hole's length is not taken on a frame's word alone.
+    let fit = window.len / frame::HEADER as u64;
+    let most = Lsn(segment.base.0 + fit).min(through);
+    while scan.next(segment.base) <= most {
+        let Some(header) = next_frame(&mut window, segment, &mut scan, most)? else {
+            break;
         };
-        // No more than fit: a hole's length is not taken on a frame's word alone.
-        let fit = window.len / frame::HEADER as u64;
-        let most = Lsn(self.segment.base.0 + fit).min(through);
-        let next = Header {
-            base,
-            ..*self.segment
-        };
-        while scan.next(base) <= most {
-            let Some(header) = next_frame(&mut window, &next, &mut scan, most)? else {
-                break;
-            };
-            scan.take(&header, base);
-            if header.lsn > self.installed && !window.data_is_whole(&header)? {
-                scan.spoilt.push((header.lsn, header.at));
-            }
+        scan.take(&header, segment.base);
+        if header.lsn > installed && !window.data_is_whole(&header)? {
+            scan.spoilt.push((header.lsn, header.at));
         }
-        Ok(scan)
     }
-
-    /// The same by two threads, unless it is short, or the first half does not
-    /// lead right to where the second begins.
-    fn halves(&self) -> io::Result<Option<Scan>> {
-        let Some(middle) = self.middle()? else {
-            return Ok(None);
-        };
-        let base = self.segment.base;
-        let (first, second) = thread::scope(|scope| {
-            let second = scope.spawn(|| self.scan(middle.lsn, middle.at, self.through));
-            let first = self.scan(base, PAGE, middle.lsn.prev());
-            (first, second.join())
-        });
-        let (mut whole, second) = match (first?, second) {
-            (first, Ok(second)) => (first, second?),
-            (_, Err(panic)) => std::panic::resume_unwind(panic),
-        };
-        let follows = whole.next(base) == middle.lsn && !whole.sought;
-        let right_behind = [whole.end, whole.end.next_multiple_of(PAGE)].contains(&middle.at);
-        if !follows || !right_behind {
-            return Ok(None);
-        }
-        whole.join(second);
-        Ok(Some(whole))
-    }
-
-    /// A whole frame about in the middle of what there is, if that is much.
-    fn middle(&self) -> io::Result<Option<FrameHeader>> {
-        let mut window = Window::new(self.disk, self.segment.size)?;
-        let mut at = window.len / 2;
-        while at >= LARGE / 2 {
-            // Only near by: there may be nothing up to the end.
-            window.len = at + NEAR;
-            let found = self.frame_from(at.next_multiple_of(ALIGN), &mut window)?;
-            if found.is_some() {
-                return Ok(found);
-            }
-            at /= 2;
-        }
-        Ok(None)
-    }
-
-    fn frame_from(&self, mut at: u64, window: &mut Window<'_>) -> io::Result<Option<FrameHeader>> {
-        while let Some(found) = window.seek(at, self.segment.salt)? {
-            match window.frame(found, self.segment.salt)? {
-                Some(header) if header.lsn > self.segment.base && header.lsn <= self.through => {
-                    return Ok(Some(header));
-                }
-                _ => at = found + ALIGN,
-            }
-        }
-        Ok(None)
-    }
+    Ok(scan)
 }
 
 /// The next whole frame: right behind the last one, at the next page (after
@@ -308,7 +210,6 @@ fn next_frame(
             _ => {}
         }
     }
-    scan.sought = true;
     let mut at = scan.end;
     while let Some(found) = window.seek(at, segment.salt)? {
         match window.frame(found, segment.salt)? {
@@ -361,82 +262,4 @@ pub(super) fn witness(disk: &dyn Disk, epoch: Epoch) -> io::Result<Witness> {
         }
     }
     Ok(heard)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::{Log, Options, Survey};
-    use super::*;
-    use crate::device::Dir;
-    use crate::device::memory::MemoryDir;
-    use crate::units::StepClock;
-    use std::sync::Arc;
-
-    /// A store of 64 MiB, three quarters of it full of long and short frames.
-    fn large() -> (Arc<dyn Disk>, Header) {
-        let dir = Arc::new(MemoryDir::default());
-        let options = Options {
-            segment_size: 64 << 20,
-            segments: 4,
-            clock: Arc::new(StepClock::new(crate::units::Time::default())),
-            seed: 1,
-            keeper: None,
-        };
-        let log: Log = Survey::read(dir.clone()).unwrap().open(options).unwrap();
-        let data = vec![7; 256 << 10];
-        for n in 0..192 * 4 {
-            let data: &[u8] = if n % 4 == 0 { &data } else { &[] };
-            let slot = log.reserve(5, data.len(), 4096).unwrap();
-            slot.write(b"shape", data).unwrap();
-        }
-        log.sync().unwrap();
-        let name = super::super::segment::Segment::store_name(Lsn(1));
-        let disk = dir.open(&name).unwrap();
-        let mut page = vec![0; PAGE as usize];
-        disk.read_at(&mut page, 0).unwrap();
-        (disk, Header::decode(&page).unwrap())
-    }
-
-    #[test]
-    fn two_threads_find_what_one_does() {
-        let (disk, segment) = large();
-        let scanner = Scanner {
-            disk: &*disk,
-            segment: &segment,
-            through: Lsn(u64::MAX),
-            installed: Lsn(0),
-        };
-        let alone = || scanner.scan(segment.base, PAGE, scanner.through).unwrap();
-        let whole = alone();
-        let middle = scanner.middle().unwrap().unwrap();
-        assert_eq!(scanner.halves().unwrap(), Some(alone()));
-        let number = (middle.lsn.0 - segment.base.0) as usize;
-        let last = whole.entries.len() - 1;
-        // A frame's magic, and a byte of the data or of what follows.
-        for damaged in [0, 9, number - 1, number, number + 1, number + 40, last] {
-            let at = whole.entries[damaged].offset;
-            for byte in [at, at + 200] {
-                let mut was = [0];
-                disk.read_at(&mut was, byte).unwrap();
-                disk.write_at(&[was[0] ^ 1], byte).unwrap();
-                let found = scan(&*disk, &segment, scanner.through, Lsn(0)).unwrap();
-                assert_eq!(
-                    found.without_way(),
-                    alone().without_way(),
-                    "{damaged} {byte}"
-                );
-                disk.write_at(&was, byte).unwrap();
-            }
-        }
-    }
-
-    impl Scan {
-        /// Without whether something was looked for, which nobody else asks.
-        fn without_way(self) -> Scan {
-            Scan {
-                sought: false,
-                ..self
-            }
-        }
-    }
 }

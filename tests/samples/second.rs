@@ -145,7 +145,10 @@ fn compare(files: BTreeMap<String, Vec<u8>>) -> (usize, usize) {
 
 /// Whether the index is sealed: then it must have these frames.
 fn is_sealed(index: &[u8], salt: u64, base: u64, frames: &[Frame]) -> bool {
-    if index[..64].iter().all(|byte| *byte == 0) || u64_at(index, 16) != salt {
+    let written = index
+        .get(..64)
+        .is_some_and(|it| it.iter().any(|byte| *byte != 0));
+    if !written || u64_at(index, 16) != salt {
         return false;
     }
     assert!(index.starts_with(b"jfsindex"));
