@@ -143,6 +143,9 @@ impl Fs {
         if flags & (impossible | !flag::VISIBLE) != 0 {
             return Err(Error::Unsupported);
         }
+        if inode.has(flag::IMMUTABLE) && flags & flag::IMMUTABLE != 0 && changed != 0 {
+            return Err(Error::NotPermitted);
+        }
         if changed & flag::JOURNAL_DATA != 0 && !self.stands_for_root(by) {
             return Err(Error::NotPermitted);
         }

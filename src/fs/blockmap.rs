@@ -1,11 +1,10 @@
 //! Block maps, searched and changed: files of images without extents.
 
 use super::alloc::{free_blocks, new_blocks};
-use super::map::Mapping;
+use super::map::{Mapping, countable};
 use super::tree::inode_goal;
 use super::{Error, Result};
 use crate::ext4::blockmap::{ROOTS, capacity, fanout, get, overhead, path, root_span, set};
-use crate::ext4::features::ro_compat;
 use crate::ext4::inode::Inode;
 use crate::ext4::{Corrupt, Superblock};
 use crate::journal::{Blocks, Txn};
@@ -14,10 +13,7 @@ use crate::units::{BlockNo, FileBlock};
 /// Blocks that a file can have: what the map holds, and what `i_blocks` can count.
 pub fn max_blocks(sb: &Superblock) -> u64 {
     let bs = sb.block_size;
-    let countable = match sb.features.ro_compat(ro_compat::HUGE_FILE) {
-        true => u64::MAX,
-        false => (u64::from(u32::MAX) / u64::from(bs / 512)).saturating_sub(overhead(bs)),
-    };
+    let countable = countable(sb).saturating_sub(overhead(bs));
     capacity(bs).min(u64::from(u32::MAX)).min(countable)
 }
 

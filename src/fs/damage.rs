@@ -70,6 +70,11 @@ impl Fs {
         self.noted.0.lock().as_ref().map(|e| e.damage.clone())
     }
 
+    /// Whether it was mounted for reading only.
+    pub fn is_read_only(&self) -> bool {
+        self.options.read_only
+    }
+
     /// Fails if nothing may be changed.
     pub(super) fn writable(&self) -> Result<()> {
         match (self.options.read_only, self.damage()) {

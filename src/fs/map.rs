@@ -4,6 +4,7 @@ use super::alloc::{free_blocks, new_blocks};
 use super::{Error, Result, blockmap, tree};
 use crate::ext4::Superblock;
 use crate::ext4::extent::{Extent, MAX_BLOCKS, MAX_UNWRITTEN, MAX_WRITTEN};
+use crate::ext4::features::ro_compat;
 use crate::ext4::inode::{Inode, flag, mode};
 use crate::journal::{Blocks, Txn};
 use crate::units::{BlockNo, FileBlock};
@@ -56,8 +57,17 @@ pub fn find(blocks: &dyn Blocks, sb: &Superblock, inode: &Inode, at: FileBlock) 
 /// Blocks that a file can have.
 pub fn max_blocks(sb: &Superblock, inode: &Inode) -> u64 {
     match inode.has(flag::EXTENTS) {
-        true => u64::from(MAX_BLOCKS),
+        true => u64::from(MAX_BLOCKS).min(countable(sb)),
         false => blockmap::max_blocks(sb),
+    }
+}
+
+/// Blocks that `i_blocks` can count: without huge_file it has 32 bits, for
+/// sectors of 512 bytes.
+pub(super) fn countable(sb: &Superblock) -> u64 {
+    match sb.features.ro_compat(ro_compat::HUGE_FILE) {
+        true => u64::MAX,
+        false => u64::from(u32::MAX) / u64::from(sb.block_size / 512),
     }
 }
 

@@ -167,6 +167,9 @@ impl Fs {
         if space != Space::Punch && !inode.has(flag::EXTENTS) {
             return Err(Error::Unsupported);
         }
+        if space != Space::Reserve {
+            self.alterable(inode)?;
+        }
         if space == Space::Punch {
             return Ok(());
         }

@@ -230,6 +230,8 @@ impl Core {
                 let reply = Reply::Written(done.value as u32);
                 return Ok(self.after(done.lsn, reply, *durable || done.durable));
             }
+            // A program may sync what it has read.
+            R::Sync { .. } if fs.is_read_only() => Reply::Done,
             R::Sync { .. } => return Ok(self.after(Some(self.last()), Reply::Done, true)),
             R::Fallocate {
                 inode,

@@ -531,6 +531,11 @@ fn chattr_sets_and_refuses_the_same_and_what_is_made_inherits() {
         mkdir p/d; touch p/d/f; flags p/d; lsattr p
         echo contents > p/f; try chattr -e p/f; try chattr +e p/f; cat p/f; flags p/f
         try chattr -p 5 f; try chattr -p 0 f
+        touch fixed; chattr +i fixed
+        try chattr +d fixed; try chattr +i fixed; try chattr -i+A fixed; flags fixed
+        echo contents > log; chattr +a log
+        for how in '-p' '-z' '-z -n' '' '-n'; do try fallocate $how -l 4 log; done
+        cat log; chattr -a log
         xfs_io -c 'chattr +dA' -c lsattr f; flags f
         xfs_io -c 'chattr -d' -c lsattr f; flags f
         "#,

@@ -188,6 +188,9 @@ fn a_read_only_mount_replays_in_memory_and_writes_nothing() {
     assert_eq!(fs::read(world.at("file")).unwrap(), b"acknowledged");
     let refused = fs::write(world.at("other"), b"x").unwrap_err();
     assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+    for at in ["file", "."] {
+        fs::File::open(world.at(at)).unwrap().sync_all().unwrap();
+    }
     world.umount();
     assert!(fs::read(world.image()).unwrap() == before);
     world.mount(&[]);
