@@ -459,7 +459,7 @@ fn a_journal_without_its_newest_segment_is_not_called_clean() {
     }
     let told = world.tells(4, &["verify", world.image_str()]);
     assert!(told.contains("\nmissing: record"), "{told}");
-    // Recovery goes on without it (the power may have taken it), and says so.
+    // Recovery goes on without it, since nothing can bring it back, and says so.
     let copies = world.beside("copies");
     fs::create_dir(&copies).unwrap();
     let copied = std::process::Command::new("cp")
