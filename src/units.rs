@@ -98,6 +98,11 @@ impl Time {
             .saturating_mul(1_000_000_000)
             .saturating_add(i64::from(self.nanos))
     }
+    /// Nanoseconds since an instant; 0 if that one is later.
+    pub fn nanos_since(self, earlier: Time) -> u64 {
+        let elapsed = self.as_nanos().saturating_sub(earlier.as_nanos());
+        elapsed.max(0) as u64
+    }
     /// The inverse of [`Time::as_nanos`].
     pub fn from_nanos(nanos: i64) -> Self {
         Time {

@@ -285,7 +285,9 @@ fn text(object: &Object) -> String {
         ));
     }
     if let (Some(first), Some(last)) = (object.segments.first(), object.segments.last()) {
-        let bytes: u64 = object.segments.iter().map(|segment| segment.bytes).sum();
+        let bytes = (object.segments.iter()).fold(0, |sum: u64, segment| {
+            sum.saturating_add(segment.bytes) // a forged manifest may say anything
+        });
         lines.push(format!(
             "  segments  {}, records {} ({}) to {}{}, {} MiB",
             object.segments.len(),

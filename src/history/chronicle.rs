@@ -140,10 +140,9 @@ fn settled(survey: &Survey) -> Vec<Settled> {
             waiting.pop_front();
         }
         if let (Some(oldest), true) = (oldest, waiting.len() < before) {
-            let exposed = frame.time.as_nanos() - oldest.as_nanos();
             all.push(Settled {
                 time: frame.time,
-                exposed: exposed.max(0) as u64,
+                exposed: frame.time.nanos_since(oldest),
                 records: (before - waiting.len()) as u64,
             });
         }

@@ -138,7 +138,7 @@ impl Left {
     }
 
     /// Changes one file of the journal so that it is still believed.
-    fn change(&mut self, random: &mut Seeded) {
+    pub fn change(&mut self, random: &mut Seeded) {
         let names: Vec<String> = self.files.keys().cloned().collect();
         let name = names[random.usize(0..names.len())].clone();
         let mut bytes = self.files[&name].to_vec();

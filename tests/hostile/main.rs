@@ -10,6 +10,7 @@
 mod support;
 
 mod archives;
+mod commands;
 mod corpus;
 mod exercise;
 mod forge;

@@ -124,7 +124,8 @@ pub fn operations(axis: &Axis, ticks: &[Tick]) -> String {
 pub fn written(axis: &Axis, ticks: &[Tick]) -> String {
     let mut columns = vec![0u64; COLUMNS];
     for tick in ticks {
-        columns[axis.column(tick.time)] += tick.bytes;
+        let column = &mut columns[axis.column(tick.time)];
+        *column = column.saturating_add(tick.bytes);
     }
     let most = columns.iter().copied().max().unwrap_or(0).max(1);
     let (top, height) = (10.0, 90.0);
@@ -195,13 +196,13 @@ pub fn segments(segments: &[SegmentInfo], marks: [(&str, Lsn); 3]) -> String {
     let last = segments.iter().map(|segment| segment.last.0).max();
     let last = last.unwrap_or(1).max(first);
     let x = |lsn: u64| {
-        let share = (lsn.max(first) - first) as f64 / (last + 1 - first) as f64;
+        let share = (lsn.max(first) - first) as f64 / ((last - first) as f64 + 1.0);
         LEFT + share.min(1.0) * (WIDTH - LEFT)
     };
     let (top, height) = (10.0, 44.0);
     let mut out = open(top + height + 84.0, "segments and watermarks");
     for segment in segments.iter().filter(held) {
-        let (from, to) = (x(segment.base.0), x(segment.last.0 + 1));
+        let (from, to) = (x(segment.base.0), x(segment.last.0.saturating_add(1)));
         let state = match segment.state {
             SegmentState::Active => "active",
             SegmentState::Sealed => "sealed",
@@ -219,7 +220,7 @@ pub fn segments(segments: &[SegmentInfo], marks: [(&str, Lsn); 3]) -> String {
         );
     }
     for (n, (what, lsn)) in marks.into_iter().enumerate() {
-        let x = x(lsn.0 + 1);
+        let x = x(lsn.0.saturating_add(1));
         let y = top + height + 20.0 + n as f64 * 22.0;
         let (anchor, dx) = if x > WIDTH / 2.0 {
             ("end", -6.0)

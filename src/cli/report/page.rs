@@ -60,9 +60,7 @@ fn verdict(report: &Report, out: &mut String) {
 fn tiles(report: &Report, out: &mut String) {
     let (ticks, all) = (&report.chronicle.ticks, report.chronicle.totals.all);
     let span = match (ticks.first(), ticks.last()) {
-        (Some(first), Some(last)) => {
-            nanos((last.time.as_nanos() - first.time.as_nanos()).max(0) as u64)
-        }
+        (Some(first), Some(last)) => nanos(last.time.nanos_since(first.time)),
         _ => "-".to_owned(),
     };
     let tile = |figure: &str, what: &str| format!("<div><b>{figure}</b><span>{what}</span></div>");
@@ -230,7 +228,7 @@ fn sums(title: &str, all: impl Iterator<Item = (String, Sum)>, out: &mut String)
 }
 
 fn moments(report: &Report, out: &mut String) {
-    let end = report.moments.back().map(|moment| moment.time.as_nanos());
+    let end = report.moments.back().map(|moment| moment.time);
     let _ = write!(
         out,
         "<section><h2>The last moments</h2><p class='quiet'>The last {} operations, newest last; times before the end.</p>\
@@ -238,13 +236,13 @@ fn moments(report: &Report, out: &mut String) {
         report.moments.len()
     );
     for moment in &report.moments {
-        let ago = end.unwrap_or(0) - moment.time.as_nanos();
+        let ago = end.map_or(0, |end| end.nanos_since(moment.time));
         let (class, word) = fate(moment);
         let _ = write!(
             out,
             "<tr class='{class}'><td class='n'>{}<td class='n'>{}<td>{}<td class='path'>{}<td>{}<td>{word}</tr>",
             moment.cells.lsn,
-            nanos(ago.max(0) as u64),
+            nanos(ago),
             escape(moment.cells.kind),
             escape(&moment.cells.what),
             escape(&moment.cells.who)
