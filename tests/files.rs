@@ -143,8 +143,15 @@ fn step(world: &World, model: &mut Model, random: &mut Seeded) -> String {
             let data = random.bytes(len as usize);
             let mut done = 0;
             while done < data.len() {
-                let part =
-                    |fs: &Fs| fs.write(&world.by, inode, at + done as u64, &data[done..], false);
+                let part = |fs: &Fs| {
+                    fs.write(
+                        &world.by,
+                        inode,
+                        at + done as u64,
+                        &data[done..],
+                        Default::default(),
+                    )
+                };
                 done += world.retry(part).expect("write").value;
             }
             bytes.resize(bytes.len().max((at + len) as usize), 0);
@@ -156,7 +163,7 @@ fn step(world: &World, model: &mut Model, random: &mut Seeded) -> String {
             for n in 0..40 {
                 let to = (at / 2048 + n) * 2048;
                 world
-                    .retry(|fs| fs.write(&world.by, inode, to, b"piece", false))
+                    .retry(|fs| fs.write(&world.by, inode, to, b"piece", Default::default()))
                     .expect("write");
                 bytes.resize(bytes.len().max(to as usize + 5), 0);
                 bytes[to as usize..][..5].copy_from_slice(b"piece");
@@ -259,7 +266,9 @@ fn the_longest_write_that_may_come_is_one_record() {
             let before = fs.journal().watermarks().appended;
             let inode = created.value.inode;
             assert_eq!(
-                fs.write(&by, inode, offset, &data, false).unwrap().value,
+                fs.write(&by, inode, offset, &data, Default::default())
+                    .unwrap()
+                    .value,
                 data.len()
             );
             assert_eq!(
@@ -294,7 +303,7 @@ fn a_file_that_a_killed_daemon_had_open_without_a_name_is_freed() {
     world.fs().opened(inode);
     for n in 0..300 {
         world
-            .retry(|fs| fs.write(&world.by, inode, n * 2048, b"piece", false))
+            .retry(|fs| fs.write(&world.by, inode, n * 2048, b"piece", Default::default()))
             .expect("write");
     }
     world

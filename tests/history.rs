@@ -197,7 +197,7 @@ impl World {
                 let Some((inode, path)) = self.open.pop() else {
                     return;
                 };
-                if let Ok(done) = fs.write(&by, inode, 0, b"x", false) {
+                if let Ok(done) = fs.write(&by, inode, 0, b"x", Default::default()) {
                     let expected = Expected {
                         kind: "write",
                         paths: vec![path],
@@ -216,7 +216,7 @@ impl World {
                     return;
                 }
                 let data = vec![7; 1 + self.random.below(3000) as usize];
-                let Ok(done) = fs.write(&by, inode, 0, &data, false) else {
+                let Ok(done) = fs.write(&by, inode, 0, &data, Default::default()) else {
                     return;
                 };
                 let paths = self.paths_of(inode);

@@ -30,14 +30,13 @@ pub const ACL_DEFAULT: u8 = 3;
 
 /// Name prefixes by their `e_name_index`. A prefix that ends in a dot needs a
 /// rest; one that doesn't is the whole name.
-const PREFIXES: [(u8, &[u8]); 7] = [
+const PREFIXES: [(u8, &[u8]); 6] = [
     (1, b"user."),
     (ACL_ACCESS, b"system.posix_acl_access"),
     (ACL_DEFAULT, b"system.posix_acl_default"),
     (4, b"trusted."),
     (6, b"security."),
-    (8, b"system.richacl"),
-    (7, b"system."),
+    (10, b"gnu."),
 ];
 
 /// A name as ext4 keeps it: the number of its prefix, and the rest.

@@ -27,6 +27,17 @@ fn most_data(limit: usize) -> usize {
 /// The kernel opens to execute (its FMODE_EXEC).
 const OPEN_TO_RUN: i32 = 0x20;
 
+/// How a write came.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WriteFlags {
+    /// Clear suid and sgid.
+    pub kill_priv: bool,
+    /// The file is open with O_APPEND.
+    pub append: bool,
+    /// The kernel brings what was stored into a mapping.
+    pub mapped: bool,
+}
+
 /// How far a write came before something was full.
 #[derive(Default)]
 struct Reach {
@@ -70,8 +81,9 @@ pub struct Statfs {
 }
 
 impl Fs {
-    /// Opens a file; `flags` as in open(2) (O_TRUNC counts).
-    pub fn open(&self, by: &Caller, number: InodeNo, flags: i32) -> Result<Done<()>> {
+    /// Opens a file; `flags` as in open(2) (O_TRUNC counts). Answers whether it
+    /// must not be mapped: one that may only grow, opened to be written.
+    pub fn open(&self, by: &Caller, number: InodeNo, flags: i32) -> Result<Done<bool>> {
         self.may_open(by, number, flags)?;
         let inode = load_file(&self.view(), &self.sb, number)?;
         let lsn = match flags & libc::O_TRUNC != 0 && inode.kind() == mode::REGULAR {
@@ -80,7 +92,7 @@ impl Fs {
         };
         self.opened(number);
         Ok(Done {
-            value: (),
+            value: inode.has(flag::APPEND) && flags & libc::O_ACCMODE != libc::O_RDONLY,
             lsn,
             durable: inode.is_sync(),
         })
@@ -225,20 +237,19 @@ impl Fs {
         (most + 1 - self.sb.block_size as usize) / PAGE * PAGE
     }
 
-    /// Writes; a short count means that the image is full. `kill_priv` clears
-    /// suid and sgid.
+    /// Writes; a short count means that the image is full.
     pub fn write(
         &self,
         by: &Caller,
         number: InodeNo,
         offset: u64,
         data: &[u8],
-        kill_priv: bool,
+        flags: WriteFlags,
     ) -> Result<Done<usize>> {
         let mut done = Done::nothing(0);
         while done.value < data.len() {
             let at = offset + done.value as u64;
-            match self.write_record(by, number, at, &data[done.value..], kill_priv) {
+            match self.write_record(by, number, at, &data[done.value..], flags) {
                 Ok(Written {
                     len,
                     lsn,
@@ -271,7 +282,7 @@ impl Fs {
         number: InodeNo,
         at: u64,
         data: &[u8],
-        kill: bool,
+        flags: WriteFlags,
     ) -> Result<Written> {
         self.settle(number)?;
         let mut want = data.len();
@@ -288,7 +299,7 @@ impl Fs {
                 number,
                 at,
                 &data[..want],
-                kill,
+                flags,
                 &mut reach,
                 &mut stripped,
             ) {
@@ -322,13 +333,17 @@ impl Fs {
         number: InodeNo,
         at: u64,
         data: &'d [u8],
-        kill: bool,
+        flags: WriteFlags,
         reach: &mut Reach,
         stripped: &mut bool,
     ) -> Result<(usize, Op, bool)> {
         let mut inode = load_file(txn, &self.sb, number)?;
         must_be_regular(&inode)?;
         self.mutable(&inode)?;
+        // A program may give O_APPEND up: the kernel only knows ext4's flag.
+        if inode.has(flag::APPEND) && !flags.append && !flags.mapped {
+            return Err(Error::NotPermitted);
+        }
         let room = max_size(&self.sb, &inode).saturating_sub(at);
         if room == 0 {
             return Err(Error::TooBig);
@@ -344,8 +359,10 @@ impl Fs {
         let privileged = self.carefree(txn, by, want)?;
         self.place(txn, &mut inode, at, data.len(), privileged, reach)?;
         self.extend(txn, &mut inode, end)?;
-        *stripped = kill && kill_priv(by, &mut inode);
-        xattr::kill_capability(txn, &self.sb, &mut inode)?;
+        *stripped = flags.kill_priv && kill_priv(by, &mut inode);
+        if !flags.mapped {
+            xattr::kill_capability(txn, &self.sb, &mut inode)?;
+        }
         (inode.mtime, inode.ctime) = (time, time);
         store(txn, &self.sb, &inode)?;
         let op = Op::Write {

@@ -45,7 +45,7 @@ pub mod xattr;
 
 pub use caller::{Caller, Groups, ProcessTable};
 pub use damage::Damage;
-pub use file::{Statfs, Whence};
+pub use file::{Statfs, Whence, WriteFlags};
 
 /// The file system of one image. It keeps nothing of the image in memory:
 /// every request decodes the blocks it needs, as of its own transaction or

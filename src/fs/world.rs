@@ -134,7 +134,10 @@ impl World {
     }
 
     pub fn write(&self, number: InodeNo, offset: u64, data: &[u8]) -> super::Result<usize> {
-        Ok(self.fs.write(&self.by, number, offset, data, false)?.value)
+        Ok(self
+            .fs
+            .write(&self.by, number, offset, data, Default::default())?
+            .value)
     }
 
     pub fn truncate(&self, number: InodeNo, size: u64) {

@@ -34,6 +34,8 @@ const NAME_MAX: usize = 255;
 const USER: u8 = 1;
 const TRUSTED: u8 = 4;
 const SECURITY: u8 = 6;
+/// Of the Hurd; to Linux whoever may read or write the file.
+const GNU: u8 = 10;
 
 impl Fs {
     /// getxattr(2).
@@ -43,7 +45,7 @@ impl Fs {
         let name = parse(name)?;
         match name.index {
             USER if !may_have_user_attributes(&inode) => return Err(Error::NoAttribute),
-            USER => self.may(&view, by, &inode, READ)?,
+            USER | GNU => self.may(&view, by, &inode, READ)?,
             TRUSTED => self.is_root(by).map_err(|_| Error::NoAttribute)?,
             _ => {}
         }
@@ -95,13 +97,18 @@ impl Fs {
         let mut txn = self.begin()?;
         let (mut inode, gone) = self.load_or_gone(&txn, inode)?;
         self.may_set(&txn, by, &inode, &name)?;
+        let before = (inode.mode, get(&txn, &self.sb, &inode, &name)?);
         if matches!(name.index, ACL_ACCESS | ACL_DEFAULT) {
             self.set_list(&mut txn, by, &mut inode, &name, value)?;
+            if (inode.mode, get(&txn, &self.sb, &inode, &name)?) == before {
+                return Ok(Done::nothing(())); // as ext4: an equal value is no change
+            }
         } else {
-            match (get(&txn, &self.sb, &inode, &name)?.is_some(), flags) {
+            match (before.1, flags) {
                 // (Linux lets both be asked for, which nothing fulfils.)
-                (true, flags) if flags & CREATE != 0 => return Err(Error::Exists),
-                (false, flags) if flags & REPLACE != 0 => return Err(Error::NoAttribute),
+                (Some(_), flags) if flags & CREATE != 0 => return Err(Error::Exists),
+                (None, flags) if flags & REPLACE != 0 => return Err(Error::NoAttribute),
+                (Some(old), _) if old == value => return Ok(Done::nothing(())),
                 _ => set(
                     &mut txn,
                     &self.sb,
@@ -190,6 +197,7 @@ impl Fs {
             ACL_ACCESS | ACL_DEFAULT if inode.kind() == mode::SYMLINK => Err(Error::Unsupported),
             ACL_ACCESS | ACL_DEFAULT => self.owns(by, inode),
             TRUSTED | SECURITY => self.is_root(by),
+            GNU => self.may(blocks, by, inode, WRITE),
             _ => Err(Error::Unsupported),
         }
     }
@@ -235,7 +243,7 @@ fn parse(full: &[u8]) -> Result<Name> {
     if full.is_empty() || full.len() > NAME_MAX {
         return Err(Error::Range);
     }
-    if full.contains(&0) || matches!(full, b"user." | b"trusted." | b"security.") {
+    if full.contains(&0) || matches!(full, b"user." | b"trusted." | b"security." | b"gnu.") {
         return Err(Error::Invalid);
     }
     Name::parse(full).ok_or(Error::Unsupported)

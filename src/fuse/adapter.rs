@@ -298,7 +298,7 @@ impl<S: Service> fuser::Filesystem for Adapter<S> {
             inode: inode_of(node.0),
             offset,
             data: data.into(),
-            kill_priv: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            flags: Request::write_flags(write_flags.bits(), flags.0),
             durable: Request::is_durable(flags.0),
             crooked: Request::is_crooked(flags.0, offset, data.len() as u64),
         };
@@ -370,7 +370,7 @@ impl<S: Service> fuser::Filesystem for Adapter<S> {
             .list(&self.by(by), inode_of(node.0), from, false, &mut |entry| {
                 let name = OsStr::from_bytes(entry.name);
                 !reply.add(
-                    INodeNo(node_of(entry.inode)),
+                    INodeNo(entry.inode.0.into()),
                     entry.cookie,
                     file_type(entry.kind),
                     name,

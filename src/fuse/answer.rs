@@ -8,7 +8,7 @@ use fuser::{
 use crate::fs::{Caller, Groups};
 
 use super::adapter::Adapter;
-use super::reply::{TTL, Told, attributes, errno, generation, nothing};
+use super::reply::{TTL, Told, attributes, errno, generation, nothing, told};
 use super::request::{Answer, Reply, Request};
 use super::service::Service;
 
@@ -49,7 +49,7 @@ impl<S: Service> Adapter<S> {
 
     pub(super) fn attr(&self, by: &fuser::Request, request: Request<'_>, reply: ReplyAttr) {
         self.serve(by, request, |answer| match answer {
-            Ok(Reply::Attr(attr)) => reply.attr(&TTL, &attributes(&attr)),
+            Ok(Reply::Attr(attr)) => reply.attr(&TTL, &told(&attr)),
             Ok(_) => reply.error(Errno::EIO),
             Err(error) => reply.error(errno(&error)),
         });
@@ -63,6 +63,9 @@ impl<S: Service> Adapter<S> {
         reply: ReplyOpen,
     ) {
         self.serve(by, request, move |answer| match answer {
+            Ok(Reply::Opened { unmapped: true }) => {
+                reply.opened(FileHandle(0), flags | FopenFlags::FOPEN_DIRECT_IO);
+            }
             Ok(_) => reply.opened(FileHandle(0), flags),
             Err(error) => reply.error(errno(&error)),
         });

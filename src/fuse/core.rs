@@ -197,11 +197,14 @@ impl Core {
                 return self.nothing(fs.rename(by, *from, name, *to, new_name, *flags)?);
             }
             R::Open { inode, flags } => {
-                return self.done(fs.open(by, *inode, *flags)?, |()| Reply::Opened);
+                return self.done(fs.open(by, *inode, *flags)?, |unmapped| Reply::Opened {
+                    unmapped,
+                });
             }
             R::Release { inode } => return self.nothing(fs.release(*inode)?),
             R::OpenDir { inode, .. } => {
-                return self.done(fs.opendir(by, *inode)?, |()| Reply::Opened);
+                let opened = Reply::Opened { unmapped: false };
+                return self.done(fs.opendir(by, *inode)?, |()| opened);
             }
             R::ReleaseDir { inode } => return self.nothing(fs.releasedir(*inode)?),
             R::Read {
@@ -219,14 +222,14 @@ impl Core {
                 inode,
                 offset,
                 data,
-                kill_priv,
+                flags,
                 durable,
                 crooked,
             } => {
                 if *crooked {
                     fs.may_be_crooked(*inode, None)?;
                 }
-                let done = fs.write(by, *inode, *offset, data, *kill_priv)?;
+                let done = fs.write(by, *inode, *offset, data, *flags)?;
                 let reply = Reply::Written(done.value as u32);
                 return Ok(self.after(done.lsn, reply, *durable || done.durable));
             }

@@ -118,6 +118,14 @@ pub fn attributes(attr: &Attr) -> FileAttr {
     }
 }
 
+/// Attributes as stat(2) tells them: also the root by ext4's number.
+pub fn told(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.inode.0.into()),
+        ..attributes(attr)
+    }
+}
+
 /// "There is no such name, and you may remember that": inode 0.
 pub fn nothing() -> FileAttr {
     FileAttr {

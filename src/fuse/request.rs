@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use super::fsxattr;
-use crate::fs::{Attr, Error, SetAttr, Statfs, Whence};
+use crate::fs::{Attr, Error, SetAttr, Statfs, Whence, WriteFlags};
 use crate::units::InodeNo;
 
 /// Bytes of the transport's buffer, or a copy of them.
@@ -101,7 +101,7 @@ pub enum Request<'a> {
         inode: InodeNo,
         offset: u64,
         data: Bytes<'a>,
-        kill_priv: bool,
+        flags: WriteFlags,
         durable: bool,
         crooked: bool,
     },
@@ -175,7 +175,10 @@ pub enum Reply {
     Attr(Attr),
     /// A new file, opened.
     Created(Attr),
-    Opened,
+    /// `unmapped`: it must not be mapped with MAP_SHARED.
+    Opened {
+        unmapped: bool,
+    },
     Bytes(Vec<u8>),
     Written(u32),
     Offset(u64),
@@ -195,9 +198,23 @@ fn own(bytes: Bytes<'_>) -> Bytes<'static> {
 impl Request<'_> {
     /// Whether a write to a file opened with these flags must be durable
     /// before it is answered. Through the page cache the kernel sends an FSYNC
-    /// of its own after a synchronous write; past it, nobody does.
+    /// of its own after a synchronous write; past it (which also is the way to a
+    /// file that must not be mapped), nobody does.
     pub fn is_durable(flags: i32) -> bool {
-        flags & libc::O_DIRECT != 0 && flags & (libc::O_DSYNC | libc::O_SYNC) != 0
+        flags & (libc::O_DIRECT | libc::O_APPEND) != 0
+            && flags & (libc::O_DSYNC | libc::O_SYNC) != 0
+    }
+
+    /// How a write came, by its flags in the protocol (`write_flags` of
+    /// linux/fuse.h) and those of the open file.
+    pub fn write_flags(how: u32, flags: i32) -> WriteFlags {
+        const CACHE: u32 = 1 << 0;
+        const KILL_SUIDGID: u32 = 1 << 2;
+        WriteFlags {
+            kill_priv: how & KILL_SUIDGID != 0,
+            append: flags & libc::O_APPEND != 0,
+            mapped: how & CACHE != 0,
+        }
     }
 
     /// Whether this goes past the page cache and is not of whole sectors, of 512
@@ -346,14 +363,14 @@ impl Request<'_> {
                 inode,
                 offset,
                 data,
-                kill_priv,
+                flags,
                 durable,
                 crooked,
             } => Write {
                 inode,
                 offset,
                 data: own(data),
-                kill_priv,
+                flags,
                 durable,
                 crooked,
             },

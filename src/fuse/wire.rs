@@ -18,6 +18,7 @@ mod encode;
 
 pub use encode::{Form, Listing};
 
+const FOPEN_DIRECT_IO: u32 = 1 << 0;
 const FOPEN_KEEP_CACHE: u32 = 1 << 1;
 const FOPEN_CACHE_DIR: u32 = 1 << 3;
 
@@ -179,14 +180,13 @@ impl Header {
                 Form::Data,
             ),
             16 => {
-                const KILL_SUIDGID: u32 = 1 << 2;
                 let (size, flags) = (args.u32(16) as usize, args.i32(32));
                 (
                     R::Write {
                         inode,
                         offset: args.u64(8),
                         data: payload.get(..size)?.into(),
-                        kill_priv: args.u32(20) & KILL_SUIDGID != 0,
+                        flags: R::write_flags(args.u32(20), flags),
                         durable: R::is_durable(flags),
                         crooked: R::is_crooked(flags, args.u64(8), size as u64),
                     },
@@ -383,6 +383,7 @@ impl<'a> Names<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fs::WriteFlags;
     use crate::fuse::request::Reply;
     use proptest::prelude::*;
 
@@ -445,7 +446,7 @@ mod tests {
         assert!(matches!(
             written,
             Asked::Request(
-                Request::Write { offset: 4096, kill_priv: true, durable: false, data, .. },
+                Request::Write { offset: 4096, flags: WriteFlags { kill_priv: true, append: false, mapped: false }, durable: false, data, .. },
                 Form::Written
             ) if *data == *b"abc"
         ));

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::model::Refusal;
 use super::step::{How, Path, Put, Space, Step, Target, pattern};
-use crate::fs::{Caller, Done, Error, Fs, Kind, Result, SetAttr, SetTime};
+use crate::fs::{Caller, Done, Error, Fs, Kind, Result, SetAttr, SetTime, WriteFlags};
 use crate::units::{InodeNo, Lsn, Time};
 
 /// What a step came to.
@@ -289,9 +289,12 @@ impl Driver {
     }
 
     fn write(&self, inode: InodeNo, offset: u64, bytes: &[u8]) -> Result<Answer> {
-        let done = self
-            .fs
-            .write(&self.by, inode, offset, bytes, self.by.uid != 0)?;
+        let flags = WriteFlags {
+            kill_priv: self.by.uid != 0,
+            append: false,
+            mapped: false,
+        };
+        let done = self.fs.write(&self.by, inode, offset, bytes, flags)?;
         Ok(Answer {
             lsn: done.lsn,
             wrote: Some(done.value),

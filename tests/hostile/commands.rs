@@ -97,11 +97,14 @@ fn a_forged_archive_never_makes_a_command_panic() {
             let at = random.usize(0..1 << 20);
             (random.usize(0..1000), at, random.u8(..), random.u8(..))
         });
-        kept.apply(edits.collect::<Vec<_>>().into_iter(), |raw, at, _, value| {
-            if let Some(at) = at.checked_rem(raw.len()) {
-                raw[at] = value;
-            }
-        });
+        kept.apply(
+            edits.collect::<Vec<_>>().into_iter(),
+            |raw, at, _, value| {
+                if let Some(at) = at.checked_rem(raw.len()) {
+                    raw[at] = value;
+                }
+            },
+        );
         if random.bool() {
             digits(&mut kept.archive, random);
         }

@@ -76,11 +76,13 @@ fn a_file_of_a_hundred_thousand_extents_is_made_read_and_cut() {
     let file = bench.create("file").unwrap();
     let (fs, by) = (&bench.fs, &bench.by);
     for n in (0..EXTENTS).step_by(2) {
-        fs.write(by, file, n * BLOCK, &block(n), false).unwrap();
+        fs.write(by, file, n * BLOCK, &block(n), Default::default())
+            .unwrap();
     }
     for first in (EXTENTS..2 * EXTENTS).step_by(100) {
         let bytes: Vec<u8> = (first..first + 100).flat_map(block).collect();
-        fs.write(by, file, first * BLOCK, &bytes, false).unwrap();
+        fs.write(by, file, first * BLOCK, &bytes, Default::default())
+            .unwrap();
     }
     for n in (EXTENTS + 1..2 * EXTENTS).step_by(2) {
         fs.fallocate(by, file, PUNCH, n * BLOCK, BLOCK).unwrap();
@@ -123,7 +125,8 @@ fn the_kernel_and_we_scatter_one_file_by_turns() {
     let file = bench.at("file").unwrap();
     let (fs, by) = (&bench.fs, &bench.by);
     for n in (2..BLOCKS).step_by(4).chain((1..BLOCKS).step_by(16)) {
-        fs.write(by, file, n * BLOCK, &block(n), false).unwrap();
+        fs.write(by, file, n * BLOCK, &block(n), Default::default())
+            .unwrap();
     }
     for n in (0..BLOCKS).step_by(12) {
         fs.fallocate(by, file, PUNCH, n * BLOCK, BLOCK).unwrap();
@@ -157,10 +160,15 @@ fn the_last_byte_of_the_largest_file_can_be_written() {
         let file = bench.create("file").unwrap();
         let most = script::largest(&bench, "file");
         let (fs, by) = (&bench.fs, &bench.by);
-        let wrote = fs.write(by, file, most - 3, b"12345", false).unwrap();
+        let wrote = fs
+            .write(by, file, most - 3, b"12345", Default::default())
+            .unwrap();
         assert_eq!(wrote.value, 3, "{}: cut at the end", variant.name);
         for at in [most, most + 5, i64::MAX as u64 - 1] {
-            assert_refused(fs.write(by, file, at, b"6", false), &Error::TooBig);
+            assert_refused(
+                fs.write(by, file, at, b"6", Default::default()),
+                &Error::TooBig,
+            );
         }
         let size = Some(most + 1);
         let longer = SetAttr {

@@ -160,7 +160,9 @@ fn a_write_that_finds_the_image_full_is_short_and_one_record() {
     loop {
         journal.checkpoint().unwrap();
         let before = journal.watermarks().appended;
-        let done = fs.write(&by, file, at, &[7; 7000], false).unwrap();
+        let done = fs
+            .write(&by, file, at, &[7; 7000], Default::default())
+            .unwrap();
         assert_eq!(done.lsn, Some(before.next()));
         assert_eq!(journal.watermarks().appended, before.next());
         at += done.value as u64;

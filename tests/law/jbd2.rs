@@ -51,7 +51,7 @@ fn worked(image: Pages) -> Pages {
             let name = format!("a file, number {m}");
             let file = fs.create(&by, dir, name.as_bytes(), 0o644, 0).unwrap();
             let (inode, data) = (file.value.inode, vec![n as u8 + 1; 900 * (m + 1)]);
-            fs.write(&by, inode, 0, &data, false).unwrap();
+            fs.write(&by, inode, 0, &data, Default::default()).unwrap();
         }
     }
     system::unmount(mounted).unwrap();

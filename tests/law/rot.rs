@@ -80,7 +80,7 @@ impl Disks {
 fn use_it(fs: &Fs) -> journalfs::fs::Result<()> {
     let (by, root) = (Caller::default(), InodeNo::ROOT);
     let made = fs.create(&by, root, b"zz", 0o644, 0)?.value.inode;
-    fs.write(&by, made, 0, &[7; 3000], false)?;
+    fs.write(&by, made, 0, &[7; 3000], Default::default())?;
     fs.unlink(&by, root, b"zz")?;
     fs.forget(made, 1);
     Ok(())

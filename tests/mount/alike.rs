@@ -543,6 +543,81 @@ fn chattr_sets_and_refuses_the_same_and_what_is_made_inherits() {
 }
 
 #[test]
+fn an_append_only_file_only_grows() {
+    alike(
+        r#"
+        echo 0123456789 > log; chattr +a log
+        for flags in 'O_WRONLY|O_APPEND' 'O_RDWR|O_APPEND|O_SYNC'; do
+            perl -MFcntl -e '
+                sysopen(my $f, "log", eval shift) or die "$!\n";
+                sysseek($f, 0, 0); syswrite($f, "grown\n") or print "append: $!\n";
+            ' -- "$flags"
+            cat log
+            # (ext4 does not let O_APPEND go, here nothing can be written then.)
+            perl -MFcntl -e '
+                sysopen(my $f, "log", eval shift) or die "$!\n";
+                fcntl($f, F_SETFL, 0); sysseek($f, 0, 0); syswrite($f, "over");
+            ' -- "$flags"
+            head -n 1 log
+            chattr -a log; echo 0123456789 > log; chattr +a log
+        done
+        # (What mmap(2) says is not quite the kernel's: ENODEV, not EACCES.)
+        for how in '-a -c "mmap -rw 0 11"' '-a -c "mmap -r 0 11"' '-r -c "mmap -r 0 11"'; do
+            eval "xfs_io $how -c 'mread -v 0 4' log" 2>&1 | grep -q 01 && echo "$how"
+        done
+        xfs_io -a -c 'mmap -rw 0 11' -c 'mwrite -S 0x41 0 4' log > /dev/null 2>&1
+        cat log; stat -c %s log
+        chattr -a log
+        xfs_io -c 'mmap -rw 0 11' -c 'mwrite -S 0x41 0 4' log; cat log
+        "#,
+    );
+}
+
+#[test]
+fn the_root_is_inode_2_however_it_is_asked_for() {
+    alike(
+        r#"
+        mkdir d; stat -c %i . d/..; ls -di .; ls -ai d | grep '\.\.'; find . -maxdepth 0 -inum 2
+        chmod 750 .; touch f; stat -c '%i %a %h' .
+        "#,
+    );
+}
+
+#[test]
+fn a_store_into_a_mapping_takes_no_privileges() {
+    alike(
+        r#"
+        for how in 'pwrite 0 4' 'mmap -rw 0 11' 'mmap -rw 0 11" -c "mwrite 0 4'; do
+            rm -f run; echo 0123456789 > run; chmod 755 run
+            setfattr -n security.capability -v 0x0100000200040000000000000000000000000000 run
+            eval "xfs_io -c \"$how\" -c fsync run" > /dev/null
+            echo "$how"; getfattr -d -m - -e hex run; mode run
+        done
+        "#,
+    );
+}
+
+#[test]
+fn attributes_nobody_knows_are_refused_and_equal_ones_are_no_change() {
+    alike(
+        r#"
+        touch f; mkdir d
+        since() { before=$(stat -c %Z.%z f); "$@"; [ "$before" = "$(stat -c %Z.%z f)" ] && echo same; }
+        set_() { setfattr -n user.a -v "$1" f; }
+        for value in one one two two '' ''; do since set_ "$value"; done
+        for list in u:5:r u:5:r u:5:rw; do since setfacl -m $list f; done
+        since setfacl -b f; since setfacl -b f
+        since setfattr -x user.a f
+        for name in system.foo system.data system.richacl foo.bar gnu.a gnu. user. 'system.'; do
+            for at in f d; do
+                try setfattr -n "$name" -v x $at; try getfattr -n "$name" $at; try setfattr -x "$name" $at
+            done
+        done
+        "#,
+    );
+}
+
+#[test]
 fn what_goes_past_the_page_cache_is_of_whole_sectors() {
     alike(
         r#"

@@ -152,7 +152,8 @@ fn every_structure_that_is_damaged_is_named_with_its_place_and_ends_all_changes(
     }
     let file = world.file(ROOT, "pieces");
     for n in 0..10 {
-        fs.write(&by, file, n * 8192, &[7; 4096], false).unwrap();
+        fs.write(&by, file, n * 8192, &[7; 4096], Default::default())
+            .unwrap();
     }
     let marked = world.file(ROOT, "marked");
     fs.setxattr(&by, marked, b"user.large", &[3; 500], 0)
@@ -193,7 +194,12 @@ fn every_structure_that_is_damaged_is_named_with_its_place_and_ends_all_changes(
             "block bitmap",
             number_after(&group, "block bitmap at"),
             none,
-            { Box::new(move |w| w.fs.write(&w.by, marked, 0, b"new", false).map(drop)) },
+            {
+                Box::new(move |w| {
+                    w.fs.write(&w.by, marked, 0, b"new", Default::default())
+                        .map(drop)
+                })
+            },
         ),
         (
             "inode bitmap",

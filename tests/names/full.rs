@@ -51,7 +51,7 @@ fn write(world: &World, by: &Caller, name: &str, block: u64, len: usize) -> Resu
     let at = block * u64::from(world.fs.superblock().block_size);
     let done = world
         .fs
-        .write(by, find(world, name), at, &vec![7; len], false)?;
+        .write(by, find(world, name), at, &vec![7; len], Default::default())?;
     assert!(done.value > 0);
     Ok(())
 }
@@ -213,7 +213,7 @@ fn leave(world: &World, left: u64) {
     let fs = &world.fs;
     let filler = world.file(ROOT, "filler");
     let mut at = 0;
-    while let Ok(done) = fs.write(&world.by, filler, at, &[9; 64 << 10], false) {
+    while let Ok(done) = fs.write(&world.by, filler, at, &[9; 64 << 10], Default::default()) {
         at += done.value as u64;
     }
     while free(world).0 < left {

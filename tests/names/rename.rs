@@ -293,7 +293,7 @@ fn a_replaced_file_that_is_open_lives_on() {
     let twins = twins();
     let (fs, by) = (&twins.world.fs, &twins.world.by);
     let old = twins.find("other/file");
-    fs.write(by, old, 0, b"old", false).unwrap();
+    fs.write(by, old, 0, b"old", Default::default()).unwrap();
     fs.opened(old);
     twins.rename("file", "other/file", 0);
     assert_eq!(fs.read(old, 0, 10).unwrap(), b"old");

@@ -199,7 +199,8 @@ fn an_open_file_outlives_its_name() {
     let world = World::new("debian", 16 << 20);
     let fs = &world.fs;
     let file = world.file(ROOT, "file");
-    fs.write(&world.by, file, 0, b"still here", false).unwrap();
+    fs.write(&world.by, file, 0, b"still here", Default::default())
+        .unwrap();
     fs.opened(file);
     world.unlink(ROOT, "file").unwrap();
     assert!(matches!(world.look(ROOT, "file"), Err(Error::NotFound)));

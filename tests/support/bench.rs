@@ -13,7 +13,9 @@ use journalfs::ext4::Superblock;
 use journalfs::ext4::features::incompat;
 use journalfs::ext4::inode::flag;
 use journalfs::fs::map::Mapping;
-use journalfs::fs::{self, Attr, Caller, Error, Fs, Kind, Options, Result, SetAttr, SetTime};
+use journalfs::fs::{
+    self, Attr, Caller, Error, Fs, Kind, Options, Result, SetAttr, SetTime, WriteFlags,
+};
 use journalfs::journal::{Blocks, Journal, Op};
 use journalfs::units::{FileBlock, InodeNo, Lsn, StepClock, Time};
 
@@ -254,7 +256,10 @@ impl Bench {
                     inode,
                     offset + done as u64,
                     &data[done..end],
-                    true,
+                    WriteFlags {
+                        kill_priv: true,
+                        ..WriteFlags::default()
+                    },
                 )?
                 .value;
             assert!(n > 0, "a write of nothing");

@@ -371,7 +371,10 @@ fn reserved_blocks_are_for_root() {
         ..Caller::default()
     };
     let mut at = 0;
-    while let Ok(done) = world.fs.write(&user, file, at, &[1; 10_000], false) {
+    while let Ok(done) = world
+        .fs
+        .write(&user, file, at, &[1; 10_000], Default::default())
+    {
         at += done.value as u64;
     }
     let kept = world.free_blocks();
@@ -433,9 +436,16 @@ fn a_write_takes_set_id_bits_away_when_asked() {
     inode.mode |= 0o6010;
     store(&mut txn, &world.fs.sb, &inode).unwrap();
     txn.commit(&Op::Orphan { inode: file }).unwrap();
-    world.fs.write(&world.by, file, 0, b"x", false).unwrap();
+    world
+        .fs
+        .write(&world.by, file, 0, b"x", Default::default())
+        .unwrap();
     assert_eq!(world.inode(file).mode & 0o6000, 0o6000);
-    world.fs.write(&world.by, file, 0, b"x", true).unwrap();
+    let flags = WriteFlags {
+        kill_priv: true,
+        ..WriteFlags::default()
+    };
+    world.fs.write(&world.by, file, 0, b"x", flags).unwrap();
     assert_eq!(world.inode(file).mode & 0o6000, 0);
 }
 

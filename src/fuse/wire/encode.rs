@@ -6,7 +6,7 @@ use crate::units::InodeNo;
 use super::super::reply::{TTL, Told, node_of, number_of};
 use super::super::request::{Answer, Reply};
 use super::super::service::Entry;
-use super::{FOPEN_KEEP_CACHE, Header};
+use super::{FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, Header};
 
 /// Bytes of `struct fuse_out_header`.
 const OUT_HEADER: usize = 16;
@@ -74,11 +74,14 @@ impl Form {
             (Form::Attr, Reply::Attr(attr)) => {
                 out.u64(TTL.as_secs());
                 out.u64(0);
-                out.attr(attr);
+                out.attr(attr.inode.0.into(), attr);
             }
             (Form::Created, Reply::Created(attr)) => {
                 out.entry(attr);
                 out.opened(FOPEN_KEEP_CACHE);
+            }
+            (Form::Opened(flags), Reply::Opened { unmapped: true }) => {
+                out.opened(flags | FOPEN_DIRECT_IO);
             }
             (Form::Opened(flags), _) => out.opened(flags),
             (Form::Data, Reply::Bytes(bytes)) => out.bytes(bytes),
@@ -139,7 +142,7 @@ impl<'p> Listing<'p> {
             (Some(attr), true) => out.entry(attr),
             (None, true) => out.unreadable(entry.inode, entry.kind),
         }
-        out.u64(node_of(entry.inode));
+        out.u64(entry.inode.0.into());
         out.u64(entry.cookie);
         out.u32(entry.name.len() as u32);
         out.u32(mode_of(entry.kind) >> 12);
@@ -214,7 +217,7 @@ impl<'p> Out<'p> {
         self.u64(TTL.as_secs());
         self.u64(TTL.as_secs());
         self.u64(0); // nanoseconds of both
-        self.attr(attr);
+        self.attr(node_of(attr.inode), attr);
     }
 
     /// An entry whose inode can't be read: as [`crate::fuse::reply::unreadable`].
@@ -228,10 +231,10 @@ impl<'p> Out<'p> {
         self.zeros(ATTR - 64);
     }
 
-    /// `struct fuse_attr`
-    fn attr(&mut self, attr: &Attr) {
+    /// `struct fuse_attr`, with the number that stat(2) tells.
+    fn attr(&mut self, number: u64, attr: &Attr) {
         let times = [attr.atime, attr.mtime, attr.ctime];
-        for n in [node_of(attr.inode), attr.size, attr.blocks] {
+        for n in [number, attr.size, attr.blocks] {
             self.u64(n);
         }
         for time in times {

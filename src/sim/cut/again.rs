@@ -6,7 +6,7 @@ use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use crate::fs::{Caller, Error, Fs, Result, SetAttr, SetTime, Whence};
+use crate::fs::{Caller, Error, Fs, Result, SetAttr, SetTime, Whence, WriteFlags};
 use crate::journal::Op;
 use crate::journal::record::{By, Name};
 use crate::units::{Clock, InodeNo, Time};
@@ -182,7 +182,12 @@ impl Again {
                 let put = |caller: &Caller, pieces: &[Range<usize>]| {
                     pieces.iter().try_for_each(|piece| {
                         let (at, bytes) = (offset + piece.start as u64, &data[piece.clone()]);
-                        let written = self.fs.write(caller, inode, at, bytes, by.uid != 0);
+                        let flags = WriteFlags {
+                            kill_priv: by.uid != 0,
+                            append: true, // it was accepted
+                            mapped: false,
+                        };
+                        let written = self.fs.write(caller, inode, at, bytes, flags);
                         written.map(drop)
                     })
                 };

@@ -194,7 +194,9 @@ pub fn the_largest_file_has_its_last_byte(bench: &Bench, _random: &mut Seeded) {
     assert_eq!(bench.fs.getattr(inode).unwrap().size, most);
     assert_eq!(bench.fs.read(inode, most - 3, 100).unwrap(), b"\0\0!");
     assert_refused(
-        bench.fs.write(&bench.by, inode, most, b"!", false),
+        bench
+            .fs
+            .write(&bench.by, inode, most, b"!", Default::default()),
         &Error::TooBig,
     );
     assert_refused(bench.truncate("largest", most + 1), &Error::TooBig);

@@ -20,7 +20,13 @@ pub fn open_files_outlive_their_names(bench: &Bench, random: &mut Seeded) {
         bench.unlink(&path).unwrap();
         bench
             .fs
-            .write(&bench.by, inode, 30_000, b"after the end", false)
+            .write(
+                &bench.by,
+                inode,
+                30_000,
+                b"after the end",
+                Default::default(),
+            )
             .unwrap();
         assert_eq!(bench.fs.read(inode, 30_000, 100).unwrap(), b"after the end");
         assert_eq!(bench.fs.getattr(inode).unwrap().links, 0);
