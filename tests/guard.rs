@@ -109,7 +109,7 @@ fn make(fs: &Fs, name: &str, data: &[u8]) {
         .unwrap()
         .value
         .inode;
-    fs.write(&by, file, 0, data, false).unwrap();
+    fs.write(&by, file, 0, data, Default::default()).unwrap();
 }
 
 fn has(fs: &Fs, name: &str) -> bool {

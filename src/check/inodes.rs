@@ -259,7 +259,9 @@ impl Walk<'_> {
         let block = self.sb.block_size as u64;
         match kind(le16(raw, 0)) {
             // (Blocks past the end must be unwritten: read after an extension, they must give zeros.)
-            1 if claimed.written_end > 0 && size <= (claimed.written_end - 1) * block => {
+            1 if (claimed.written_end > 0 && size <= (claimed.written_end - 1) * block)
+                || size > self.sb.max_size() =>
+            {
                 self.report.add(Finding::Field {
                     place,
                     field: "i_size",

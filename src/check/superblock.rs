@@ -394,6 +394,15 @@ impl Super {
     pub fn huge_file(&self) -> bool {
         self.ro_compat & ro_compat::HUGE_FILE != 0
     }
+    /// The size that no file exceeds, in bytes: `i_blocks` must be able to count
+    /// its blocks, though it have holes.
+    pub fn max_size(&self) -> u64 {
+        let block = self.block_size as u64;
+        match self.huge_file() {
+            true => (1 << 32) * block,
+            false => u64::from(u32::MAX) / (block / 512) * block,
+        }
+    }
     /// Whether a directory's link count may be 1 for "too many".
     pub fn dir_nlink(&self) -> bool {
         self.ro_compat & ro_compat::DIR_NLINK != 0

@@ -180,7 +180,8 @@ fn work(fs: &Fs, found: &[InodeNo], random: &mut Seeded) {
             }
             _ => {
                 let data = vec![2; random.usize(1..30_000)];
-                fs.write(&by, inode, offset, &data, true).map(drop)
+                fs.write(&by, inode, offset, &data, Default::default())
+                    .map(drop)
             }
         });
     }

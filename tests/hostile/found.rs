@@ -74,7 +74,9 @@ fn more_reserved_blocks_than_numbers_leave_none_to_users() {
     };
     let file = find(mounted.fs(), "dir/file");
     assert!(matches!(
-        mounted.fs().write(&by, file, 1 << 20, &[1; 9000], true),
+        mounted
+            .fs()
+            .write(&by, file, 1 << 20, &[1; 9000], Default::default()),
         Err(Error::NoSpace)
     ));
 }
@@ -132,7 +134,13 @@ fn a_bitmap_that_calls_the_superblock_free_gives_nobody_its_block() {
     let before = forge.get(|what| matches!(what, What::Superblock), 0x68, 16);
     let mounted = mounted(&forge.pages).unwrap();
     let (fs, by) = (mounted.fs(), Caller::default());
-    let written = fs.write(&by, find(fs, "dir/file"), 1 << 20, &[1; 1024], false);
+    let written = fs.write(
+        &by,
+        find(fs, "dir/file"),
+        1 << 20,
+        &[1; 1024],
+        Default::default(),
+    );
     assert!(matches!(written, Err(Error::Corrupt(_))), "{written:?}");
     assert_eq!(mounted.fs().superblock().uuid, before[..]);
 }
@@ -416,7 +424,7 @@ fn a_bitmap_that_calls_the_inode_table_free_makes_nothing_panic() {
                 _ => fs.create(&by, InodeNo::ROOT, name.as_bytes(), 0o644, 0),
             };
             if let Ok(made) = made {
-                let _ = fs.write(&by, made.value.inode, 0, &[b'w'; 5000], true);
+                let _ = fs.write(&by, made.value.inode, 0, &[b'w'; 5000], Default::default());
             }
         }
         let _ = mounted.close();

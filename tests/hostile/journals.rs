@@ -70,7 +70,7 @@ impl Left {
                 let name = format!("{session}-{n}");
                 let file = fs.create(&by, InodeNo::ROOT, name.as_bytes(), 0o644, 0);
                 let file = file.unwrap().value.inode;
-                fs.write(&by, file, n * 500, &[n as u8; 3000], false)
+                fs.write(&by, file, n * 500, &[n as u8; 3000], Default::default())
                     .unwrap();
                 if n % 10 == 9 && checkpoint {
                     fs.journal().checkpoint().unwrap();

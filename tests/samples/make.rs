@@ -151,8 +151,9 @@ fn everything(fs: &Fs, letter: u8) {
         .unwrap()
         .value
         .inode;
-    fs.write(&by, file, 0, &[letter; 5000], false).unwrap();
-    fs.write(&by, file, 100_001, b"behind a hole", false)
+    fs.write(&by, file, 0, &[letter; 5000], Default::default())
+        .unwrap();
+    fs.write(&by, file, 100_001, b"behind a hole", Default::default())
         .unwrap();
     fs.fallocate(&by, file, 1, 200_000, 3000).unwrap();
     fs.link(&by, file, root, &name("link")).unwrap();
@@ -176,7 +177,8 @@ fn everything(fs: &Fs, letter: u8) {
     fs.setattr(&by, file, &set).unwrap();
     fs.set_flags(&by, file, 0x8_0080, u32::MAX).unwrap(); // noatime, extents
     let old = fs.create(&by, dir, b"old", 0o644, 0).unwrap().value.inode;
-    fs.write(&by, old, 0, b"soon replaced", false).unwrap();
+    fs.write(&by, old, 0, b"soon replaced", Default::default())
+        .unwrap();
     fs.open(&by, old, 0).unwrap();
     fs.read(old, 0, 100).unwrap();
     fs.release(old).unwrap();
@@ -189,7 +191,8 @@ fn everything(fs: &Fs, letter: u8) {
     // Removed while it is in use, so that it becomes an orphan.
     let open = fs.create(&by, dir, b"open", 0o644, 0).unwrap().value.inode;
     fs.open(&by, open, 0).unwrap();
-    fs.write(&by, open, 3000, &[letter; 2000], false).unwrap();
+    fs.write(&by, open, 3000, &[letter; 2000], Default::default())
+        .unwrap();
     fs.unlink(&by, dir, b"open").unwrap();
     fs.release(open).unwrap();
     fs.forget(open, 1);
@@ -225,8 +228,14 @@ pub fn killed() -> World {
     let file = fs.create(&by, InodeNo::ROOT, b"large", 0o644, 0).unwrap();
     let file = file.value.inode;
     for round in 0..12u8 {
-        fs.write(&by, file, u64::from(round) * 9000, &[round; 9000], false)
-            .unwrap();
+        fs.write(
+            &by,
+            file,
+            u64::from(round) * 9000,
+            &[round; 9000],
+            Default::default(),
+        )
+        .unwrap();
         if round == 5 {
             fs.journal().checkpoint().unwrap();
             mark(&fs, "home", &world.clock);
@@ -305,8 +314,14 @@ pub fn archived() -> World {
         everything(&fs, letter);
         for round in 0..20u8 {
             let data = [letter + round; 6000];
-            fs.write(&by, file, u64::from(round) * 1000, &data, false)
-                .unwrap();
+            fs.write(
+                &by,
+                file,
+                u64::from(round) * 1000,
+                &data,
+                Default::default(),
+            )
+            .unwrap();
         }
         mark(
             &fs,
@@ -315,7 +330,8 @@ pub fn archived() -> World {
         );
         fs.journal().checkpoint().unwrap();
         log.clean().unwrap();
-        fs.write(&by, file, 0, &[letter; 30_000], false).unwrap();
+        fs.write(&by, file, 0, &[letter; 30_000], Default::default())
+            .unwrap();
         fs.journal().sync().unwrap();
         match letter {
             b'a' => mounted.close().unwrap(),

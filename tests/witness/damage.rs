@@ -212,18 +212,30 @@ damages! {
 /// e2fsck -n passes over these.
 #[test]
 fn what_e2fsck_overlooks_is_found_too() {
-    for (request, want) in [
-        ("ssv state 3", "superblock: s_state is 3, should be 1"),
+    // (2 TiB: what i_blocks can count of sectors with 32 bits.)
+    let long = ["feature ^huge_file", "sif /file size 0x20000000000"];
+    let long = (
+        &long[..],
+        "inode 13: i_size is 2199023255552, which makes no sense",
+    );
+    for (requests, want) in [
         (
-            "ssv last_orphan 99999",
+            &["ssv state 3"][..],
+            "superblock: s_state is 3, should be 1",
+        ),
+        (
+            &["ssv last_orphan 99999"],
             "orphan inode 99999: outside the tables",
         ),
-        ("ssv last_orphan 5", "orphan inode 5: a reserved inode"),
+        (&["ssv last_orphan 5"], "orphan inode 5: a reserved inode"),
+        long,
     ] {
         let Some(patient) = Patient::new(&SUMMED) else {
             return;
         };
-        patient.debugfs(request);
+        for request in requests {
+            patient.debugfs(request);
+        }
         let report = patient.check();
         let shown: Vec<String> = report.findings.iter().map(ToString::to_string).collect();
         assert_eq!(shown, [want]);

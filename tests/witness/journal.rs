@@ -98,7 +98,13 @@ fn make(mounted: &Mounted, name: &str, files: u32) {
         let data = format!("contents of {name}").repeat(50);
         mounted
             .fs()
-            .write(&by, file.value.inode, 0, data.as_bytes(), false)
+            .write(
+                &by,
+                file.value.inode,
+                0,
+                data.as_bytes(),
+                Default::default(),
+            )
             .unwrap();
     }
 }
