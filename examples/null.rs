@@ -374,11 +374,11 @@ impl Service for Null {
         answer(self.answer(&by, request));
     }
 
-    fn read(&self, inode: InodeNo, offset: u64, into: &mut [u8]) -> Result<usize> {
+    fn read_ready(&self, inode: InodeNo, offset: u64, into: &mut [u8]) -> Result<Option<usize>> {
         let tree = self.0.read();
         let data = tree.read(inode, offset, into.len())?;
         into[..data.len()].copy_from_slice(data);
-        Ok(data.len())
+        Ok(Some(data.len()))
     }
 
     fn list(

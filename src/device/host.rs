@@ -163,6 +163,19 @@ impl Disk for HostDisk {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_exact_at(buf, offset)
     }
+    fn read_ready_at(&self, buf: &mut [u8], offset: u64) -> io::Result<bool> {
+        use rustix::io::{Errno, ReadWriteFlags, preadv2};
+        let len = buf.len();
+        let mut bufs = [io::IoSliceMut::new(buf)];
+        match preadv2(&self.file, &mut bufs, offset, ReadWriteFlags::NOWAIT) {
+            // Less: the rest is not in the host's cache, or behind the end.
+            Ok(read) => Ok(read == len),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(false),
+            // A host that can't tell.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.read_at(buf, offset).map(|()| true),
+            Err(error) => Err(error.into()),
+        }
+    }
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         self.file.write_all_at(buf, offset)
     }

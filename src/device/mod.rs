@@ -28,6 +28,11 @@ pub trait Disk: Send + Sync {
     fn len(&self) -> io::Result<u64>;
     /// Fills `buf` from `offset`; `UnexpectedEof` past the end.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+    /// The same without waiting for the medium; `false`: it would have to, and
+    /// what is in `buf` now means nothing.
+    fn read_ready_at(&self, buf: &mut [u8], offset: u64) -> io::Result<bool> {
+        self.read_at(buf, offset).map(|()| true)
+    }
     /// Writes all of `buf` at `offset`, growing the file where needed.
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
     /// Writes several buffers one behind the other.

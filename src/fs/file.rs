@@ -222,6 +222,27 @@ impl Fs {
         Ok(len)
     }
 
+    /// The same without waiting for a disk to bring the file's bytes; `None`: it
+    /// would have to.
+    pub fn read_ready(
+        &self,
+        number: InodeNo,
+        offset: u64,
+        into: &mut [u8],
+    ) -> Result<Option<usize>> {
+        let view = self.view();
+        let inode = self.file_to_read(&view, number)?;
+        let len = (into.len() as u64).min(inode.size.saturating_sub(offset)) as usize;
+        let mut found = view.gather();
+        find_at(&view, &self.sb, &inode, offset, len, &mut found)?;
+        drop(view);
+        let ready = self.journal.read_ready(&found, &mut into[..len])?;
+        Ok(ready.then(|| {
+            self.touch(&inode);
+            len
+        }))
+    }
+
     fn file_to_read(&self, view: &View<'_>, number: InodeNo) -> Result<Inode> {
         let inode = load_file(view, &self.sb, number)?;
         match inode.kind() {

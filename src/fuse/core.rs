@@ -439,7 +439,10 @@ impl Service for Core {
         }
     }
 
-    fn read(&self, inode: InodeNo, offset: u64, into: &mut [u8]) -> Result<usize> {
+    fn read_ready(&self, inode: InodeNo, offset: u64, into: &mut [u8]) -> Result<Option<usize>> {
+        if self.tap.is_some() {
+            return Ok(None); // one way for all that is watched
+        }
         let request = Request::Read {
             inode,
             offset,
@@ -447,20 +450,11 @@ impl Service for Core {
             crooked: false,
         };
         let running = self.meter.begin(&request);
-        let mut read = 0;
-        let mut answer = || {
-            read = self.fs.noting(self.fs.read_into(inode, offset, into))?;
-            Ok(Reply::Done)
-        };
-        let answer = match &self.tap {
-            None => answer(),
-            Some(tap) => match tap.before(&request) {
-                Ok(()) => tap.after(Served::of(&request, self.asks(&request)), answer()),
-                Err(error) => Err(error),
-            },
-        };
-        self.meter.end(running, &answer);
-        answer.map(|_| read)
+        let read = self.fs.noting(self.fs.read_ready(inode, offset, into));
+        if !matches!(read, Ok(None)) {
+            self.meter.end_unanswered(running, read.is_err());
+        }
+        read
     }
 
     fn list(
@@ -473,7 +467,7 @@ impl Service for Core {
     ) -> Result<()> {
         let running = self.meter.begin_listing();
         let listed = self.list_unmetered(by, inode, from, plus, add);
-        self.meter.end_listing(running, listed.is_err());
+        self.meter.end_unanswered(running, listed.is_err());
         listed
     }
 }

@@ -153,8 +153,8 @@ impl Meter {
         self.note(&running, answer.is_err());
     }
 
-    /// A listing ends.
-    pub fn end_listing(&self, running: Running, failed: bool) {
+    /// One ends that has no answer of this type.
+    pub fn end_unanswered(&self, running: Running, failed: bool) {
         self.note(&running, failed);
     }
 
@@ -246,7 +246,7 @@ mod tests {
             let running = meter.begin(&Request::GetAttr { inode });
             meter.end(running, &answer);
         }
-        meter.end_listing(meter.begin_listing(), false);
+        meter.end_unanswered(meter.begin_listing(), false);
         let counted = meter.counted();
         let seen: Vec<_> = (counted.iter())
             .map(|row| (row.kind.as_str(), row.count, row.errors))

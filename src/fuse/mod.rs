@@ -19,6 +19,7 @@ mod negotiate;
 pub mod point;
 pub mod processes;
 mod processor;
+mod readers;
 mod reply;
 pub mod request;
 mod ring;

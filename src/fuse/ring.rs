@@ -30,6 +30,7 @@ use crate::fs::{Caller, Groups};
 use super::negotiate::Negotiate;
 use super::processes::Processes;
 use super::processor;
+use super::readers::Readers;
 use super::reply::number_of;
 use super::request::{Answer, Request};
 use super::service::Service;
@@ -95,16 +96,18 @@ pub fn offered() -> io::Result<()> {
 
 impl Rings {
     /// A ring with its thread for each processor that the kernel may ever have.
-    pub fn prepare<S: Service>(server: Arc<Server<S>>) -> io::Result<Rings> {
+    pub fn prepare<S: Service>(server: Server<S>) -> io::Result<Rings> {
         offered()?;
+        let server = Arc::new(server);
+        let readers = Arc::new(Readers::start(|| Fatal)?);
         let (tell, told) = mpsc::channel();
         let mut rings = Vec::new();
         for cpu in 0..processor::possible()? {
             let (go, order) = mpsc::channel::<(OwnedFd, mpsc::Sender<io::Result<()>>)>();
-            let (server, tell) = (server.clone(), tell.clone());
+            let (server, readers, tell) = (server.clone(), readers.clone(), tell.clone());
             let work = move || {
                 processor::pin(cpu);
-                let made = Queue::new(cpu, server);
+                let made = Queue::new(cpu, server, readers);
                 let (mut queue, said) = match made {
                     Ok(queue) => (queue, Ok(())),
                     Err(error) => return drop(tell.send(Err(error))),
@@ -238,10 +241,11 @@ struct Queue<S> {
     /// Slots that will still come back from the kernel or be given to it.
     live: usize,
     server: Arc<Server<S>>,
+    readers: Arc<Readers>,
 }
 
 impl<S: Service> Queue<S> {
-    fn new(cpu: usize, server: Arc<Server<S>>) -> io::Result<Self> {
+    fn new(cpu: usize, server: Arc<Server<S>>, readers: Arc<Readers>) -> io::Result<Self> {
         let number = u16::try_from(cpu).map_err(|_| io::Error::other("too many processors"))?;
         let ring = IoUring::builder()
             .setup_submit_all()
@@ -279,6 +283,7 @@ impl<S: Service> Queue<S> {
             answers: Vec::new(),
             live: 0,
             server,
+            readers,
         })
     }
 
@@ -402,14 +407,32 @@ impl<S: Service> Queue<S> {
                     inode,
                     offset,
                     size,
-                    crooked: false,
+                    crooked,
                 },
-                _,
+                form,
             ) => {
                 let room = payload.len().min(size as usize);
-                let read = server.service.read(inode, offset, &mut payload[..room]);
-                let answer = read.map_err(|error| number_of(&error));
-                self.commit(slot, &header, answer);
+                let into = &mut payload[..room];
+                let read = match crooked {
+                    true => Ok(None),
+                    false => server.service.read_ready(inode, offset, into),
+                };
+                let request = Request::Read {
+                    inode,
+                    offset,
+                    size: room as u32,
+                    crooked,
+                };
+                match read.map_err(|error| number_of(&error)).transpose() {
+                    Some(answer) => self.commit(slot, &header, answer),
+                    None => {
+                        self.waiting[slot] = Some((header, form));
+                        self.readers.have(move || {
+                            let answer = move |answer| outbox.put(slot, answer);
+                            server.service.serve(by, request, answer);
+                        });
+                    }
+                }
             }
             Asked::Request(request, form) => {
                 server

@@ -16,8 +16,9 @@ pub trait Service: Send + Sync + 'static {
         A: FnOnce(Answer) + Send + 'static;
 
     /// Reads a file's bytes into a transport's buffer; answers how many there
-    /// were: fewer than there is room for only at the file's end.
-    fn read(&self, inode: InodeNo, offset: u64, into: &mut [u8]) -> Result<usize>;
+    /// were: fewer than there is room for only at the file's end. `None`: a disk
+    /// has to be waited for, which [`Service::serve`] does.
+    fn read_ready(&self, inode: InodeNo, offset: u64, into: &mut [u8]) -> Result<Option<usize>>;
 
     /// Lists a directory from a cookie on, as far as `add` takes entries (it
     /// answers whether it took one). With `plus` each brings its attributes

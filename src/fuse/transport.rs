@@ -162,7 +162,7 @@ impl<S: Service> Mounted<S> {
             negotiate,
         };
         let prepared = match negotiate.over_rings {
-            true => options.unless_wanted(Rings::prepare(Arc::new(server)))?,
+            true => options.unless_wanted(Rings::prepare(server))?,
             false => None,
         };
         negotiate.over_rings = prepared.is_some();
@@ -332,7 +332,7 @@ mod tests {
             });
         }
 
-        fn read(&self, _: InodeNo, _: u64, _: &mut [u8]) -> crate::fs::Result<usize> {
+        fn read_ready(&self, _: InodeNo, _: u64, _: &mut [u8]) -> crate::fs::Result<Option<usize>> {
             Err(FsError::Unsupported)
         }
 

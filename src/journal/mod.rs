@@ -514,6 +514,14 @@ impl Inner {
         }
     }
 
+    /// Whether a record's frame is written: its data can be read.
+    fn logged(&self, place: &Place) -> bool {
+        match &self.keep {
+            Keep::Log(log) => log.is_written(place.lsn()),
+            Keep::Memory | Keep::Scratch => true,
+        }
+    }
+
     /// Part of a record's data, verified. A commit makes blocks visible
     /// before their frame is written, hence the (brief) wait.
     fn read_logged(&self, place: &Place, from: usize, buf: &mut [u8]) -> Result<()> {

@@ -82,9 +82,17 @@ impl Journal {
     /// Reads what a view found; `false` if a checkpoint has begun since, and
     /// it has to be found anew.
     pub fn read(&self, found: &Gather, buf: &mut [u8]) -> Result<bool> {
-        let inner = &*self.0;
-        inner.read_pieces(&found.pieces, buf)?;
-        Ok(inner.checkpoints.load(Ordering::SeqCst) == found.checkpoints)
+        self.0.read_pieces(&found.pieces, buf)?;
+        Ok(self.still(found))
+    }
+
+    /// The same without waiting for a disk; `false` also if it would have to.
+    pub fn read_ready(&self, found: &Gather, buf: &mut [u8]) -> Result<bool> {
+        Ok(self.0.read_ready_pieces(&found.pieces, buf)? && self.still(found))
+    }
+
+    fn still(&self, found: &Gather) -> bool {
+        self.0.checkpoints.load(Ordering::SeqCst) == found.checkpoints
     }
 }
 
@@ -175,6 +183,29 @@ impl Inner {
             rest = after;
         }
         Ok(())
+    }
+
+    fn read_ready_pieces(&self, pieces: &[Piece], buf: &mut [u8]) -> Result<bool> {
+        let mut rest = buf;
+        for piece in pieces {
+            let (now, after) = rest.split_at_mut(piece.len());
+            let ready = match piece {
+                Piece::Zeros(_) | Piece::Bytes(..) => {
+                    self.read_pieces(std::slice::from_ref(piece), now)?;
+                    true
+                }
+                Piece::Log(place, from, _) => self.logged(place) && place.read_ready(*from, now)?,
+                Piece::Image(from, _) => self
+                    .image
+                    .read_ready_at(now, *from)
+                    .map_err(|e| image_error("read", e))?,
+            };
+            if !ready {
+                return Ok(false);
+            }
+            rest = after;
+        }
+        Ok(true)
     }
 
     /// How many blocks from `first` on, `most` at most, come from one place.

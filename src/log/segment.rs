@@ -389,6 +389,9 @@ impl Segment {
     }
 }
 
+/// How a place reads its disk: whether it could.
+type ReadBy<'a> = &'a dyn Fn(&dyn Disk, &mut [u8], u64) -> std::io::Result<bool>;
+
 /// Where a record's data lie. Holds its segment: while a `Place` lives, its
 /// bytes are not recycled.
 #[derive(Clone)]
@@ -431,6 +434,17 @@ impl Place {
     /// Fills `buf` from byte `from` of the data. Every chunk touched is
     /// verified; bytes outside the data are an assertion's matter.
     pub fn read(&self, from: usize, buf: &mut [u8]) -> Result<()> {
+        let read = |disk: &dyn Disk, out: &mut [u8], at| disk.read_at(out, at).map(|()| true);
+        self.read_by(&read, from, buf).map(drop)
+    }
+
+    /// The same without waiting for the medium; `false`: it would have to.
+    pub fn read_ready(&self, from: usize, buf: &mut [u8]) -> Result<bool> {
+        let read = |disk: &dyn Disk, out: &mut [u8], at| disk.read_ready_at(out, at);
+        self.read_by(&read, from, buf)
+    }
+
+    fn read_by(&self, read: ReadBy<'_>, from: usize, buf: &mut [u8]) -> Result<bool> {
         let place = &*self.0;
         assert!(from + buf.len() <= self.len(), "read past a record's data");
         let Some(sums) = place.sums.get() else {
@@ -442,17 +456,21 @@ impl Place {
             let (number, start, end) = self.chunk_at(at);
             let want = (end - at).min(buf.len() - done);
             let out = &mut buf[done..done + want];
-            if at == start && want == end - start {
-                self.read_chunk(number, start, out, sums)?;
+            let ready = if at == start && want == end - start {
+                self.read_chunk(read, number, start, out, sums)?
             } else {
                 let mut chunk = [0; frame::CHUNK];
                 let chunk = &mut chunk[..end - start];
-                self.read_chunk(number, start, chunk, sums)?;
+                let ready = self.read_chunk(read, number, start, chunk, sums)?;
                 out.copy_from_slice(&chunk[at - start..at - start + want]);
+                ready
+            };
+            if !ready {
+                return Ok(false);
             }
             done += want;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Number, start and end of the chunk that byte `at` lies in.
@@ -471,16 +489,22 @@ impl Place {
         }
     }
 
-    fn read_chunk(&self, number: usize, start: usize, out: &mut [u8], sums: &[Sum]) -> Result<()> {
+    fn read_chunk(
+        &self,
+        read: ReadBy<'_>,
+        number: usize,
+        start: usize,
+        out: &mut [u8],
+        sums: &[Sum],
+    ) -> Result<bool> {
         let place = &*self.0;
         let at = place.offset + start as u64;
-        place
-            .segment
-            .disk
-            .read_at(out, at)
-            .map_err(|e| place.segment.io("read", e))?;
+        let ready = read(&*place.segment.disk, out, at).map_err(|e| place.segment.io("read", e))?;
+        if !ready {
+            return Ok(false);
+        }
         match sums.get(number) {
-            Some(sum) if *sum == crc32fast::hash(out).to_le_bytes() => Ok(()),
+            Some(sum) if *sum == crc32fast::hash(out).to_le_bytes() => Ok(true),
             _ => Err(place
                 .segment
                 .damaged(place.lsn, at, "its data don't match their checksum")),

@@ -113,6 +113,11 @@ impl Log {
         self.0.wait_written(lsn)
     }
 
+    /// Whether a record's frame is in the host's cache, so that it can be read.
+    pub fn is_written(&self, lsn: Lsn) -> bool {
+        self.0.written() >= lsn
+    }
+
     /// Makes every record appended before the call durable. A failure is
     /// final: the log refuses everything afterwards.
     pub fn sync(&self) -> Result<Durable> {
