@@ -8,15 +8,12 @@ pub mod audit;
 pub mod chart;
 pub mod chronicle;
 mod event;
-mod names;
-mod places;
 mod point;
 pub mod shown;
 mod teller;
 pub mod totals;
 
 pub use event::Event;
-pub use names::Names;
 pub use point::{Point, PointError, parse_age};
 pub use teller::{Asked, Teller, Untold};
 pub use totals::Totals;

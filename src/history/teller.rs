@@ -6,9 +6,8 @@ use std::sync::mpsc::{self, SyncSender};
 use std::{mem, thread};
 
 use super::event::Event;
-use super::names::Names;
-use crate::journal::Flaw;
 use crate::journal::record::{Op, Record};
+use crate::journal::{Flaw, Names};
 use crate::log::{self, Frame, Kind, Reader, Seen, Survey};
 use crate::units::{InodeNo, Lsn};
 
@@ -132,12 +131,7 @@ impl Teller {
         let Record::Operation(operation) = record else {
             return;
         };
-        let bereft = operation.op.bereft();
-        for (inode, path) in &operation.paths {
-            if Some(*inode) != bereft {
-                self.names.tell(*inode, path);
-            }
-        }
+        self.names.hear(operation);
         if let (Some(by), Some(program)) = (operation.op.by(), &operation.program) {
             self.programs.insert(by.pid, program.as_slice().into());
         }
@@ -148,13 +142,7 @@ impl Teller {
         let Record::Operation(operation) = record else {
             return;
         };
-        self.names.apply(&operation.op);
-        let bereft = operation.op.bereft();
-        for (inode, path) in &operation.paths {
-            if Some(*inode) == bereft {
-                self.names.tell(*inode, path);
-            }
-        }
+        self.names.learn(operation);
     }
 
     fn event(

@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::record::Op;
 use super::{Blocks, Inner};
-use crate::log::{Log, Slot};
+use crate::log::Log;
 use crate::units::{InodeNo, Lsn};
 
 /// What a sync's new page and other records may take meanwhile.
@@ -32,17 +32,29 @@ pub(super) struct Told {
 }
 
 impl Named {
-    /// The record of `op`, which tells these, has its place.
+    /// Whether a record of this segment need not tell an inode's path.
+    pub fn has(&self, segment: Lsn, inode: InodeNo) -> bool {
+        self.segment == segment && self.inodes.contains(&inode)
+    }
+
+    /// What a record of this segment would be taken to say that this process
+    /// runs.
+    pub fn program(&self, segment: Lsn, pid: u32) -> Option<&[u8]> {
+        let told = (self.segment == segment).then(|| self.programs.get(&pid))?;
+        told.map(Vec::as_slice)
+    }
+
+    /// The record of `op`, which tells these, has its place in a segment.
     pub fn note(
         &mut self,
-        slot: &Slot,
+        segment: Lsn,
         op: &Op,
         inodes: impl IntoIterator<Item = InodeNo>,
         program: Option<Vec<u8>>,
     ) {
-        if self.segment != slot.segment() {
+        if self.segment != segment {
             *self = Named {
-                segment: slot.segment(),
+                segment,
                 ..Named::default()
             };
         }

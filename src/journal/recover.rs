@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::cache::{Home, State};
 use super::record::{Base, Clean, Operation, Record};
 use super::redo::Redo;
+use super::retell::Retelling;
 use super::{Error, Inner, Journal, Keep, Options, Result};
 use crate::device::{Dir, Disk};
 use crate::log::{Beyond, Frame, Kind, Place, Survey, Verdict};
@@ -281,7 +282,8 @@ impl Unrecovered {
         self.preflight(&image, &options)?;
         let (base, state) = self.start(&options);
         let operations = self.report.operations;
-        let log = self.survey.open(options.log())?;
+        let mut retelling = Retelling::within(options.limit());
+        let log = self.survey.open_retold(options.log(), &mut retelling)?;
         let journal = Journal::new(image, options, Keep::Log(log), state)?;
         *journal.0.session.lock() = base.session;
         let log = journal.0.log()?;
@@ -324,7 +326,8 @@ impl Unrecovered {
     /// Goes on after a session that ended well (or never began).
     pub fn resume(self, image: Arc<dyn Disk>, options: Options) -> Result<Journal> {
         self.refuse_damage()?;
-        let log = self.survey.open(options.log())?;
+        let mut retelling = Retelling::within(options.limit());
+        let log = self.survey.open_retold(options.log(), &mut retelling)?;
         let state = State {
             last: log.watermarks().appended,
             ..State::default()

@@ -248,7 +248,7 @@ impl<'j> Txn<'j> {
         let slot = self.reserve(log, &meta)?;
         let lsn = slot.lsn();
         self.publish(&slot);
-        self.state.named.note(&slot, op, inodes, program);
+        self.state.named.note(slot.segment(), op, inodes, program);
         if let Some(observe) = inner.observer.get() {
             observe(lsn, op, data);
         }

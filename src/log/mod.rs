@@ -42,6 +42,7 @@ mod tests;
 
 pub use frame::{Kind, lsn_of};
 pub use keep::{Found, Keeper, Sealed, found, found_in, index_agrees, read_in};
+pub use open::Retell;
 pub use reader::Reader;
 pub use segment::{Frame, Place, Seen, SegmentInfo, SegmentState};
 pub use slot::Slot;

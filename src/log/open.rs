@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::folder::{self, Content, File, Spare, Spares};
-use super::frame::{self, FrameHeader, PAGE};
+use super::frame::{self, FrameHeader, Kind, PAGE};
 use super::index::{self, Entry, Index};
 use super::segment::{ANEW, Header, OPENING, Segment};
 use super::survey::{Piece, Survey};
@@ -26,17 +26,39 @@ use super::tail::{Tail, salt};
 use super::{Error, Log, Options, Result};
 use crate::units::{Epoch, Lsn};
 
-pub(super) fn open(survey: Survey, options: Options) -> Result<Log> {
+/// Whoever knows what records mean, and sees to it that those in a fresh segment
+/// can be understood without the segment that they were copied from.
+pub trait Retell {
+    /// What a record that is copied into the segment with this base is to carry
+    /// instead of its `meta`; it has `data` bytes of data besides.
+    fn retell(&self, meta: &[u8], data: usize, segment: Lsn) -> Vec<u8>;
+    /// The next record, of those that are copied and of those before them from
+    /// their segment's beginning on. A copied one as it is now, with the base
+    /// of its new segment.
+    fn pass(&mut self, meta: &[u8], segment: Option<Lsn>);
+}
+
+/// Nobody: they are copied as they are.
+pub(super) struct AsTheyAre;
+
+impl Retell for AsTheyAre {
+    fn retell(&self, meta: &[u8], _: usize, _: Lsn) -> Vec<u8> {
+        meta.to_vec()
+    }
+    fn pass(&mut self, _: &[u8], _: Option<Lsn>) {}
+}
+
+pub(super) fn open(survey: Survey, options: Options, retell: &mut dyn Retell) -> Result<Log> {
     let from = survey.proven.max(survey.installed).min(survey.last).next();
     let installed = survey.installed;
-    Opening::new(survey, options, from, installed, 0)?.run()
+    Opening::new(survey, options, from, installed, 0)?.run(retell)
 }
 
 pub(super) fn open_anew(mut survey: Survey, options: Options) -> Result<Log> {
     survey.last = survey.highest;
     let from = survey.last.next();
     let installed = survey.last;
-    Opening::new(survey, options, from, installed, ANEW)?.run()
+    Opening::new(survey, options, from, installed, ANEW)?.run(&mut AsTheyAre)
 }
 
 struct Opening {
@@ -97,9 +119,9 @@ impl Opening {
         })
     }
 
-    fn run(mut self) -> Result<Log> {
+    fn run(mut self, retell: &mut dyn Retell) -> Result<Log> {
         self.begin_segment(0)?;
-        self.copy_frames()?;
+        self.copy_frames(retell)?;
         self.sync_frames()?;
         self.write_headers()?;
         self.name_files()?;
@@ -175,45 +197,69 @@ impl Opening {
         Ok((piece.segment.header.salt, end))
     }
 
-    fn copy_frames(&mut self) -> Result<()> {
-        let mut lsn = self.from;
+    fn copy_frames(&mut self, retell: &mut dyn Retell) -> Result<()> {
+        if self.from > self.survey.last {
+            return Ok(());
+        }
+        let mut lsn = self.segment_of(self.from)?.header.base;
+        while lsn < self.from {
+            // (What is home already may have been damaged since.)
+            if let Ok((header, front)) = self.segment_of(lsn)?.front(lsn)
+                && header.kind == Kind::Record
+            {
+                retell.pass(&front[frame::HEADER..header.meta_end()], None);
+            }
+            lsn = lsn.next();
+        }
         while lsn <= self.survey.last {
-            self.copy_frame(lsn)?;
+            self.copy_frame(lsn, retell)?;
             lsn = lsn.next();
         }
         Ok(())
     }
 
+    /// The old segment that holds a record.
+    fn segment_of(&self, lsn: Lsn) -> Result<Arc<Segment>> {
+        let pieces = &self.survey.pieces;
+        let at = pieces.partition_point(|piece| piece.segment.header.base <= lsn);
+        let piece = at.checked_sub(1).and_then(|at| pieces.get(at));
+        piece.map_or(Err(Error::Missing(lsn)), |piece| Ok(piece.segment.clone()))
+    }
+
     /// Writes one kept frame into the fresh segment: same record, same epoch
-    /// and time; new salt and place.
-    fn copy_frame(&mut self, lsn: Lsn) -> Result<()> {
-        let at = self
-            .survey
-            .pieces
-            .partition_point(|piece| piece.segment.header.base <= lsn);
-        let Some(piece) = at.checked_sub(1).and_then(|at| self.survey.pieces.get(at)) else {
+    /// and time; new salt and place, and maybe more told.
+    fn copy_frame(&mut self, lsn: Lsn, retell: &mut dyn Retell) -> Result<()> {
+        let old = self.segment_of(lsn)?;
+        let (header, front) = old.front(lsn)?;
+        let (meta, sums) = front[frame::HEADER..].split_at(header.meta_len as usize);
+        let retold = |meta: &[u8], segment| match header.kind {
+            Kind::Record => retell.retell(meta, header.data_len as usize, segment),
+            Kind::Mark => meta.to_vec(),
+        };
+        let Some(fresh) = self.fresh.last() else {
             return Err(Error::Missing(lsn));
         };
-        let old = piece.segment.clone();
-        let (header, mut bytes) = old.front(lsn)?;
-        let front = bytes.len();
-        bytes.resize(header.len() as usize, 0);
-        let data_end = front + header.data_len as usize;
-        let read = old
-            .disk
-            .read_at(&mut bytes[front..data_end], header.data_at());
-        read.map_err(|e| old.io("read", e))?;
-
-        let fits = self.fresh.last().is_some_and(|fresh| {
-            let size = fresh.header.size;
-            fresh.end + header.len() <= size && fresh.index.len() < index::capacity(size)
-        });
+        let mut told = retold(meta, fresh.header.base);
+        let longer = |told: &[u8]| FrameHeader {
+            meta_len: told.len() as u32,
+            ..header
+        };
+        let size = fresh.header.size;
+        let fits =
+            fresh.end + longer(&told).len() <= size && fresh.index.len() < index::capacity(size);
         if !fits {
-            self.begin_segment(header.len())?;
+            told = retold(meta, lsn);
+            self.begin_segment(longer(&told).len())?;
         }
+        let header = longer(&told);
         let Some(fresh) = self.fresh.last_mut() else {
             return Err(Error::Missing(lsn));
         };
+        let mut bytes = vec![0; header.len() as usize];
+        let data = header.front_len()..header.front_len() + header.data_len as usize;
+        let from = old.place(lsn)? + front.len() as u64;
+        let read = old.disk.read_at(&mut bytes[data], from);
+        read.map_err(|e| old.io("read", e))?;
         let copy = FrameHeader {
             salt: fresh.header.salt,
             at: fresh.end,
@@ -221,7 +267,9 @@ impl Opening {
             installed: header.installed.max(self.installed),
             ..header
         };
-        let raw = copy.encode(&bytes[frame::HEADER..front], &[]);
+        bytes[frame::HEADER..header.meta_end()].copy_from_slice(&told);
+        bytes[header.meta_end()..header.front_len()].copy_from_slice(sums);
+        let raw = copy.encode(&bytes[frame::HEADER..header.front_len()], &[]);
         bytes[..raw.len()].copy_from_slice(&raw);
         let name = Spare::store_name(fresh.spare.number);
         fresh
@@ -234,6 +282,9 @@ impl Opening {
             time: copy.time,
         });
         fresh.end = copy.end();
+        if header.kind == Kind::Record {
+            retell.pass(&told, Some(fresh.header.base));
+        }
         Ok(())
     }
 

@@ -300,7 +300,7 @@ impl Segment {
     }
 
     /// Where a record's frame begins.
-    fn place(&self, lsn: Lsn) -> Result<u64> {
+    pub fn place(&self, lsn: Lsn) -> Result<u64> {
         match self.entry(lsn) {
             None => Err(Error::Missing(lsn)),
             Some(Entry { offset: 0, .. }) => Err(self.damaged(lsn, 0, "its frame is missing")),

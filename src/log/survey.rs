@@ -16,6 +16,7 @@ use std::sync::Arc;
 use super::folder::{self, Content, File};
 use super::index::Index;
 use super::keep::Sealed;
+use super::open::{AsTheyAre, Retell};
 use super::segment::{ANEW, Header, OPENING, Segment, SegmentInfo, SegmentState};
 use super::store::{self, Scan, Witness};
 use super::{Durable, Error, Log, Options, Result};
@@ -202,6 +203,11 @@ impl Survey {
     /// what is kept but not proven durable is copied. Afterwards everything
     /// kept is durable. Refuses a corrupt log.
     pub fn open(self, options: Options) -> Result<Log> {
+        self.open_retold(options, &mut AsTheyAre)
+    }
+
+    /// The same, with a say in what copied records carry.
+    pub fn open_retold(self, options: Options, retell: &mut dyn Retell) -> Result<Log> {
         match &self.verdict {
             Verdict::Corrupt(bad) => Err(Error::Corrupt {
                 lsn: bad.lsn,
@@ -209,7 +215,7 @@ impl Survey {
                 offset: bad.offset,
                 why: bad.why,
             }),
-            _ => super::open::open(self, options),
+            _ => super::open::open(self, options, retell),
         }
     }
 

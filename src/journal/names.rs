@@ -7,8 +7,7 @@
 use std::collections::HashMap;
 
 use super::places::Places;
-use crate::journal::Op;
-use crate::journal::record::Name;
+use super::record::{Name, Op, Operation};
 use crate::units::InodeNo;
 
 /// The node of the root directory.
@@ -53,6 +52,27 @@ impl Default for Names {
 }
 
 impl Names {
+    /// Takes in what an operation takes for granted.
+    pub fn hear(&mut self, operation: &Operation) {
+        let bereft = operation.op.bereft();
+        for (inode, path) in &operation.paths {
+            if Some(*inode) != bereft {
+                self.tell(*inode, path);
+            }
+        }
+    }
+
+    /// Takes in what holds after it.
+    pub fn learn(&mut self, operation: &Operation) {
+        self.apply(&operation.op);
+        let bereft = operation.op.bereft();
+        for (inode, path) in &operation.paths {
+            if Some(*inode) == bereft {
+                self.tell(*inode, path);
+            }
+        }
+    }
+
     /// A record told an inode's full path. (Not one below the root is wrong,
     /// and left out.)
     pub fn tell(&mut self, inode: InodeNo, path: &[u8]) {
