@@ -22,18 +22,17 @@ const PATIENCE: u32 = 8;
 const SPREAD: u32 = 64;
 
 /// Takes 1 ..= `want` blocks in a row, at `goal` or as near behind it as may
-/// be. Others than root (and the image's reserved user) leave the reserved
-/// blocks alone.
+/// be. So many blocks as `keep` stay free.
 pub fn new_blocks(
     txn: &mut Txn<'_>,
     sb: &Superblock,
     goal: BlockNo,
     want: u32,
-    privileged: bool,
+    keep: u64,
 ) -> Result<(BlockNo, u32)> {
-    let want = match privileged {
-        true => want,
-        false => want.min(unreserved(txn, sb, sb.group_of_block(goal), want)?),
+    let want = match keep {
+        0 => want,
+        _ => want.min(sparable(txn, sb, sb.group_of_block(goal), want, keep)?),
     };
     if want == 0 {
         return Err(Error::NoSpace);
@@ -206,10 +205,27 @@ fn around(sb: &Superblock, first: GroupNo) -> impl Iterator<Item = GroupNo> + us
     (first..count).chain(0..first).map(GroupNo)
 }
 
-/// How many of `want` blocks may be taken without touching the reserve. Stops
+/// What the kernel keeps free for its own needs, and leaves out of df's figures:
+/// the fiftieth part, 4096 blocks at most. Only the nodes of extent trees come
+/// from it, so that a full image can be punched and written to where it is
+/// reserved.
+pub fn kernel_reserve(sb: &Superblock) -> u64 {
+    match sb.has_extents() {
+        true => (sb.blocks_count / 50).min(4096),
+        false => 0,
+    }
+}
+
+/// How many of `want` blocks may be taken if `keep` are to stay free. Stops
 /// counting as soon as all may: the usual case costs a look at few groups.
-fn unreserved(blocks: &dyn Blocks, sb: &Superblock, first: GroupNo, want: u32) -> Result<u32> {
-    let enough = sb.reserved_blocks + u64::from(want);
+fn sparable(
+    blocks: &dyn Blocks,
+    sb: &Superblock,
+    first: GroupNo,
+    want: u32,
+    keep: u64,
+) -> Result<u32> {
+    let enough = keep + u64::from(want);
     let mut free = 0;
     for number in around(sb, first) {
         free += u64::from(group(blocks, sb, number)?.free_blocks);
@@ -217,20 +233,19 @@ fn unreserved(blocks: &dyn Blocks, sb: &Superblock, first: GroupNo, want: u32) -
             return Ok(want);
         }
     }
-    Ok(free.saturating_sub(sb.reserved_blocks).min(u64::from(want)) as u32)
+    Ok(free.saturating_sub(keep).min(u64::from(want)) as u32)
 }
 
-/// How many of `want` blocks a caller could have.
-pub fn available(blocks: &dyn Blocks, sb: &Superblock, privileged: bool, want: u64) -> Result<u64> {
-    let kept = if privileged { 0 } else { sb.reserved_blocks };
+/// How many of `want` blocks a caller could have who must leave `keep`.
+pub fn available(blocks: &dyn Blocks, sb: &Superblock, keep: u64, want: u64) -> Result<u64> {
     let mut free = 0;
     for number in around(sb, GroupNo(0)) {
         free += u64::from(group(blocks, sb, number)?.free_blocks);
-        if free >= want + kept {
+        if free >= want + keep {
             return Ok(want);
         }
     }
-    Ok(free.saturating_sub(kept))
+    Ok(free.saturating_sub(keep))
 }
 
 /// Free blocks in a row.

@@ -245,7 +245,7 @@ impl Fs {
         }
         if let Some(mut acl) = xattr::access_list(txn, &self.sb, inode)? {
             acl.set_mode(inode.mode);
-            xattr::store_list(txn, &self.sb, inode, ACL_ACCESS, &acl, self.privileged(by))?;
+            xattr::store_list(txn, &self.sb, inode, ACL_ACCESS, &acl, self.kept(by))?;
         }
         Ok(())
     }

@@ -88,7 +88,7 @@ pub fn allocate(
     inode: &mut Inode,
     at: FileBlock,
     want: u32,
-    privileged: bool,
+    keep: u64,
 ) -> Result<(BlockNo, u32)> {
     let way = path(u64::from(at.0), sb.block_size).ok_or(Error::TooBig)?;
     let mut holder = None; // the block with the pointer; none: the inode
@@ -101,7 +101,7 @@ pub fn allocate(
         holder = Some(match pointer(txn, sb, inode, holder, at)? {
             BlockNo(0) => {
                 let goal = holder.unwrap_or_else(|| inode_goal(sb, inode));
-                let (block, _) = take(txn, sb, inode, goal, 1, privileged)?;
+                let (block, _) = take(txn, sb, inode, goal, 1, keep)?;
                 txn.fresh(block)?;
                 set_pointers(txn, inode, holder, at, block, 1)?;
                 block
@@ -129,7 +129,7 @@ pub fn allocate(
         (0, None) => inode_goal(sb, inode),
         (block, _) => BlockNo(block + 1),
     };
-    let (first, count) = take(txn, sb, inode, goal, room as u32, privileged)?;
+    let (first, count) = take(txn, sb, inode, goal, room as u32, keep)?;
     set_pointers(txn, inode, holder, at, first, count)?;
     Ok((first, count))
 }
@@ -140,9 +140,9 @@ fn take(
     inode: &mut Inode,
     goal: BlockNo,
     want: u32,
-    privileged: bool,
+    keep: u64,
 ) -> Result<(BlockNo, u32)> {
-    let (first, count) = new_blocks(txn, sb, goal, want, privileged)?;
+    let (first, count) = new_blocks(txn, sb, goal, want, keep)?;
     // Pointers have 32 bits; beyond them this kind of file finds no space.
     if first.0 + u64::from(count) > u64::from(u32::MAX) {
         return Err(Error::NoSpace);

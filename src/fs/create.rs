@@ -233,12 +233,12 @@ impl Fs {
         };
         let (acl, mode) = default.inherited(inode.mode);
         inode.mode = mode;
-        let privileged = self.privileged(by);
+        let keep = self.kept(by);
         if inode.kind() == mode::DIRECTORY {
-            xattr::store_list(txn, &self.sb, inode, ACL_DEFAULT, &default, privileged)?;
+            xattr::store_list(txn, &self.sb, inode, ACL_DEFAULT, &default, keep)?;
         }
         if !acl.is_just_mode() {
-            xattr::store_list(txn, &self.sb, inode, ACL_ACCESS, &acl, privileged)?;
+            xattr::store_list(txn, &self.sb, inode, ACL_ACCESS, &acl, keep)?;
         }
         Ok(())
     }
@@ -253,12 +253,12 @@ impl Fs {
         new: &New<'_>,
     ) -> Result<()> {
         match inode.kind() {
-            mode::DIRECTORY => dir::init(txn, &self.sb, inode, dir.number, self.privileged(by)),
+            mode::DIRECTORY => dir::init(txn, &self.sb, inode, dir.number, self.kept(by)),
             mode::CHAR | mode::BLOCK => {
                 inode.set_device(new.rdev);
                 Ok(())
             }
-            mode::SYMLINK => self.fill_symlink(txn, inode, new.target, self.privileged(by)),
+            mode::SYMLINK => self.fill_symlink(txn, inode, new.target, self.kept(by)),
             _ => Ok(()),
         }
     }
@@ -268,7 +268,7 @@ impl Fs {
         txn: &mut Txn<'_>,
         inode: &mut Inode,
         target: &[u8],
-        privileged: bool,
+        keep: u64,
     ) -> Result<()> {
         inode.size = target.len() as u64;
         if target.len() <= SHORT_TARGET {
@@ -278,7 +278,7 @@ impl Fs {
         if self.sb.has_extents() {
             inode.init_extents();
         }
-        let (block, _) = map::allocate(txn, &self.sb, inode, FileBlock(0), 1, false, privileged)?;
+        let (block, _) = map::allocate(txn, &self.sb, inode, FileBlock(0), 1, false, keep)?;
         txn.fresh(block)?[..target.len()].copy_from_slice(target);
         Ok(())
     }

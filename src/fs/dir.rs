@@ -59,7 +59,7 @@ pub fn lookup(
     Ok(locate(blocks, sb, dir, name)?.map(|place| place.entry))
 }
 
-/// Adds a name, which must not be there yet. `privileged`: blocks may come
+/// Adds a name, which must not be there yet. `keep`: blocks may come
 /// from the reserve.
 pub fn insert(
     txn: &mut Txn<'_>,
@@ -68,7 +68,7 @@ pub fn insert(
     name: &[u8],
     inode: InodeNo,
     kind: u8,
-    privileged: bool,
+    keep: u64,
 ) -> Result<()> {
     if name.is_empty() || name.len() > dirent::NAME_MAX {
         return Err(Error::NameTooLong);
@@ -81,18 +81,18 @@ pub fn insert(
     let entry = dirent::Entry { inode, kind, name };
     if dir.has(flag::INDEX) {
         let hasher = index::hasher(txn, sb, dir)?.ok_or(Error::Unsupported)?;
-        return index::insert(txn, sb, dir, hasher, entry, privileged);
+        return index::insert(txn, sb, dir, hasher, entry, keep);
     }
     if insert_where_there_is_room(txn, sb, dir, entry)? {
         return Ok(());
     }
     match future_hasher(sb, dir) {
         Some(hasher) => {
-            index::begin(txn, sb, dir, hasher, privileged)?;
-            index::insert(txn, sb, dir, hasher, entry, privileged)
+            index::begin(txn, sb, dir, hasher, keep)?;
+            index::insert(txn, sb, dir, hasher, entry, keep)
         }
         None => {
-            let (_, block) = map::append_directory_block(txn, sb, dir, privileged)?;
+            let (_, block) = map::append_directory_block(txn, sb, dir, keep)?;
             dirent::rebuild(txn.block_mut(block)?, [entry], seed(sb, dir));
             Ok(())
         }
@@ -171,9 +171,9 @@ pub fn init(
     sb: &Superblock,
     dir: &mut Inode,
     parent: InodeNo,
-    privileged: bool,
+    keep: u64,
 ) -> Result<()> {
-    let (_, block) = map::append_directory_block(txn, sb, dir, privileged)?;
+    let (_, block) = map::append_directory_block(txn, sb, dir, keep)?;
     dirent::init(txn.block_mut(block)?, dir.number, parent, seed(sb, dir));
     if !sb.features.incompat(incompat::FILETYPE) {
         let bytes = txn.block_mut(block)?;

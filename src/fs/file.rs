@@ -377,8 +377,8 @@ impl Fs {
         }
         txn.attach(data, at);
         let want = data.len() as u64 / u64::from(self.sb.block_size) + 2;
-        let privileged = self.carefree(txn, by, want)?;
-        self.place(txn, &mut inode, at, data.len(), privileged, reach)?;
+        let keep = self.kept_from(txn, by, want)?;
+        self.place(txn, &mut inode, at, data.len(), keep, reach)?;
         self.extend(txn, &mut inode, end)?;
         *stripped = flags.kill_priv && kill_priv(by, &mut inode);
         if !flags.mapped {
@@ -403,7 +403,7 @@ impl Fs {
         inode: &mut Inode,
         at: u64,
         len: usize,
-        privileged: bool,
+        keep: u64,
         reach: &mut Reach,
     ) -> Result<()> {
         let sb = &self.sb;
@@ -425,12 +425,12 @@ impl Fs {
                     len,
                     unwritten: true,
                 } => {
-                    map::mark(txn, sb, inode, here, len.min(want), false, privileged)?;
+                    map::mark(txn, sb, inode, here, len.min(want), false)?;
                     (block, len.min(want), true)
                 }
                 Mapping::Hole { len } => {
                     let (block, count) =
-                        map::allocate(txn, sb, inode, here, len.min(want), false, privileged)?;
+                        map::allocate(txn, sb, inode, here, len.min(want), false, keep)?;
                     (block, count, true)
                 }
             };
@@ -516,7 +516,7 @@ impl Fs {
                 false => sb.blocks_count.saturating_sub(self.overhead()?),
             },
             free,
-            available: free.saturating_sub(sb.reserved_blocks + kernel_reserve(sb)),
+            available: free.saturating_sub(sb.reserved_blocks + super::alloc::kernel_reserve(sb)),
             inodes: u64::from(sb.inodes_count),
             free_inodes: u64::from(free_inodes),
             name_max: 255,
@@ -575,14 +575,6 @@ impl Fs {
             time,
         })?;
         Ok(())
-    }
-}
-
-/// What the kernel keeps for its own needs, and leaves out of df's figures.
-fn kernel_reserve(sb: &Superblock) -> u64 {
-    match sb.has_extents() {
-        true => (sb.blocks_count / 50).min(4096),
-        false => 0,
     }
 }
 

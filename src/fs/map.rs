@@ -90,10 +90,10 @@ pub fn allocate(
     at: FileBlock,
     want: u32,
     unwritten: bool,
-    privileged: bool,
+    keep: u64,
 ) -> Result<(BlockNo, u32)> {
     if !inode.has(flag::EXTENTS) {
-        return blockmap::allocate(txn, sb, inode, at, want, privileged);
+        return blockmap::allocate(txn, sb, inode, at, want, keep);
     }
     let left = tree::around(txn, sb, inode, at)?.left;
     let goal = left.map_or_else(
@@ -105,7 +105,7 @@ pub fn allocate(
     } else {
         MAX_WRITTEN
     });
-    let (block, len) = new_blocks(txn, sb, goal, want, privileged)?;
+    let (block, len) = new_blocks(txn, sb, goal, want, keep)?;
     charge(sb, inode, u64::from(len));
     tree::insert(
         txn,
@@ -117,7 +117,6 @@ pub fn allocate(
             block,
             unwritten,
         },
-        privileged,
     )?;
     Ok((block, len))
 }
@@ -130,11 +129,10 @@ pub fn mark(
     at: FileBlock,
     len: u32,
     unwritten: bool,
-    privileged: bool,
 ) -> Result<()> {
     let (from, to) = (u64::from(at.0), u64::from(at.0) + u64::from(len));
     let tangled = tree::tangled(inode, at);
-    tree::edit(txn, sb, inode, at, privileged, &mut |list| {
+    tree::edit(txn, sb, inode, at, &mut |list| {
         let slot = list.partition_point(|e| e.file <= at).saturating_sub(1);
         let Some(old) = list
             .get(slot)
@@ -194,7 +192,7 @@ fn cut_last(
 ) -> Result<()> {
     let mut freed = Vec::new();
     let from = u64::from(from.0);
-    tree::edit(txn, sb, inode, key, true, &mut |list| {
+    tree::edit(txn, sb, inode, key, &mut |list| {
         while freed.len() < STEP {
             let Some(last) = list.pop_if(|e| e.end() > from) else {
                 break;
@@ -240,7 +238,7 @@ pub fn punch(
                 // First: cutting an extent in two may need one of these blocks.
                 release(txn, sb, inode, &[gone])?;
                 let tangled = tree::tangled(inode, extent.file);
-                tree::edit(txn, sb, inode, extent.file, true, &mut |list| {
+                tree::edit(txn, sb, inode, extent.file, &mut |list| {
                     let slot = list
                         .iter()
                         .position(|e| *e == extent)
@@ -322,7 +320,7 @@ pub fn append_directory_block(
     txn: &mut Txn<'_>,
     sb: &Superblock,
     inode: &mut Inode,
-    privileged: bool,
+    keep: u64,
 ) -> Result<(FileBlock, BlockNo)> {
     let bs = u64::from(sb.block_size);
     let at = u32::try_from(inode.size / bs)
@@ -333,7 +331,7 @@ pub fn append_directory_block(
     if inode.size + bs > u64::from(u32::MAX) {
         return Err(Error::NoSpace);
     }
-    let (block, _) = allocate(txn, sb, inode, FileBlock(at), 1, false, privileged)?;
+    let (block, _) = allocate(txn, sb, inode, FileBlock(at), 1, false, keep)?;
     txn.fresh(block)?;
     inode.size += bs;
     Ok((FileBlock(at), block))

@@ -320,7 +320,7 @@ fn make_root(txn: &mut Txn<'_>, sb: &Superblock, options: &MkfsOptions) -> Resul
     let mut root = Inode::new(InodeNo::ROOT, mode::DIRECTORY | 0o755, 0, options.time, sb);
     (root.uid, root.gid, root.links) = (options.uid, options.gid, 3);
     create(txn, sb, &root)?;
-    dir::init(txn, sb, &mut root, InodeNo::ROOT, true)?;
+    dir::init(txn, sb, &mut root, InodeNo::ROOT, 0)?;
     let mut group = super::inode::group(txn, sb, GroupNo(0))?;
     group.used_dirs += 1; // its inode is a reserved one
     super::inode::store_group(txn, sb, GroupNo(0), &group)?;
@@ -336,18 +336,10 @@ fn make_lost_found(txn: &mut Txn<'_>, sb: &Superblock, time: Time) -> Result<(),
     let mut found = Inode::new(number, mode::DIRECTORY | 0o700, 0, time, sb);
     found.links = 2;
     create(txn, sb, &found)?;
-    dir::init(txn, sb, &mut found, InodeNo::ROOT, true)?;
+    dir::init(txn, sb, &mut found, InodeNo::ROOT, 0)?;
     super::inode::store(txn, sb, &found)?;
     let mut root = load(txn, sb, InodeNo::ROOT)?;
-    dir::insert(
-        txn,
-        sb,
-        &mut root,
-        b"lost+found",
-        number,
-        TYPE_DIRECTORY,
-        true,
-    )?;
+    dir::insert(txn, sb, &mut root, b"lost+found", number, TYPE_DIRECTORY, 0)?;
     super::inode::store(txn, sb, &root)
 }
 

@@ -247,6 +247,15 @@ impl Fs {
     fn now(&self) -> Time {
         self.clock.wall()
     }
+    /// How many blocks a caller must leave free: the kernel's own, and unless he
+    /// may use them the reserved ones.
+    fn kept(&self, by: &Caller) -> u64 {
+        let own = alloc::kernel_reserve(&self.sb);
+        match self.privileged(by) {
+            true => own,
+            false => own + self.sb.reserved_blocks,
+        }
+    }
     /// Whether a caller may use the reserved blocks.
     fn privileged(&self, by: &Caller) -> bool {
         let (options, sb) = (&self.options, &self.sb);
@@ -256,28 +265,30 @@ impl Fs {
             || by.uid == options.resuid.unwrap_or(sb.reserved_uid.into())
             || (group != 0 && by.in_group(group))
     }
-    /// Whether `want` blocks may be taken without a look at the reserve: the
-    /// caller may use it, or there is far more.
-    fn carefree(&self, blocks: &dyn Blocks, by: &Caller, want: u64) -> Result<bool> {
+    /// The same for one who wants `want` blocks now: none to look after if there
+    /// are far more.
+    fn kept_from(&self, blocks: &dyn Blocks, by: &Caller, want: u64) -> Result<u64> {
         const PLENTY: u64 = 4096;
-        if self.sb.reserved_blocks == 0 || self.privileged(by) {
-            return Ok(true);
+        let kept = self.kept(by);
+        if kept == 0 {
+            return Ok(0);
         }
         let mut tables = self.tables.lock();
         let room = &mut tables.room;
         if room.trust == 0 || room.left < want + PLENTY {
             let (free, _) = alloc::totals(blocks, &self.sb)?;
             *room = Room {
-                left: free.saturating_sub(self.sb.reserved_blocks),
+                left: free
+                    .saturating_sub(alloc::kernel_reserve(&self.sb) + self.sb.reserved_blocks),
                 trust: 1000,
             };
         }
         if room.left < want + PLENTY {
-            return Ok(false);
+            return Ok(kept);
         }
         room.left -= want;
         room.trust -= 1;
-        Ok(true)
+        Ok(0)
     }
     /// Whether an inode's number must not be used again yet: the kernel or an
     /// open handle still means the file that had it.

@@ -304,7 +304,7 @@ impl Fs {
         inode: InodeNo,
         file_type: u8,
     ) -> Result<()> {
-        let (before, reserve) = (dir.size, self.privileged(by));
+        let (before, reserve) = (dir.size, self.kept(by));
         dir::insert(txn, &self.sb, dir, name, inode, file_type, reserve)?;
         let most = u64::from(self.options.max_dir_size_kb);
         // As ext4 asks before each new block: is it that large already?

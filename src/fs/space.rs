@@ -32,11 +32,12 @@ impl Fs {
         if size > max_size(&self.sb, inode) {
             return Err(Error::TooBig);
         }
-        if size >= inode.size {
+        if size > inode.size {
             zero_tail(txn, &self.sb, inode)?;
             self.extend(txn, inode, size)?;
             return Ok(Later::default());
         }
+        // (Also where it ends already: what was allocated behind that goes.)
         let bs = u64::from(self.sb.block_size);
         zero_part(txn, &self.sb, inode, size, size.next_multiple_of(bs))?;
         inode.size = size;
@@ -114,11 +115,9 @@ impl Fs {
             durable = inode.is_sync();
             let time = self.now();
             let reached = match space {
-                Space::Reserve => {
-                    self.reserve(&mut txn, &mut inode, at, end, self.privileged(by))?
-                }
+                Space::Reserve => self.reserve(&mut txn, &mut inode, at, end, self.kept(by))?,
                 Space::Punch => self.punch(&mut txn, &mut inode, at, end)?,
-                Space::Zero => self.zero(&mut txn, &mut inode, at, end, self.privileged(by))?,
+                Space::Zero => self.zero(&mut txn, &mut inode, at, end, self.kept(by))?,
             };
             if mode & KEEP == 0 && reached > inode.size {
                 zero_tail(&mut txn, &self.sb, &inode)?;
@@ -159,7 +158,7 @@ impl Fs {
         end: u64,
     ) -> Result<()> {
         must_be_regular(inode)?;
-        if space != Space::Punch && end > max_size(&self.sb, inode) {
+        if end > max_size(&self.sb, inode) {
             return Err(Error::TooBig);
         }
         self.mutable(inode)?;
@@ -175,7 +174,7 @@ impl Fs {
         }
         let missing = holes(blocks, &self.sb, inode, at, end)?;
         match missing > 0
-            && missing > super::alloc::available(blocks, &self.sb, self.privileged(by), missing)?
+            && missing > super::alloc::available(blocks, &self.sb, self.kept(by), missing)?
         {
             true => Err(Error::NoSpace),
             false => Ok(()),
@@ -188,7 +187,7 @@ impl Fs {
         inode: &mut Inode,
         from: u64,
         to: u64,
-        privileged: bool,
+        keep: u64,
     ) -> Result<u64> {
         let bs = u64::from(self.sb.block_size);
         let budget = txn.limit() / 2;
@@ -199,7 +198,7 @@ impl Fs {
                 Mapping::Mapped { len, .. } => len,
                 Mapping::Hole { len } => {
                     let want = u64::from(len).min(end - at) as u32;
-                    map::allocate(txn, &self.sb, inode, here, want, true, privileged)?.1
+                    map::allocate(txn, &self.sb, inode, here, want, true, keep)?.1
                 }
             });
         }
@@ -236,7 +235,7 @@ impl Fs {
         inode: &mut Inode,
         from: u64,
         to: u64,
-        privileged: bool,
+        keep: u64,
     ) -> Result<u64> {
         let bs = u64::from(self.sb.block_size);
         let budget = txn.limit() / 2;
@@ -249,7 +248,7 @@ impl Fs {
                 Mapping::Hole { len } => {
                     let want = u64::from(len).min(end - at) as u32;
                     (
-                        map::allocate(txn, &self.sb, inode, here, want, true, privileged)?.1,
+                        map::allocate(txn, &self.sb, inode, here, want, true, keep)?.1,
                         false,
                     )
                 }
@@ -270,7 +269,7 @@ impl Fs {
                 }
                 _ => {
                     let len = len.min(last - at).min(u64::from(MAX_UNWRITTEN));
-                    map::mark(txn, &self.sb, inode, here, len as u32, true, privileged)?;
+                    map::mark(txn, &self.sb, inode, here, len as u32, true)?;
                     len
                 }
             };

@@ -85,7 +85,6 @@ pub fn edit(
     sb: &Superblock,
     inode: &mut Inode,
     key: FileBlock,
-    privileged: bool,
     change: Change<'_>,
 ) -> Result<()> {
     let root = NodeRef::open(&inode.block, inode.number, None).and_then(|root| root.decode(sb));
@@ -96,7 +95,6 @@ pub fn edit(
         seed: inode.seed(sb),
         goal: inode_goal(sb, inode),
         inode,
-        privileged,
     };
     tree.edit_below(&mut root, key, change)?;
     tree.fit_root(&mut root)?;
@@ -105,14 +103,8 @@ pub fn edit(
 }
 
 /// Adds an extent where there is a hole.
-pub fn insert(
-    txn: &mut Txn<'_>,
-    sb: &Superblock,
-    inode: &mut Inode,
-    new: Extent,
-    privileged: bool,
-) -> Result<()> {
-    edit(txn, sb, inode, new.file, privileged, &mut |list| {
+pub fn insert(txn: &mut Txn<'_>, sb: &Superblock, inode: &mut Inode, new: Extent) -> Result<()> {
+    edit(txn, sb, inode, new.file, &mut |list| {
         add(list, new);
         Ok(())
     })
@@ -146,7 +138,6 @@ struct Tree<'t, 'j> {
     inode: &'t mut Inode,
     seed: u32,
     goal: BlockNo,
-    privileged: bool,
 }
 
 impl Tree<'_, '_> {
@@ -256,7 +247,7 @@ impl Tree<'_, '_> {
     }
 
     fn acquire(&mut self) -> Result<BlockNo> {
-        let (block, _) = new_blocks(self.txn, self.sb, self.goal, 1, self.privileged)?;
+        let (block, _) = new_blocks(self.txn, self.sb, self.goal, 1, 0)?;
         self.txn.fresh(block)?;
         self.inode.blocks += u64::from(self.sb.block_size / 512);
         Ok(block)

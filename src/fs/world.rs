@@ -100,16 +100,7 @@ impl World {
         let mut new = Inode::new(number, mode::REGULAR | 0o644, 7, fs.clock.wall(), &fs.sb);
         new.links = 1;
         inode::create(&mut txn, &fs.sb, &new).unwrap();
-        dir::insert(
-            &mut txn,
-            &fs.sb,
-            &mut root,
-            name.as_bytes(),
-            number,
-            1,
-            true,
-        )
-        .unwrap();
+        dir::insert(&mut txn, &fs.sb, &mut root, name.as_bytes(), number, 1, 0).unwrap();
         inode::store(&mut txn, &fs.sb, &root).unwrap();
         txn.commit(&Op::Orphan { inode: number }).unwrap();
         number

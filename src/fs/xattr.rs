@@ -115,7 +115,7 @@ impl Fs {
                     &mut inode,
                     &name,
                     Some(value),
-                    self.privileged(by),
+                    self.kept(by),
                 )?,
             }
         }
@@ -156,14 +156,7 @@ impl Fs {
                 _ => Err(Error::NoAttribute),
             };
         }
-        set(
-            &mut txn,
-            &self.sb,
-            &mut inode,
-            &name,
-            None,
-            self.privileged(by),
-        )?;
+        set(&mut txn, &self.sb, &mut inode, &name, None, self.kept(by))?;
         inode.ctime = time;
         if gone {
             return self.keep_gone(inode, ());
@@ -228,14 +221,7 @@ impl Fs {
             _ => {}
         }
         let value = acl.map(|list| list.to_disk());
-        set(
-            txn,
-            &self.sb,
-            inode,
-            name,
-            value.as_deref(),
-            self.privileged(by),
-        )
+        set(txn, &self.sb, inode, name, value.as_deref(), self.kept(by))
     }
 }
 
@@ -284,7 +270,7 @@ pub(super) fn store_list(
     inode: &mut Inode,
     index: u8,
     acl: &Acl,
-    privileged: bool,
+    keep: u64,
 ) -> Result<()> {
     set(
         txn,
@@ -295,7 +281,7 @@ pub(super) fn store_list(
             rest: Vec::new(),
         },
         Some(&acl.to_disk()),
-        privileged,
+        keep,
     )
 }
 
@@ -327,7 +313,7 @@ pub fn set(
     inode: &mut Inode,
     name: &Name,
     value: Option<&[u8]>,
-    privileged: bool,
+    keep: u64,
 ) -> Result<()> {
     let old_inside = self::inside(inode)?;
     let old_outside = outside(txn, sb, inode)?.map_or_else(Vec::new, |block| block.attributes);
@@ -355,7 +341,7 @@ pub fn set(
         if !AttributeBlock::fits(sb.block_size as usize, &out) {
             return Err(Error::NoSpace);
         }
-        store_outside(txn, sb, inode, out, privileged)?;
+        store_outside(txn, sb, inode, out, keep)?;
     }
     want_compat(txn, sb, compat::EXT_ATTR)
 }
@@ -387,7 +373,7 @@ pub(super) fn last_of(blocks: &dyn Blocks, sb: &Superblock, inode: &Inode) -> In
 /// Drops the inode's reference to its attribute block. Storing the inode is
 /// left to the caller.
 pub fn free_all(txn: &mut Txn<'_>, sb: &Superblock, inode: &mut Inode) -> Result<()> {
-    store_outside(txn, sb, inode, Vec::new(), true)
+    store_outside(txn, sb, inode, Vec::new(), 0)
 }
 
 /// Forgets a program's privileges (`security.capability`), as every change of
@@ -399,7 +385,7 @@ pub fn kill_capability(txn: &mut Txn<'_>, sb: &Superblock, inode: &mut Inode) ->
     };
     let there = get(txn, sb, inode, &name)?.is_some();
     if there {
-        set(txn, sb, inode, &name, None, true)?;
+        set(txn, sb, inode, &name, None, 0)?;
     }
     Ok(there)
 }
@@ -430,7 +416,7 @@ fn store_outside(
     sb: &Superblock,
     inode: &mut Inode,
     attributes: Vec<Attribute>,
-    privileged: bool,
+    keep: u64,
 ) -> Result<()> {
     let old = outside(txn, sb, inode)?.map(|block| (BlockNo(inode.file_acl), block.refcount));
     let whole = AttributeBlock {
@@ -448,7 +434,7 @@ fn store_outside(
     let number = match old {
         Some((number, 1)) => number,
         _ => {
-            let (number, _) = new_blocks(txn, sb, goal(sb, inode), 1, privileged)?;
+            let (number, _) = new_blocks(txn, sb, goal(sb, inode), 1, keep)?;
             txn.fresh(number)?;
             release(txn, sb, old)?;
             if old.is_none() {

@@ -543,6 +543,58 @@ fn chattr_sets_and_refuses_the_same_and_what_is_made_inherits() {
 }
 
 #[test]
+fn nothing_is_punched_behind_the_largest_size() {
+    alike(
+        r#"
+        head -c 40960 /dev/zero | tr '\0' x > f
+        t=$((1 << 44))
+        for at in "$((t + 100)) 3000" "0 $((t + 8192))" "$t 4096" "$((t - 4096)) 4096" \
+                  "$((t - 8192)) 8192" "$((t - 8192)) 4096" "40000 $((t - 44096))"; do
+            set -- $at
+            for how in -p -z '-z -n' '' '-n'; do
+                # (Space that isn't there is another matter.)
+                [ "$how" = -p ] || [ "$2" -lt 10000 ] || continue
+                timeout 20 fallocate $how -o $1 -l $2 f 2>/dev/null; echo "$how $at: $?"
+                stat -c '%s %b' f; head -c 50000 f | cksum; truncate -s 40960 f
+            done
+        done
+        "#,
+    );
+}
+
+#[test]
+fn the_last_fiftieth_stays_free() {
+    alike(
+        r#"
+        fill() { head -c 100000000 /dev/zero; }
+        mkdir -m 777 u
+        as 1000 1000 1000 sh -c 'head -c 100000000 /dev/zero > u/f' 2>&1 | sed 's/.*: //'
+        stat -f -c '%a' .; stat -c %s u/f
+        fill 2>&1 > root | sed 's/.*: //'; stat -f -c '%f' .; stat -c %s root
+        touch small; head -c 5000 /dev/zero 2>/dev/null > more; stat -c %s more
+        # What is there can be punched and written to all the same.
+        fallocate -p -o 8192 -l 4096 u/f; for n in $(seq 1 2 99); do
+            fallocate -p -o $((n * 8192)) -l 4096 root || echo $n
+        done
+        dd if=/dev/zero of=u/f bs=4096 count=2 conv=notrunc status=none; stat -c %s u/f
+        "#,
+    );
+}
+
+#[test]
+fn truncation_to_the_same_size_gives_back_what_was_allocated_behind_it() {
+    alike(
+        r#"
+        for size in 0 100 4096; do
+            xfs_io -f -c "pwrite 0 $size" -c 'falloc -k 0 40960' f$size > /dev/null
+            stat -c '%s %b' f$size; xfs_io -c "truncate $size" f$size; stat -c '%s %b' f$size
+            xfs_io -c 'falloc -k 0 40960' f$size; [ $size != 0 ] || : > f$size; stat -c '%s %b' f$size
+        done
+        "#,
+    );
+}
+
+#[test]
 fn an_append_only_file_only_grows() {
     alike(
         r#"

@@ -193,7 +193,7 @@ pub(super) fn begin(
     sb: &Superblock,
     dir: &mut Inode,
     hasher: Hasher,
-    privileged: bool,
+    keep: u64,
 ) -> Result<()> {
     let seed = seed(sb, dir);
     let (root, old) = leaf(txn, sb, dir, FileBlock(0))?;
@@ -202,7 +202,7 @@ pub(super) fn begin(
         .skip(2)
         .collect::<std::result::Result<Vec<_>, _>>();
     let entries = placed(dir.number, root, entries)?;
-    let (first, number) = map::append_directory_block(txn, sb, dir, privileged)?;
+    let (first, number) = map::append_directory_block(txn, sb, dir, keep)?;
     dirent::rebuild(txn.block_mut(number)?, entries, seed);
     htree::init_root(txn.block_mut(root)?, dots, hasher.version(), first, seed);
     dir.flags |= flag::INDEX;
@@ -216,7 +216,7 @@ pub(super) fn insert(
     dir: &mut Inode,
     hasher: Hasher,
     entry: Entry<'_>,
-    privileged: bool,
+    keep: u64,
 ) -> Result<()> {
     let seed = seed(sb, dir);
     let mut path = Path::probe(txn, sb, dir, hasher.hash(entry.name).major)?;
@@ -232,8 +232,8 @@ pub(super) fn insert(
     if close_gaps(txn, dir.number, number, &block, entry, seed)? {
         return Ok(());
     }
-    make_room(txn, sb, dir, &mut path, privileged)?;
-    let new = split_leaf(txn, sb, dir, hasher, (number, &block), entry, privileged)?;
+    make_room(txn, sb, dir, &mut path, keep)?;
+    let new = split_leaf(txn, sb, dir, hasher, (number, &block), entry, keep)?;
     match path.nodes.last() {
         Some(node) => htree::insert(
             txn.block_mut(node.number)?,
@@ -255,7 +255,7 @@ fn split_leaf(
     hasher: Hasher,
     (number, block): (BlockNo, &Block),
     entry: Entry<'_>,
-    privileged: bool,
+    keep: u64,
 ) -> Result<Slot> {
     let entries = dirent::entries(block).collect::<std::result::Result<Vec<_>, _>>();
     let mut entries = placed(dir.number, number, entries)?;
@@ -271,7 +271,7 @@ fn split_leaf(
         return Err(Error::NoSpace);
     };
 
-    let (child, other) = map::append_directory_block(txn, sb, dir, privileged)?;
+    let (child, other) = map::append_directory_block(txn, sb, dir, keep)?;
     let seed = seed(sb, dir);
     dirent::rebuild(
         txn.block_mut(number)?,
@@ -315,7 +315,7 @@ fn make_room(
     sb: &Superblock,
     dir: &mut Inode,
     path: &mut Path,
-    privileged: bool,
+    keep: u64,
 ) -> Result<()> {
     loop {
         let mut open = None;
@@ -326,8 +326,8 @@ fn make_room(
         }
         match open {
             Some(at) if at + 1 == path.nodes.len() => return Ok(()),
-            Some(at) => split_node(txn, sb, dir, path, at + 1, privileged)?,
-            None if path.nodes.len() < htree::LEVELS => add_level(txn, sb, dir, path, privileged)?,
+            Some(at) => split_node(txn, sb, dir, path, at + 1, keep)?,
+            None if path.nodes.len() < htree::LEVELS => add_level(txn, sb, dir, path, keep)?,
             None => return Err(Error::NoSpace),
         }
     }
@@ -340,11 +340,11 @@ fn split_node(
     dir: &mut Inode,
     path: &mut Path,
     at: usize,
-    privileged: bool,
+    keep: u64,
 ) -> Result<()> {
     let slots: Vec<Slot> = path.nodes[at].map(sb, dir)?.slots().collect();
     let half = slots.len() / 2;
-    let (child, number) = map::append_directory_block(txn, sb, dir, privileged)?;
+    let (child, number) = map::append_directory_block(txn, sb, dir, keep)?;
     let seed = seed(sb, dir);
     htree::init_node(txn.block_mut(number)?, slots[half..].iter().copied(), seed);
 
@@ -378,10 +378,10 @@ fn add_level(
     sb: &Superblock,
     dir: &mut Inode,
     path: &mut Path,
-    privileged: bool,
+    keep: u64,
 ) -> Result<()> {
     let slots: Vec<Slot> = path.nodes[0].map(sb, dir)?.slots().collect();
-    let (child, number) = map::append_directory_block(txn, sb, dir, privileged)?;
+    let (child, number) = map::append_directory_block(txn, sb, dir, keep)?;
     let seed = seed(sb, dir);
     htree::init_node(txn.block_mut(number)?, slots, seed);
 
