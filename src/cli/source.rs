@@ -171,10 +171,14 @@ impl Source {
         self.survey(Survey::glance)
     }
 
-    /// The same with what went to an archive.
+    /// The same with what went to an archive: that had been in the image.
     pub fn history(&self, chosen: &Chosen) -> Result<Survey, Failure> {
-        let folder = self.chosen(chosen)?;
-        Survey::glance(folder).map_err(|e| self.cant(&e))
+        let archived = chosen.is_ended() || chosen::is_archive(&self.journal);
+        let look = match archived || self.live().is_some() {
+            true => Survey::glance,
+            false => Survey::judged,
+        };
+        look(self.chosen(chosen)?).map_err(|e| self.cant(&e))
     }
 
     /// Looks again at what has gone to an archive, and what has not.

@@ -195,8 +195,9 @@ pub(super) fn dropped(source: &Source, survey: &Survey) -> Result<u64, Failure> 
         Verdict::Torn { dropped, .. } => Ok(*dropped),
         Verdict::Corrupt(bad) => {
             let beyond = source.beyond()?;
-            let behind = beyond.survey().frames(bad.lsn);
-            Ok(behind.filter(Result::is_ok).count() as u64)
+            let behind = beyond.survey().numbers(bad.lsn.next());
+            let is_whole = |lsn: &Lsn| beyond.survey().read_whole(*lsn).is_ok();
+            Ok(behind.filter(is_whole).count() as u64)
         }
     }
 }

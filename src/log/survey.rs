@@ -70,6 +70,8 @@ pub struct Survey {
     /// The highest Lsn seen anywhere, kept or not.
     pub(super) highest: Lsn,
     verdict: Verdict,
+    /// An index was believed of records that are not installed.
+    believing: bool,
     infos: Vec<SegmentInfo>,
 }
 
@@ -117,6 +119,16 @@ impl Survey {
     /// are verified as they are read; the verdict is not to be relied on.
     pub fn glance(dir: Arc<dyn Dir>) -> Result<Survey> {
         Self::steadily(dir, Depth::Indexes)
+    }
+
+    /// The same with the verdict of [`Survey::read`]: believed are only indexes of
+    /// what is installed. What is not, recovery reads too.
+    pub fn judged(dir: Arc<dyn Dir>) -> Result<Survey> {
+        let glance = Self::glance(dir.clone())?;
+        match glance.believing {
+            true => Self::read(dir),
+            false => Ok(glance),
+        }
     }
 
     /// All that can be read, past whatever is damaged. Records behind the
@@ -337,6 +349,7 @@ fn read_segment(
             entries.truncate(usize::try_from(most).unwrap_or(usize::MAX));
             return Ok(Scan {
                 entries,
+                believed: true,
                 ..Scan::default()
             });
         }
@@ -388,10 +401,9 @@ fn judge(
         .map(|scan| scan.installed)
         .chain(headers().map(Header::installed_by_itself));
     let installed = marks.max().unwrap_or_default();
-    let seen = chain
-        .iter()
-        .zip(&scans)
-        .map(|(link, scan)| scan.next(link.header.base).prev());
+    let read = || chain.iter().zip(&scans);
+    let believing = read().any(|(link, scan)| scan.believed && link.through > installed);
+    let seen = read().map(|(link, scan)| scan.next(link.header.base).prev());
     let seen = seen.max().unwrap_or_default().max(installed);
     let highest = seen.max(witness.last).max(durable);
 
@@ -412,6 +424,7 @@ fn judge(
                 .drain(keep..)
                 .filter(|entry| entry.offset != 0)
                 .count() as u64;
+            dropped -= scan.spoilt.iter().filter(|(lsn, _)| *lsn > last).count() as u64;
         }
     }
     let headless = chain.is_empty();
@@ -449,6 +462,7 @@ fn judge(
         last,
         highest,
         verdict,
+        believing,
         infos,
     }
 }
