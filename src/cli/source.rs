@@ -166,7 +166,16 @@ impl Source {
         found.filter(|_| self.point.is_none())
     }
 
-    /// Looks at the journal to list records of it.
+    /// Looks at the journal to list records of it, and judges them as recovery
+    /// would. A daemon at work has done that.
+    pub fn judged(&self) -> Result<Survey, Failure> {
+        self.survey(match self.live() {
+            Some(_) => Survey::glance,
+            None => Survey::judged,
+        })
+    }
+
+    /// Only looks, to list what has come.
     pub fn glance(&self) -> Result<Survey, Failure> {
         self.survey(Survey::glance)
     }

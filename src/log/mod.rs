@@ -45,7 +45,7 @@ pub use keep::{Found, Keeper, Sealed, found, found_in, index_agrees, read_in};
 pub use reader::Reader;
 pub use segment::{Frame, Place, Seen, SegmentInfo, SegmentState};
 pub use slot::Slot;
-pub use survey::{Bad, Beyond, Survey, Verdict};
+pub use survey::{Bad, Beyond, SpareInfo, Survey, Verdict};
 
 use segment::Segment;
 use tail::Tail;

@@ -53,6 +53,17 @@ pub enum Verdict {
     Corrupt(Bad),
 }
 
+/// A file that is no part of the log.
+#[derive(Clone, Debug)]
+pub struct SpareInfo {
+    /// Its name.
+    pub name: String,
+    /// Bytes of it.
+    pub bytes: u64,
+    /// It has a segment's name, and its first page makes no sense.
+    pub unreadable: bool,
+}
+
 /// What a folder of segments holds.
 pub struct Survey {
     pub(super) dir: Arc<dyn Dir>,
@@ -180,13 +191,17 @@ impl Survey {
         &self.infos
     }
     /// Files that wait for their next use, or hold what no longer belongs to
-    /// the log: names and bytes.
-    pub fn spares(&self) -> Vec<(String, u64)> {
+    /// the log.
+    pub fn spares(&self) -> Vec<SpareInfo> {
         let used: BTreeSet<usize> = self.pieces.iter().map(|piece| piece.file).collect();
         let spare = self.files.iter().enumerate();
         spare
             .filter(|(at, _)| !used.contains(at))
-            .map(|(_, file)| (file.name.clone(), file.disk.len().unwrap_or(0)))
+            .map(|(_, file)| SpareInfo {
+                name: file.name.clone(),
+                bytes: file.disk.len().unwrap_or(0),
+                unreadable: file.is_headless(),
+            })
             .collect()
     }
     /// The newest epoch seen (0: the folder is empty).
