@@ -294,32 +294,36 @@ impl Lister<'_> {
     /// A file that is cut short has thousands of such records.
     fn cant(&mut self, untold: &Untold) -> io::Result<()> {
         self.untold += 1;
-        let mut found = None;
-        if let Untold::Log(log::Error::Corrupt {
-            lsn, segment, why, ..
-        }) = untold
-        {
+        let found = match untold {
+            Untold::Log(log::Error::Corrupt {
+                lsn, segment, why, ..
+            }) => Some((lsn, segment.clone(), *why)),
+            Untold::Log(log::Error::Missing(lsn)) => Some((lsn, String::new(), "missing")),
+            _ => None,
+        };
+        let mut run = None;
+        if let Some((lsn, segment, why)) = found {
             if self.bad == Some(*lsn) {
                 return Ok(());
             }
             if let Some(run) = &mut self.damaged
-                && (run.last.next(), &run.how.0, run.how.1) == (*lsn, segment, *why)
+                && (run.last.next(), &run.how.0, run.how.1) == (*lsn, &segment, why)
             {
                 (run.last, run.count) = (*lsn, run.count + 1);
                 return Ok(());
             }
-            found = Some(Damaged {
+            run = Some(Damaged {
                 last: *lsn,
                 count: 1,
-                how: (segment.clone(), why),
+                how: (segment, why),
                 said: untold.to_string(),
             });
         }
         self.damage()?;
-        match found {
+        match run {
             None => self.complain(&untold.to_string()),
-            found => {
-                self.damaged = found;
+            run => {
+                self.damaged = run;
                 Ok(())
             }
         }

@@ -22,6 +22,9 @@ use super::{Durable, Error, Log, Options, Result};
 use crate::device::Dir;
 use crate::units::{Epoch, Lsn, Time};
 
+const NOT_THERE: &str = "its frame is missing or damaged";
+const HEADLESS: &str = "its segment's header can't be read";
+
 /// A record that can't be had, and where it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bad {
@@ -489,11 +492,12 @@ fn first_bad(chain: &[Link], scans: &[Scan], installed: Lsn, files: &[File]) -> 
     let mut after = None;
     for (number, (link, scan)) in chain.iter().zip(scans).enumerate() {
         let (base, next) = (link.header.base, scan.next(link.header.base));
-        let bad = |lsn, offset, why| {
+        let name = &files[link.file].name;
+        let bad = |lsn, after, segment: &str, offset, why| {
             Some(Bad {
                 lsn,
                 after,
-                segment: files[link.file].name.clone(),
+                segment: segment.to_owned(),
                 offset,
                 why,
             })
@@ -502,7 +506,16 @@ fn first_bad(chain: &[Link], scans: &[Scan], installed: Lsn, files: &[File]) -> 
             continue;
         }
         if base > expected {
-            return bad(expected, 0, "the segment before this one is missing");
+            return match headless(files, Lsn(0), expected) {
+                Some(segment) => bad(expected, after, segment, 0, HEADLESS),
+                None => bad(
+                    expected,
+                    after,
+                    name,
+                    0,
+                    "the segment before this one is missing",
+                ),
+            };
         }
         let spoilt = scan
             .spoilt
@@ -512,8 +525,7 @@ fn first_bad(chain: &[Link], scans: &[Scan], installed: Lsn, files: &[File]) -> 
             .holes
             .iter()
             .map(|(lsn, at)| (hole_end(scan, base, *lsn, expected), *at));
-        let holes =
-            holes.filter_map(|(lsn, at)| Some((lsn?, at, "its frame is missing or damaged")));
+        let holes = holes.filter_map(|(lsn, at)| Some((lsn?, at, NOT_THERE)));
         let first = spoilt
             .chain(holes)
             .filter(|(lsn, ..)| *lsn >= expected)
@@ -524,13 +536,7 @@ fn first_bad(chain: &[Link], scans: &[Scan], installed: Lsn, files: &[File]) -> 
                 .since(base)
                 .and_then(|n| scan.entries.get(n as usize));
             let after = before.map(|entry| Time::from_nanos(entry.time));
-            return Some(Bad {
-                lsn,
-                after,
-                segment: files[link.file].name.clone(),
-                offset: at,
-                why,
-            });
+            return bad(lsn, after, name, at, why);
         }
         after = scan
             .entries
@@ -538,20 +544,35 @@ fn first_bad(chain: &[Link], scans: &[Scan], installed: Lsn, files: &[File]) -> 
             .map(|entry| Time::from_nanos(entry.time))
             .or(after);
         let newest = number + 1 == chain.len();
+        let lsn = next.max(expected);
         if (newest && scan.torn_tail && next >= expected) || (!newest && next <= link.through) {
-            let why = "its frame is missing or damaged";
-            let segment = files[link.file].name.clone();
-            return Some(Bad {
-                lsn: next.max(expected),
-                after,
-                segment,
-                offset: scan.end,
-                why,
-            });
+            let follows = |later: &Link| later.header.before == link.header.salt;
+            return match chain.get(number + 1).is_none_or(follows) {
+                true => bad(lsn, after, name, scan.end, NOT_THERE),
+                false => match headless(files, base, lsn) {
+                    Some(segment) => bad(lsn, after, segment, 0, HEADLESS),
+                    None => bad(
+                        lsn,
+                        after,
+                        &Segment::store_name(next),
+                        0,
+                        "its segment is missing",
+                    ),
+                },
+            };
         }
         expected = next.max(expected);
     }
     None
+}
+
+/// A file that must be the segment of a record, if its header only could be read;
+/// not one that begins at `above` or before.
+fn headless(files: &[File], above: Lsn, lsn: Lsn) -> Option<&str> {
+    let headless = files.iter().filter(|file| file.is_headless());
+    let named = headless.filter_map(|file| Some((Segment::base_in(&file.name)?, &file.name)));
+    let fitting = named.filter(|(base, _)| *base > above && *base <= lsn);
+    fitting.max().map(|(_, name)| name.as_str())
 }
 
 /// The first Lsn of a hole that lies at or above `expected`.
@@ -581,13 +602,17 @@ fn unexplained_end(
         .map(|entry| Time::from_nanos(entry.time));
     Some(match chain.last().zip(scans.last()) {
         Some((link, scan)) => {
-            let segment = files[link.file].name.clone();
+            let lsn = seen.next();
+            let (segment, offset, why) = match headless(files, link.header.base, lsn) {
+                Some(segment) => (segment, 0, HEADLESS),
+                None => (files[link.file].name.as_str(), scan.end, NOT_THERE),
+            };
             Bad {
-                lsn: seen.next(),
+                lsn,
                 after,
-                segment,
-                offset: scan.end,
-                why: "its frame is missing or damaged",
+                segment: segment.to_owned(),
+                offset,
+                why,
             }
         }
         None => {
