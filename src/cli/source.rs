@@ -397,13 +397,9 @@ impl Looked {
     }
 }
 
-/// What to say of a lost end.
+/// What to say of a lost end to those who have not recovered yet.
 pub fn lost(bad: &Bad) -> String {
-    format!(
-        "record {}: {} ({}): it was there, and what was durable in it is lost: bring it back \
-         before anything recovers",
-        bad.lsn, bad.why, bad.segment
-    )
+    format!("{}: bring it back before anything recovers", bad.lost())
 }
 
 /// Readers exit as fsck(8) does.

@@ -210,14 +210,15 @@ fn object(
     scrub: Option<&Scrub>,
 ) -> Object {
     let bad = match survey.verdict() {
-        Verdict::Clean => lost,
+        _ if lost.is_some() => lost,
+        Verdict::Clean => None,
         Verdict::Torn { first: bad, .. } | Verdict::Corrupt(bad) => Some(bad),
     };
     let utc = |time: Option<Time>| time.map(line::utc);
     Object {
         journal: journal.to_owned(),
         verdict: match survey.verdict() {
-            Verdict::Clean if lost.is_some() => "missing",
+            _ if lost.is_some() => "missing",
             Verdict::Clean => "clean",
             Verdict::Torn { .. } => "torn",
             Verdict::Corrupt(_) => "corrupt",
@@ -309,8 +310,7 @@ pub(super) fn judgement(source: &Source, survey: &Survey, dropped: u64) -> Vec<S
     let (durable, last) = (survey.durable(), survey.last());
     if let Some(bad) = source.lost_end(survey) {
         return vec![
-            format!("missing: record {}: {}", bad.lsn, place(&bad)),
-            "  it was there, and what was durable in it is lost:".to_owned(),
+            format!("missing: {}", bad.lost()),
             format!("  bring it back, or go on with all up to {last}: journalfs recover {image}"),
         ];
     }
