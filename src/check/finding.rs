@@ -243,6 +243,10 @@ pub enum Finding {
         lsn: u64,
         error: String,
     },
+    JournalEnd {
+        lsn: u64,
+        error: String,
+    },
     JournalTorn {
         lsn: u64,
         dropped: u64,
@@ -445,6 +449,7 @@ impl fmt::Display for Finding {
                     "journal: record {lsn} was durable once and is damaged: {error}"
                 )
             }
+            Finding::JournalEnd { error, .. } => write!(f, "journal: {error}"),
             Finding::JournalTorn { lsn, dropped } => {
                 write!(
                     f,

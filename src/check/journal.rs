@@ -78,6 +78,13 @@ fn frames(survey: &Survey, report: &mut Report) -> u64 {
 }
 
 fn judge(survey: &Survey, report: &mut Report) {
+    if let Some(bad) = survey.lost_end() {
+        report.add(Finding::JournalEnd {
+            lsn: bad.lsn.0,
+            error: bad.lost(),
+        });
+        return;
+    }
     match survey.verdict() {
         Verdict::Clean => {}
         Verdict::Torn { first, dropped } => {
@@ -101,6 +108,7 @@ fn judge(survey: &Survey, report: &mut Report) {
 
 fn summary(survey: &Survey, frames: u64) -> report::Journal {
     let verdict = match survey.verdict() {
+        _ if survey.lost_end().is_some() => "missing",
         Verdict::Clean => "clean",
         Verdict::Torn { .. } => "torn",
         Verdict::Corrupt(_) => "corrupt",

@@ -48,7 +48,7 @@ pub struct Counts {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[allow(missing_docs)]
 pub struct Journal {
-    /// `clean`, `torn` or `corrupt`.
+    /// `clean`, `torn`, `missing` (its end is not there) or `corrupt`.
     pub verdict: String,
     pub epoch: u32,
     pub segments: u64,

@@ -159,6 +159,7 @@ pub fn run(args: &Args) -> Outcome {
         bad: None,
         live: live.is_some(),
         dropped: false,
+        torn: false,
         failed: Ok(()),
         untold: 0,
     };
@@ -204,7 +205,8 @@ struct Lister<'a> {
     line: String,
     /// Whether the last line was of a durable record.
     durable: Option<bool>,
-    /// Records that have been overwritten, just before.
+    /// Records that have been overwritten, or behind a cut never were written,
+    /// just before.
     recycled: Option<(Lsn, Lsn)>,
     /// Records in a row that are damaged in one way, just before.
     damaged: Option<Damaged>,
@@ -216,6 +218,8 @@ struct Lister<'a> {
     live: bool,
     /// What comes now lies behind a record that is bad: recovery drops it.
     dropped: bool,
+    /// And that is the power's doing.
+    torn: bool,
     failed: io::Result<()>,
     untold: u64,
 }
@@ -230,10 +234,9 @@ impl Lister<'_> {
                     before.and_then(|()| self.line(&event))
                 }
                 Ok(_) => Ok(()),
-                Err(Untold::Log(log::Error::Recycled(lsn))) => {
-                    let first = self.recycled.map_or(lsn, |(first, _)| first);
-                    self.recycled = Some((first, lsn));
-                    Ok(())
+                Err(Untold::Log(log::Error::Recycled(lsn))) => self.is_not_kept(lsn),
+                Err(Untold::Log(log::Error::Corrupt { lsn, .. })) if self.torn => {
+                    self.is_not_kept(lsn)
                 }
                 Err(untold) => self.cant(&untold),
             };
@@ -243,6 +246,14 @@ impl Lister<'_> {
         if self.failed.is_ok() {
             self.failed = self.damage();
         }
+    }
+
+    fn is_not_kept(&mut self, lsn: Lsn) -> io::Result<()> {
+        if self.bad != Some(lsn) {
+            let first = self.recycled.map_or(lsn, |(first, _)| first);
+            self.recycled = Some((first, lsn));
+        }
+        Ok(())
     }
 
     fn line(&mut self, event: &Event<'_>) -> io::Result<()> {
@@ -273,6 +284,7 @@ impl Lister<'_> {
         match self.recycled.take() {
             Some((first, last)) => {
                 let how = match self.gaps.iter().any(|gap| gap.has(first)) {
+                    _ if self.torn => "not there either",
                     true => "missing from the archive",
                     false => "not kept any more",
                 };
@@ -294,32 +306,36 @@ impl Lister<'_> {
     /// A file that is cut short has thousands of such records.
     fn cant(&mut self, untold: &Untold) -> io::Result<()> {
         self.untold += 1;
-        let mut found = None;
-        if let Untold::Log(log::Error::Corrupt {
-            lsn, segment, why, ..
-        }) = untold
-        {
+        let found = match untold {
+            Untold::Log(log::Error::Corrupt {
+                lsn, segment, why, ..
+            }) => Some((lsn, segment.clone(), *why)),
+            Untold::Log(log::Error::Missing(lsn)) => Some((lsn, String::new(), "missing")),
+            _ => None,
+        };
+        let mut run = None;
+        if let Some((lsn, segment, why)) = found {
             if self.bad == Some(*lsn) {
                 return Ok(());
             }
             if let Some(run) = &mut self.damaged
-                && (run.last.next(), &run.how.0, run.how.1) == (*lsn, segment, *why)
+                && (run.last.next(), &run.how.0, run.how.1) == (*lsn, &segment, why)
             {
                 (run.last, run.count) = (*lsn, run.count + 1);
                 return Ok(());
             }
-            found = Some(Damaged {
+            run = Some(Damaged {
                 last: *lsn,
                 count: 1,
-                how: (segment.clone(), why),
+                how: (segment, why),
                 said: untold.to_string(),
             });
         }
         self.damage()?;
-        match found {
+        match run {
             None => self.complain(&untold.to_string()),
-            found => {
-                self.damaged = found;
+            run => {
+                self.damaged = run;
                 Ok(())
             }
         }
@@ -355,10 +371,19 @@ impl Lister<'_> {
         }
         let said = match survey.verdict() {
             Verdict::Clean => return,
-            Verdict::Torn { first, .. } => format!(
-                "record {} is torn ({} at {}): the power went before it was synced, recovery cuts here and drops what follows",
-                first.lsn, first.segment, first.offset
-            ),
+            // Told when all has been listed.
+            Verdict::Torn { .. } if survey.lost_end().is_some() => {
+                self.dropped = true;
+                return;
+            }
+            Verdict::Torn { first, .. } => {
+                (self.torn, self.bad) = (!self.live, Some(first.lsn));
+                self.recycled = None;
+                format!(
+                    "record {} is torn ({} at {}): the power went before it was synced, recovery cuts here and drops what follows",
+                    first.lsn, first.segment, first.offset
+                )
+            }
             // A daemon at work may have written more meanwhile.
             Verdict::Corrupt(_) if self.live => return,
             Verdict::Corrupt(bad) => {

@@ -17,7 +17,6 @@ use super::archiving::Archiving;
 use super::options::{Options, Wish};
 use super::place::Place;
 use super::runtime::Recovery;
-use super::source::lost;
 use super::{Failure, at};
 
 /// An open image; close it to leave an ordinary one.
@@ -274,7 +273,7 @@ fn recovery(opened: &mount::Opened) -> Recovery {
         .filter(|_| opened.course() == Course::Recover)
     {
         said.verdict = "missing".to_owned();
-        said.dropped = lost(&bad);
+        said.dropped = bad.lost();
     }
     said
 }

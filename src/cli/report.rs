@@ -146,7 +146,7 @@ fn report(
         made: HostClock.wall(),
         mounted: source.point.is_some(),
         verdict: match survey.verdict() {
-            Verdict::Clean if source.lost_end(survey).is_some() => "missing",
+            _ if source.lost_end(survey).is_some() => "missing",
             Verdict::Clean => "clean",
             // What a daemon is just writing looks the same.
             Verdict::Torn { .. } if source.point.is_some() => "clean",

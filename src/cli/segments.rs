@@ -5,16 +5,18 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::log::SegmentState;
+use crate::log::{Beyond, SegmentState, Verdict};
+use crate::units::Lsn;
 
 use super::chosen::is_archive;
 use super::log::line;
 use super::paper::{self, Paper};
-use super::source::Source;
-use super::{Failure, Outcome};
+use super::source::{Source, lost};
+use super::{Failure, Outcome, at};
 
 /// Lists a journal's segments, oldest first: their records and what they are
-/// for. Reads only, also beside a daemon at work.
+/// for. Reads only, also beside a daemon at work. Exit codes: 0, 4 records are
+/// damaged or missing, 8 could not look.
 #[derive(clap::Args)]
 pub struct Args {
     /// One JSON object a line, with stable keys
@@ -32,8 +34,8 @@ pub struct Args {
 #[derive(Serialize)]
 struct Object {
     name: String,
-    /// `active`, `sealed` (still needed), `installed` (in the image), `spare`;
-    /// of an archive, `archived`.
+    /// `active`, `sealed` (still needed), `installed` (in the image), `dropped`
+    /// (behind a bad record), `spare`, `unreadable`; of an archive, `archived`.
     state: &'static str,
     bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,14 +54,26 @@ struct Object {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Outcome {
     let source = Source::find(&args.target, args.journal.as_deref())?;
-    let survey = source.glance()?;
     let archived = is_archive(&source.journal);
+    let live = source.live().is_some();
+    let judged = match archived {
+        true => source.glance()?,
+        false => source.judged()?,
+    };
+    let (beyond, kept) = match judged.verdict() {
+        Verdict::Torn { .. } | Verdict::Corrupt(_) if !live => {
+            (Some(source.beyond()?), judged.last())
+        }
+        _ => (None, Lsn(u64::MAX)),
+    };
+    let survey = beyond.as_ref().map_or(&judged, Beyond::survey);
     let segments = survey.segments().iter().map(|segment| {
         let holds = segment.last >= segment.base;
         Object {
             name: segment.name.clone(),
             state: match segment.state {
                 _ if archived => "archived",
+                _ if segment.base > kept => "dropped",
                 SegmentState::Active => "active",
                 SegmentState::Sealed => "sealed",
                 SegmentState::Installed => "installed",
@@ -73,10 +87,13 @@ pub fn run(args: &Args) -> Outcome {
         }
     });
     let mut objects: Vec<Object> = segments.collect();
-    objects.extend(survey.spares().into_iter().map(|(name, bytes)| Object {
-        name,
-        state: "spare",
-        bytes,
+    objects.extend(survey.spares().into_iter().map(|spare| Object {
+        name: spare.name,
+        state: match spare.unreadable {
+            true => "unreadable",
+            false => "spare",
+        },
+        bytes: spare.bytes,
         epoch: None,
         first: None,
         last: None,
@@ -93,20 +110,34 @@ pub fn run(args: &Args) -> Outcome {
         table(&objects, &mut paper)
     };
     paper::quietly(written.and_then(|()| paper.close())).map_err(Failure::system)?;
-    Ok(0)
+    let bad = match judged.verdict() {
+        Verdict::Corrupt(bad) if !live => {
+            let at = format!("{} at {}", bad.segment, bad.offset);
+            Some(format!(
+                "record {} is damaged or missing: {} ({at})",
+                bad.lsn, bad.why
+            ))
+        }
+        _ if archived => None,
+        _ => source.lost_end(&judged).as_ref().map(lost),
+    };
+    match bad {
+        Some(bad) => Err(Failure::with_code(4, at(&source.journal, bad))),
+        None => Ok(0),
+    }
 }
 
 fn table(objects: &[Object], out: &mut Paper) -> std::io::Result<()> {
     writeln!(
         out,
-        "{:<26} {:<9} {:>9} {:>6} {:>10} {:>10}  begun",
+        "{:<26} {:<10} {:>9} {:>6} {:>10} {:>10}  begun",
         "segment", "state", "bytes", "epoch", "first", "last"
     )?;
     let number = |n: Option<u64>| n.map_or("-".to_owned(), |n| n.to_string());
     for object in objects {
         writeln!(
             out,
-            "{:<26} {:<9} {:>9} {:>6} {:>10} {:>10}  {}",
+            "{:<26} {:<10} {:>9} {:>6} {:>10} {:>10}  {}",
             object.name,
             object.state,
             object.bytes,

@@ -64,6 +64,9 @@ struct Range {
     after: String,
 }
 
+/// Whether a record is behind a bad one, and what of its own data is damaged.
+type Found<'a> = (bool, Option<&'a str>);
+
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Outcome {
     let source = Source::find(&args.target, args.journal.as_deref())?;
@@ -110,19 +113,21 @@ pub fn run(args: &Args) -> Outcome {
         cant(&"neither the image nor the journal has a superblock that can be read")
     })?;
     let changes = shown::changes(survey, &chart, lsn, &record, frame.data.as_ref());
+    let flaw = survey.read_whole(lsn).err().map(|error| error.to_string());
+    let found = (dropped, flaw.as_deref());
     let mut paper = Paper::new(!args.json);
     let mut written = Ok(());
     let durable = source.durable(survey, &args.chosen);
     Teller::default().tell(survey, durable, (lsn, lsn), &mut |told| {
         written = match told {
-            Ok(event) if args.json => object((&event, dropped), &changes, args.hex, &mut paper),
-            Ok(event) => text((&event, dropped), &changes, args.hex, &mut paper),
+            Ok(event) if args.json => object((&event, found), &changes, args.hex, &mut paper),
+            Ok(event) => text((&event, found), &changes, args.hex, &mut paper),
             Err(error) => writeln!(paper, "{error}"),
         };
         written.is_ok()
     });
     paper::quietly(written.and_then(|()| paper.close())).map_err(Failure::system)?;
-    Ok(0)
+    Ok(if flaw.is_some() { 4 } else { 0 })
 }
 
 /// A mark of the log's own says nothing but how far things were.
@@ -167,7 +172,7 @@ fn chart(image: Option<&Path>, survey: &Survey) -> Option<Chart> {
 }
 
 fn object(
-    (event, dropped): (&Event<'_>, bool),
+    (event, (dropped, flaw)): (&Event<'_>, Found<'_>),
     changes: &[Change],
     hex: bool,
     out: &mut dyn Write,
@@ -175,6 +180,9 @@ fn object(
     let mut head = Vec::new();
     line::object(event, dropped, &mut head)?;
     let mut whole: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&head)?;
+    if let Some(flaw) = flaw {
+        whole.insert("damaged".to_owned(), flaw.into());
+    }
     let changes: Vec<Object<'_>> = (changes.iter())
         .map(|change| Object {
             block: change.block.0,
@@ -200,7 +208,7 @@ fn range(bytes: &Bytes) -> Range {
 }
 
 fn text(
-    (event, dropped): (&Event<'_>, bool),
+    (event, (dropped, flaw)): (&Event<'_>, Found<'_>),
     changes: &[Change],
     hex: bool,
     out: &mut dyn Write,
@@ -220,6 +228,9 @@ fn text(
         },
         event.frame.epoch
     )?;
+    if let Some(flaw) = flaw {
+        writeln!(out, "{:>8}  {flaw}", "")?;
+    }
     for change in changes {
         let last = change.block.0 + change.count.saturating_sub(1);
         let blocks = match change.count {

@@ -166,15 +166,28 @@ impl Source {
         found.filter(|_| self.point.is_none())
     }
 
-    /// Looks at the journal to list records of it.
+    /// Looks at the journal to list records of it, and judges them as recovery
+    /// would. A daemon at work has done that.
+    pub fn judged(&self) -> Result<Survey, Failure> {
+        self.survey(match self.live() {
+            Some(_) => Survey::glance,
+            None => Survey::judged,
+        })
+    }
+
+    /// Only looks, to list what has come.
     pub fn glance(&self) -> Result<Survey, Failure> {
         self.survey(Survey::glance)
     }
 
-    /// The same with what went to an archive.
+    /// The same with what went to an archive: that had been in the image.
     pub fn history(&self, chosen: &Chosen) -> Result<Survey, Failure> {
-        let folder = self.chosen(chosen)?;
-        Survey::glance(folder).map_err(|e| self.cant(&e))
+        let archived = chosen.is_ended() || chosen::is_archive(&self.journal);
+        let look = match archived || self.live().is_some() {
+            true => Survey::glance,
+            false => Survey::judged,
+        };
+        look(self.chosen(chosen)?).map_err(|e| self.cant(&e))
     }
 
     /// Looks again at what has gone to an archive, and what has not.
@@ -384,13 +397,9 @@ impl Looked {
     }
 }
 
-/// What to say of a lost end.
+/// What to say of a lost end to those who have not recovered yet.
 pub fn lost(bad: &Bad) -> String {
-    format!(
-        "record {}: {} ({}): it was there, and what was durable in it is lost: bring it back \
-         before anything recovers",
-        bad.lsn, bad.why, bad.segment
-    )
+    format!("{}: bring it back before anything recovers", bad.lost())
 }
 
 /// Readers exit as fsck(8) does.

@@ -108,42 +108,46 @@ pub fn run(args: &Args) -> Outcome {
     if source.is_foreign()? {
         return Err(Failure::with_code(4, source.foreign()));
     }
+    let image = match args.image {
+        true => Some(comparable(&source)?),
+        false => None,
+    };
     let survey = source.read()?;
     let progress = Progress::through("reading", survey.numbers(Lsn(1)).count() as u64);
     let audit = audit::audit(&survey, &mut |_| progress.step());
     drop(progress);
     let dropped = dropped(&source, &survey)?;
-    let scrub = match args.image {
-        true => Some(scrub(&source)?),
-        false => None,
-    };
+    // What can't be compared is no reason to keep the verdict.
+    let scrub = image.map(|image| scrub(&source, &survey, image));
     let lost = source.lost_end(&survey);
+    let compared = scrub.as_ref().and_then(|scrub| scrub.as_ref().ok());
     let object = object(
         &source.journal,
         (&survey, lost.as_ref()),
         &audit,
         dropped,
-        scrub.as_ref(),
+        compared,
     );
     match args.json {
         true => say!(
             "{}",
             serde_json::to_string(&object).map_err(Failure::system)?
         ),
-        false => say_text!(
-            "{}",
-            text(&source, &survey, &audit, dropped, scrub.as_ref())
-        ),
+        false => say_text!("{}", text(&source, &survey, &audit, dropped, compared)),
     }
     let sound = audit.damaged.is_empty()
         && lost.is_none()
         && !matches!(survey.verdict(), Verdict::Corrupt(_))
-        && scrub.is_none_or(|scrub| scrub.mismatches.is_empty());
-    Ok(if sound { 0 } else { 4 })
+        && compared.is_none_or(|scrub| scrub.mismatches.is_empty());
+    match scrub {
+        Some(Err(failure)) if sound => Err(failure),
+        Some(Err(failure)) => Err(Failure::with_code(4, failure.line)),
+        _ => Ok(if sound { 0 } else { 4 }),
+    }
 }
 
-/// Compares the image with the records that are in it.
-fn scrub(source: &Source) -> Result<Scrub, Failure> {
+/// The image that is to be compared.
+fn comparable(source: &Source) -> Result<&Path, Failure> {
     let image = source.image.as_deref().ok_or_else(|| {
         Failure::unchecked(at(
             &source.journal,
@@ -156,13 +160,32 @@ fn scrub(source: &Source) -> Result<Scrub, Failure> {
             "--image: the image changes under a mount: unmount it first",
         )));
     }
+    Ok(image)
+}
+
+/// Compares the image with the records that are in it.
+fn scrub(source: &Source, survey: &Survey, image: &Path) -> Result<Scrub, Failure> {
     let cant = |e: &dyn std::fmt::Display| Failure::unchecked(at(image, e));
     let disk: Arc<dyn Disk> = Arc::new(HostDisk::open(image, Access::Read).map_err(|e| cant(&e))?);
     let dir: Arc<dyn Dir> = Arc::new(HostDir::open(&source.journal).map_err(|e| cant(&e))?);
     let state = Journal::open(dir).map_err(|e| cant(&e))?;
     let mut raw = [0; SIZE];
     disk.read_at(&mut raw, OFFSET).map_err(|e| cant(&e))?;
-    must_belong(image, &raw, &state)?;
+    if !belongs(&raw, &state) {
+        let gone =
+            matches!(survey.verdict(), Verdict::Corrupt(_)) || source.lost_end(survey).is_some();
+        return Err(Failure::unchecked(at(
+            image,
+            match gone {
+                true => {
+                    "--image: what would tell that the journal is this image's is not there any more: nothing was compared"
+                }
+                false => {
+                    "--image: it is not the image that this journal left, or others have changed it since: there is nothing to compare"
+                }
+            },
+        )));
+    }
     let sb = Superblock::decode(&raw).map_err(|e| cant(&e))?;
     let len = disk.len().map_err(|e| cant(&e))?;
     let mut options = Options::for_image(len, sb.block_size as usize);
@@ -172,19 +195,12 @@ fn scrub(source: &Source) -> Result<Scrub, Failure> {
 
 /// Comparing with another image, or with one that others changed since, would
 /// mean nothing.
-fn must_belong(image: &Path, raw: &[u8; SIZE], state: &Unrecovered) -> Result<(), Failure> {
-    let ours = match guard::standing(raw) {
+fn belongs(raw: &[u8; SIZE], state: &Unrecovered) -> bool {
+    match guard::standing(raw) {
         Standing::Guarded(uuid) => state.base().is_some_and(|base| base.session.guard == uuid),
         _ => state
             .clean()
             .is_some_and(|clean| clean.fingerprint == guard::fingerprint(raw)),
-    };
-    match ours {
-        true => Ok(()),
-        false => Err(Failure::unchecked(at(
-            image,
-            "--image: it is not the image that this journal left, or others have changed it since: there is nothing to compare",
-        ))),
     }
 }
 
@@ -195,8 +211,9 @@ pub(super) fn dropped(source: &Source, survey: &Survey) -> Result<u64, Failure> 
         Verdict::Torn { dropped, .. } => Ok(*dropped),
         Verdict::Corrupt(bad) => {
             let beyond = source.beyond()?;
-            let behind = beyond.survey().frames(bad.lsn);
-            Ok(behind.filter(Result::is_ok).count() as u64)
+            let behind = beyond.survey().numbers(bad.lsn.next());
+            let is_whole = |lsn: &Lsn| beyond.survey().read_whole(*lsn).is_ok();
+            Ok(behind.filter(is_whole).count() as u64)
         }
     }
 }
@@ -209,14 +226,15 @@ fn object(
     scrub: Option<&Scrub>,
 ) -> Object {
     let bad = match survey.verdict() {
-        Verdict::Clean => lost,
+        _ if lost.is_some() => lost,
+        Verdict::Clean => None,
         Verdict::Torn { first: bad, .. } | Verdict::Corrupt(bad) => Some(bad),
     };
     let utc = |time: Option<Time>| time.map(line::utc);
     Object {
         journal: journal.to_owned(),
         verdict: match survey.verdict() {
-            Verdict::Clean if lost.is_some() => "missing",
+            _ if lost.is_some() => "missing",
             Verdict::Clean => "clean",
             Verdict::Torn { .. } => "torn",
             Verdict::Corrupt(_) => "corrupt",
@@ -308,8 +326,7 @@ pub(super) fn judgement(source: &Source, survey: &Survey, dropped: u64) -> Vec<S
     let (durable, last) = (survey.durable(), survey.last());
     if let Some(bad) = source.lost_end(survey) {
         return vec![
-            format!("missing: record {}: {}", bad.lsn, place(&bad)),
-            "  it was there, and what was durable in it is lost:".to_owned(),
+            format!("missing: {}", bad.lost()),
             format!("  bring it back, or go on with all up to {last}: journalfs recover {image}"),
         ];
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::frame::{PAGE, le32};
 use super::index;
-use super::segment::Header;
+use super::segment::{Header, Segment};
 use super::{Error, Result};
 use crate::device::{Dir, Disk};
 
@@ -39,6 +39,12 @@ pub(super) enum Content {
 }
 
 impl File {
+    /// Whether it has a segment's name and not the header of one.
+    pub fn is_headless(&self) -> bool {
+        let unknown = matches!(self.content, Content::Unknown);
+        unknown && Segment::base_in(&self.name).is_some()
+    }
+
     pub fn header(&self) -> Option<&Header> {
         match &self.content {
             Content::Segment(header) => Some(header),

@@ -8,17 +8,36 @@ use super::segment::Segment;
 use super::{Bad, Survey, Verdict};
 use crate::units::{Lsn, Time};
 
+impl Bad {
+    /// What a lost end means. Whether a file that was cut short had more records,
+    /// nothing tells.
+    pub fn lost(&self) -> String {
+        let Bad {
+            lsn,
+            segment,
+            offset,
+            why,
+            ..
+        } = self;
+        match *offset {
+            0 => format!("record {lsn}: {why} ({segment}): what was durable in it is lost"),
+            _ => format!(
+                "record {lsn}, if there was one: {why} ({segment} at {offset}): \
+                 what was durable behind that is lost"
+            ),
+        }
+    }
+}
+
 impl Survey {
-    /// The end of a log that looks whole and is not: another segment was behind
+    /// The end of a log that looks whole, or torn, and is not: another segment was behind
     /// the newest one, durably, or that would not have been sealed or retired;
     /// or its file is shorter than it was when it was begun. No power failure
     /// does that. (Copies in an archive, whose indexes are all sealed, have
     /// other names.)
     pub fn lost_end(&self) -> Option<Bad> {
-        let newest = self
-            .pieces
-            .last()
-            .filter(|_| self.verdict() == &Verdict::Clean)?;
+        let corrupt = matches!(self.verdict(), Verdict::Corrupt(_));
+        let newest = self.pieces.last().filter(|_| !corrupt)?;
         let (segment, file) = (&newest.segment, &self.files[newest.file]);
         let header = &segment.header;
         let next = self.last.next();
@@ -37,6 +56,9 @@ impl Survey {
         if (retired || own) && file.len < header.size {
             let why = "the segment's file is cut short";
             return Some(bad(file.name.clone(), file.len, why));
+        }
+        if self.verdict() != &Verdict::Clean {
+            return None;
         }
         let index = Segment::index_name(header.base);
         let sealed = match own {

@@ -46,7 +46,7 @@ pub use open::Retell;
 pub use reader::Reader;
 pub use segment::{Frame, Place, Seen, SegmentInfo, SegmentState};
 pub use slot::Slot;
-pub use survey::{Bad, Beyond, Survey, Verdict};
+pub use survey::{Bad, Beyond, SpareInfo, Survey, Verdict};
 
 use segment::Segment;
 use tail::Tail;

@@ -303,8 +303,24 @@ impl Segment {
     pub fn place(&self, lsn: Lsn) -> Result<u64> {
         match self.entry(lsn) {
             None => Err(Error::Missing(lsn)),
-            Some(Entry { offset: 0, .. }) => Err(self.damaged(lsn, 0, "its frame is missing")),
+            Some(hole @ Entry { offset: 0, .. }) => {
+                let at = self.hole_at(&hole);
+                Err(self.damaged(lsn, at, "its frame is missing or damaged"))
+            }
             Some(entry) => Ok(entry.offset),
+        }
+    }
+
+    /// Where the first frame of a hole should begin: an entry of a hole has the
+    /// time of the frame before.
+    fn hole_at(&self, hole: &Entry) -> u64 {
+        let number = self.index.find_time(hole.time);
+        match self.index.get(number).map_or(0, |before| before.offset) {
+            0 => PAGE,
+            at => match self.front(Lsn(self.header.base.0 + number)) {
+                Err(_) => at,
+                Ok((before, _)) => before.end(),
+            },
         }
     }
 

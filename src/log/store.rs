@@ -131,6 +131,8 @@ pub(super) struct Scan {
     pub holes: Vec<(Lsn, u64)>,
     /// Frames whose data are damaged, with their offset.
     pub spoilt: Vec<(Lsn, u64)>,
+    /// The entries are a sealed index's: nothing was read.
+    pub believed: bool,
     /// Where the last whole frame ends.
     pub end: u64,
     /// Something that was to be a frame begins behind the last whole one.

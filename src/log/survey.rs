@@ -23,6 +23,9 @@ use super::{Durable, Error, Log, Options, Result};
 use crate::device::Dir;
 use crate::units::{Epoch, Lsn, Time};
 
+const NOT_THERE: &str = "its frame is missing or damaged";
+const HEADLESS: &str = "its segment's header can't be read";
+
 /// A record that can't be had, and where it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bad {
@@ -54,6 +57,17 @@ pub enum Verdict {
     Corrupt(Bad),
 }
 
+/// A file that is no part of the log.
+#[derive(Clone, Debug)]
+pub struct SpareInfo {
+    /// Its name.
+    pub name: String,
+    /// Bytes of it.
+    pub bytes: u64,
+    /// It has a segment's name, and its first page makes no sense.
+    pub unreadable: bool,
+}
+
 /// What a folder of segments holds.
 pub struct Survey {
     pub(super) dir: Arc<dyn Dir>,
@@ -71,6 +85,8 @@ pub struct Survey {
     /// The highest Lsn seen anywhere, kept or not.
     pub(super) highest: Lsn,
     verdict: Verdict,
+    /// An index was believed of records that are not installed.
+    believing: bool,
     infos: Vec<SegmentInfo>,
 }
 
@@ -118,6 +134,16 @@ impl Survey {
     /// are verified as they are read; the verdict is not to be relied on.
     pub fn glance(dir: Arc<dyn Dir>) -> Result<Survey> {
         Self::steadily(dir, Depth::Indexes)
+    }
+
+    /// The same with the verdict of [`Survey::read`]: believed are only indexes of
+    /// what is installed. What is not, recovery reads too.
+    pub fn judged(dir: Arc<dyn Dir>) -> Result<Survey> {
+        let glance = Self::glance(dir.clone())?;
+        match glance.believing {
+            true => Self::read(dir),
+            false => Ok(glance),
+        }
     }
 
     /// All that can be read, past whatever is damaged. Records behind the
@@ -169,13 +195,17 @@ impl Survey {
         &self.infos
     }
     /// Files that wait for their next use, or hold what no longer belongs to
-    /// the log: names and bytes.
-    pub fn spares(&self) -> Vec<(String, u64)> {
+    /// the log.
+    pub fn spares(&self) -> Vec<SpareInfo> {
         let used: BTreeSet<usize> = self.pieces.iter().map(|piece| piece.file).collect();
         let spare = self.files.iter().enumerate();
         spare
             .filter(|(at, _)| !used.contains(at))
-            .map(|(_, file)| (file.name.clone(), file.disk.len().unwrap_or(0)))
+            .map(|(_, file)| SpareInfo {
+                name: file.name.clone(),
+                bytes: file.disk.len().unwrap_or(0),
+                unreadable: file.is_headless(),
+            })
             .collect()
     }
     /// The newest epoch seen (0: the folder is empty).
@@ -343,6 +373,7 @@ fn read_segment(
             entries.truncate(usize::try_from(most).unwrap_or(usize::MAX));
             return Ok(Scan {
                 entries,
+                believed: true,
                 ..Scan::default()
             });
         }
@@ -394,10 +425,9 @@ fn judge(
         .map(|scan| scan.installed)
         .chain(headers().map(Header::installed_by_itself));
     let installed = marks.max().unwrap_or_default();
-    let seen = chain
-        .iter()
-        .zip(&scans)
-        .map(|(link, scan)| scan.next(link.header.base).prev());
+    let read = || chain.iter().zip(&scans);
+    let believing = read().any(|(link, scan)| scan.believed && link.through > installed);
+    let seen = read().map(|(link, scan)| scan.next(link.header.base).prev());
     let seen = seen.max().unwrap_or_default().max(installed);
     let highest = seen.max(witness.last).max(durable);
 
@@ -418,6 +448,7 @@ fn judge(
                 .drain(keep..)
                 .filter(|entry| entry.offset != 0)
                 .count() as u64;
+            dropped -= scan.spoilt.iter().filter(|(lsn, _)| *lsn > last).count() as u64;
         }
     }
     let headless = chain.is_empty();
@@ -455,6 +486,7 @@ fn judge(
         last,
         highest,
         verdict,
+        believing,
         infos,
     }
 }
@@ -466,11 +498,12 @@ fn first_bad(chain: &[Link], scans: &[Scan], installed: Lsn, files: &[File]) -> 
     let mut after = None;
     for (number, (link, scan)) in chain.iter().zip(scans).enumerate() {
         let (base, next) = (link.header.base, scan.next(link.header.base));
-        let bad = |lsn, offset, why| {
+        let name = &files[link.file].name;
+        let bad = |lsn, after, segment: &str, offset, why| {
             Some(Bad {
                 lsn,
                 after,
-                segment: files[link.file].name.clone(),
+                segment: segment.to_owned(),
                 offset,
                 why,
             })
@@ -479,7 +512,16 @@ fn first_bad(chain: &[Link], scans: &[Scan], installed: Lsn, files: &[File]) -> 
             continue;
         }
         if base > expected {
-            return bad(expected, 0, "the segment before this one is missing");
+            return match headless(files, Lsn(0), expected) {
+                Some(segment) => bad(expected, after, segment, 0, HEADLESS),
+                None => bad(
+                    expected,
+                    after,
+                    name,
+                    0,
+                    "the segment before this one is missing",
+                ),
+            };
         }
         let spoilt = scan
             .spoilt
@@ -489,8 +531,7 @@ fn first_bad(chain: &[Link], scans: &[Scan], installed: Lsn, files: &[File]) -> 
             .holes
             .iter()
             .map(|(lsn, at)| (hole_end(scan, base, *lsn, expected), *at));
-        let holes =
-            holes.filter_map(|(lsn, at)| Some((lsn?, at, "its frame is missing or damaged")));
+        let holes = holes.filter_map(|(lsn, at)| Some((lsn?, at, NOT_THERE)));
         let first = spoilt
             .chain(holes)
             .filter(|(lsn, ..)| *lsn >= expected)
@@ -501,13 +542,7 @@ fn first_bad(chain: &[Link], scans: &[Scan], installed: Lsn, files: &[File]) -> 
                 .since(base)
                 .and_then(|n| scan.entries.get(n as usize));
             let after = before.map(|entry| Time::from_nanos(entry.time));
-            return Some(Bad {
-                lsn,
-                after,
-                segment: files[link.file].name.clone(),
-                offset: at,
-                why,
-            });
+            return bad(lsn, after, name, at, why);
         }
         after = scan
             .entries
@@ -515,20 +550,35 @@ fn first_bad(chain: &[Link], scans: &[Scan], installed: Lsn, files: &[File]) -> 
             .map(|entry| Time::from_nanos(entry.time))
             .or(after);
         let newest = number + 1 == chain.len();
+        let lsn = next.max(expected);
         if (newest && scan.torn_tail && next >= expected) || (!newest && next <= link.through) {
-            let why = "its frame is missing or damaged";
-            let segment = files[link.file].name.clone();
-            return Some(Bad {
-                lsn: next.max(expected),
-                after,
-                segment,
-                offset: scan.end,
-                why,
-            });
+            let follows = |later: &Link| later.header.before == link.header.salt;
+            return match chain.get(number + 1).is_none_or(follows) {
+                true => bad(lsn, after, name, scan.end, NOT_THERE),
+                false => match headless(files, base, lsn) {
+                    Some(segment) => bad(lsn, after, segment, 0, HEADLESS),
+                    None => bad(
+                        lsn,
+                        after,
+                        &Segment::store_name(next),
+                        0,
+                        "its segment is missing",
+                    ),
+                },
+            };
         }
         expected = next.max(expected);
     }
     None
+}
+
+/// A file that must be the segment of a record, if its header only could be read;
+/// not one that begins at `above` or before.
+fn headless(files: &[File], above: Lsn, lsn: Lsn) -> Option<&str> {
+    let headless = files.iter().filter(|file| file.is_headless());
+    let named = headless.filter_map(|file| Some((Segment::base_in(&file.name)?, &file.name)));
+    let fitting = named.filter(|(base, _)| *base > above && *base <= lsn);
+    fitting.max().map(|(_, name)| name.as_str())
 }
 
 /// The first Lsn of a hole that lies at or above `expected`.
@@ -558,13 +608,17 @@ fn unexplained_end(
         .map(|entry| Time::from_nanos(entry.time));
     Some(match chain.last().zip(scans.last()) {
         Some((link, scan)) => {
-            let segment = files[link.file].name.clone();
+            let lsn = seen.next();
+            let (segment, offset, why) = match headless(files, link.header.base, lsn) {
+                Some(segment) => (segment, 0, HEADLESS),
+                None => (files[link.file].name.as_str(), scan.end, NOT_THERE),
+            };
             Bad {
-                lsn: seen.next(),
+                lsn,
                 after,
-                segment,
-                offset: scan.end,
-                why: "its frame is missing or damaged",
+                segment: segment.to_owned(),
+                offset,
+                why,
             }
         }
         None => {

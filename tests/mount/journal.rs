@@ -327,6 +327,121 @@ fn damage_where_it_was_durable_is_named_and_the_rest_still_told() {
     world.beyond_recovery = Some("damaged");
 }
 
+/// A file that begins with its name, and is synced.
+fn synced(world: &World, name: &str) {
+    let path = world.at(name);
+    let mut bytes = vec![b'.'; 100_000];
+    bytes[..name.len()].copy_from_slice(name.as_bytes());
+    fs::write(&path, bytes).unwrap();
+    File::open(&path).unwrap().sync_all().unwrap();
+}
+
+/// `log` and `show` believe a sealed index, but not of what recovery would read.
+#[test]
+fn damage_in_a_sealed_segment_is_told_by_all_who_read() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    world.mount_to_kill(&["-o", "journal_size=8M"]);
+    for n in 10..34 {
+        synced(&world, &format!("file-{n}"));
+    }
+    world.kill();
+    world.detach_dead();
+    let image = world.image_str();
+    let whole = log(&world, &[], image);
+    spoil(&world, b"file-11....");
+    world.tells(4, &["log", "--stat", image]);
+    let listed = world.tells(4, &["log", image]);
+    assert!(listed.contains("was durable and is damaged"), "{listed}");
+    let args = ["log", "--json", image];
+    let events =
+        objects(&String::from_utf8(journalfs().args(args).output().unwrap().stdout).unwrap());
+    assert_eq!(told(&events), told(&whole));
+    let dropped = events.iter().filter(|event| event["dropped"] == true);
+    let bad = whole
+        .iter()
+        .position(|event| event["path"] == "/file-11" && event["op"] == "write");
+    assert_eq!(dropped.count(), whole.len() - bad.unwrap());
+    let shown = world.tells(4, &["show", image, &whole[bad.unwrap()]["lsn"].to_string()]);
+    assert!(
+        shown.contains("its data don't match their checksum"),
+        "{shown}"
+    );
+    let shown = world.succeeds(&["show", image, &whole[whole.len() - 1]["lsn"].to_string()]);
+    assert!(shown.contains("recovery drops it"), "{shown}");
+    // What is behind it is no spare file.
+    let listed = world.tells(4, &["segments", image]);
+    let states: Vec<&str> = listed
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(1))
+        .collect();
+    assert_eq!(states[1..4], ["sealed", "dropped", "dropped"], "{listed}");
+    world.beyond_recovery = Some("damaged");
+}
+
+/// The first segment says which image the journal belongs to.
+#[test]
+fn a_verdict_is_told_although_the_image_cannot_be_compared() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    world.mount_to_kill(&["-o", "journal_size=8M"]);
+    for n in 10..22 {
+        synced(&world, &format!("file-{n}"));
+    }
+    world.kill();
+    world.detach_dead();
+    let first = &world.stores()[0];
+    let store = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(first)
+        .unwrap();
+    let mut header = [0; 4096];
+    store.read_exact_at(&mut header, 0).unwrap();
+    store.write_at(&[0; 4096], 0).unwrap();
+    let told = world.tells(4, &["verify", "--image", world.image_str()]);
+    assert!(
+        told.contains("corrupt: record 1: its segment's header"),
+        "{told}"
+    );
+    assert!(told.contains("nothing was compared"), "{told}");
+    assert!(!told.contains("it is not the image"), "{told}");
+    let name = first.file_name().unwrap().to_str().unwrap();
+    let listed = world.tells(4, &["segments", world.image_str()]);
+    assert!(told.contains(name) && listed.contains(&format!("{name} unreadable")));
+    store.write_at(&header, 0).unwrap();
+}
+
+/// What was never written is not damaged.
+#[test]
+fn a_torn_journal_is_nothing_wrong_to_whoever_lists_it() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    world.mount_to_kill(&["-o", "commit=3600"]);
+    synced(&world, "durable");
+    for n in 1..9 {
+        fs::write(world.at(&format!("file-{n}")), [n; 9000]).unwrap();
+    }
+    world.kill();
+    world.detach_dead();
+    // A write, the create before it, and the end of the write before that.
+    let stores = world.stores();
+    let bytes = fs::read(&stores[0]).unwrap();
+    let data = bytes.windows(4000).position(|window| window == [5; 4000]);
+    let store = OpenOptions::new().write(true).open(&stores[0]).unwrap();
+    store
+        .write_at(&[0; 1000], data.unwrap() as u64 - 900)
+        .unwrap();
+    let image = world.image_str();
+    let told = world.succeeds(&["verify", image]);
+    assert!(told.contains("\ntorn: "), "{told}");
+    let listed = world.succeeds(&["log", image]);
+    assert!(listed.contains("is torn"), "{listed}");
+    assert!(listed.contains("are not there either"), "{listed}");
+    assert!(!listed.contains("damaged"), "{listed}");
+    world.succeeds(&["log", "--json", image]);
+}
+
 #[test]
 fn the_damaged_end_of_a_journal_is_given_up_with_a_copy_of_it() {
     needs_fuse!();
@@ -447,7 +562,7 @@ fn a_journal_without_its_newest_segment_is_not_called_clean() {
     let name = active["name"].as_str().unwrap();
     let (store, aside) = (world.journal().join(name), world.beside("aside"));
     fs::rename(&store, &aside).unwrap();
-    for command in ["verify", "log", "status"] {
+    for command in ["verify", "log", "status", "check", "segments"] {
         let told = world.tells(4, &[command, world.image_str()]);
         assert!(told.contains(name), "{command}: {told}");
         assert!(

@@ -313,6 +313,92 @@ fn a_frame_in_somebodys_data_is_never_taken_for_a_record() {
 }
 
 /// Without the third record.
+/// Whoever lists records reads little of what is in the image, and all that is
+/// not: what recovery would drop, a listing must not call sound.
+#[test]
+fn a_sealed_index_hides_damage_only_in_what_is_installed() {
+    let dir = Arc::new(MemoryDir::default());
+    let log = open(&dir, 1);
+    while log.segments().len() < 3 {
+        append(&log, &[1; 20], &[2; 3000]);
+    }
+    let proof = log.sync().unwrap();
+    for installed in [false, true] {
+        if installed {
+            log.set_installed(proof.lsn(), proof);
+        }
+        log.mark().unwrap();
+        log.sync().unwrap();
+        let spoilt = copy(&dir);
+        let frame = log.0.segment_of(Lsn(3)).unwrap().front(Lsn(3)).unwrap().0;
+        let store = spoilt.open(STORE).unwrap();
+        store.write_at(b"spoilt", frame.data_at() + 100).unwrap();
+        let survey = Survey::judged(spoilt.clone()).unwrap();
+        let found = survey.verdict();
+        let corrupt = matches!(found, Verdict::Corrupt(bad) if bad.lsn == Lsn(3));
+        assert_eq!(corrupt, !installed, "{found:?}");
+        assert_eq!(found, Survey::read(spoilt).unwrap().verdict());
+    }
+}
+
+/// Three segments, all of it durable and known to be.
+fn three() -> Arc<MemoryDir> {
+    let dir = Arc::new(MemoryDir::default());
+    let log = open(&dir, 1);
+    while log.segments().len() < 3 {
+        append(&log, &[1; 20], &[2; 3000]);
+    }
+    log.sync().unwrap();
+    log.mark().unwrap();
+    log.sync().unwrap();
+    dir
+}
+
+#[test]
+fn a_segment_that_is_missing_or_has_lost_its_header_is_named() {
+    let dir = three();
+    let names: Vec<String> = (Survey::read(dir.clone()).unwrap().segments().iter())
+        .map(|segment| segment.name.clone())
+        .collect();
+    for (at, name) in names.iter().enumerate() {
+        let bad = |change: &dyn Fn(&MemoryDir)| {
+            let left = copy(&dir);
+            change(&left);
+            let survey = Survey::read(left).unwrap();
+            match survey.verdict() {
+                Verdict::Corrupt(bad) => bad.clone(),
+                _ => survey.lost_end().unwrap(),
+            }
+        };
+        let base = Segment::base_in(name);
+        let headless = bad(&|left| left.open(name).unwrap().write_at(&[0; 4096], 0).unwrap());
+        let found = (Some(headless.lsn), &headless.segment);
+        assert_eq!(found, (base, name));
+        assert!(headless.why.contains("header"), "{headless:?}");
+        let gone = bad(&|left| left.remove(name).unwrap());
+        assert_eq!(Some(gone.lsn), base);
+        assert!(gone.why.contains("missing"), "{gone:?}");
+        assert_eq!(gone.segment == *name, at > 0, "{gone:?}");
+    }
+}
+
+/// Also where an index that is not believed, or none, leaves a hole.
+#[test]
+fn a_damaged_frame_is_told_with_its_place() {
+    let dir = three();
+    let installed = Survey::read(dir.clone()).unwrap();
+    let segment = &installed.pieces[0].segment;
+    let (header, _) = segment.front(Lsn(5)).unwrap();
+    dir.remove(&Segment::index_name(Lsn(1))).unwrap();
+    let store = dir.open(STORE).unwrap();
+    store.write_at(b"spoilt", header.at + 20).unwrap();
+    let beyond = Survey::beyond(dir).unwrap();
+    let Err(Error::Corrupt { lsn, offset, .. }) = beyond.survey().frame(Lsn(5)) else {
+        panic!("it can be read");
+    };
+    assert_eq!((lsn, offset), (Lsn(5), header.at));
+}
+
 fn small_tail_lost(dir: &MemoryDir, log: &Log) -> Survey {
     let at = log
         .0

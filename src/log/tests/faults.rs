@@ -418,7 +418,7 @@ fn a_log_whose_active_segment_is_missing_or_cut_short_has_lost_its_end() {
         left.remove(&active.name).unwrap();
         let bad = lost(left).unwrap_or_else(|| panic!("{retired}"));
         assert!(bad.why.contains("missing"), "{retired}");
-        for len in [0, 4096, active.bytes - 4096] {
+        for len in [0, 4096, 5000, active.bytes - 4096] {
             let left = copy(&dir);
             left.open(&active.name).unwrap().set_len(len).unwrap();
             let bad = lost(left).unwrap_or_else(|| panic!("{retired} {len}"));
