@@ -46,7 +46,7 @@ pub struct Args {
     /// does
     #[arg(long, value_name = "GLOB")]
     path: Vec<glob::Pattern>,
-    /// Only of this inode
+    /// Only of this inode, also where a rename replaces it or exchanges its name
     #[arg(long, value_name = "N")]
     inode: Option<u32>,
     /// Only these: create, write, rename …; several with commas
@@ -231,8 +231,7 @@ impl Lister<'_> {
                 }
                 Ok(_) => Ok(()),
                 Err(Untold::Log(log::Error::Recycled(lsn))) => {
-                    let first = self.recycled.map_or(lsn, |(first, _)| first);
-                    self.recycled = Some((first, lsn));
+                    self.lack(lsn, lsn);
                     Ok(())
                 }
                 Err(untold) => self.cant(&untold),
@@ -241,7 +240,7 @@ impl Lister<'_> {
             self.failed.is_ok()
         });
         if self.failed.is_ok() {
-            self.failed = self.damage();
+            self.failed = self.damage().and_then(|()| self.gap());
         }
     }
 
@@ -267,19 +266,31 @@ impl Lister<'_> {
         self.paper.write_all(self.line.as_bytes())
     }
 
+    /// These records have been overwritten.
+    fn lack(&mut self, first: Lsn, last: Lsn) {
+        let first = self.recycled.map_or(first, |(first, _)| first);
+        self.recycled = Some((first, last));
+    }
+
     /// Old segments are used again in any order: that some records between
     /// others are not there any more is nothing wrong.
     fn gap(&mut self) -> io::Result<()> {
-        match self.recycled.take() {
-            Some((first, last)) => {
-                let how = match self.gaps.iter().any(|gap| gap.has(first)) {
-                    true => "missing from the archive",
-                    false => "not kept any more",
-                };
-                self.note(&format!("records {first} to {last} are {how}"))
-            }
-            None => Ok(()),
+        let Some((first, last)) = self.recycled.take() else {
+            return Ok(());
+        };
+        let why = match self.gaps.iter().any(|gap| gap.has(first)) {
+            true => "missing from the archive",
+            false => "not kept any more",
+        };
+        let said = format!("records {first} to {last} are {why}");
+        if !self.args.json {
+            return self.note(&said);
         }
+        // Whoever follows took it that nothing is left out.
+        if self.args.follow {
+            eprintln!("journalfs: {said}");
+        }
+        line::gap((first, last), why, &mut self.paper)
     }
 
     /// A line that is no record; programs find such things by `verify`.
@@ -355,12 +366,12 @@ impl Lister<'_> {
         }
         let said = match survey.verdict() {
             Verdict::Clean => return,
+            // A daemon at work may have written more meanwhile.
+            _ if self.live => return,
             Verdict::Torn { first, .. } => format!(
                 "record {} is torn ({} at {}): the power went before it was synced, recovery cuts here and drops what follows",
                 first.lsn, first.segment, first.offset
             ),
-            // A daemon at work may have written more meanwhile.
-            Verdict::Corrupt(_) if self.live => return,
             Verdict::Corrupt(bad) => {
                 self.untold += 1;
                 self.bad = Some(bad.lsn);
@@ -391,6 +402,10 @@ impl Lister<'_> {
             let written = live.as_ref().map(|live| Lsn(live.written));
             if written.is_none_or(|written| written > last) {
                 let survey = source.glance()?;
+                // Whole segments may have come and gone between two looks.
+                if let Some(first) = survey.first().filter(|first| *first > last.next()) {
+                    self.lack(last.next(), first.prev());
+                }
                 let durable = live
                     .as_ref()
                     .map_or(survey.durable(), |live| Lsn(live.durable));
@@ -470,9 +485,12 @@ impl Args {
             true => common || self.all,
             false => self.op.iter().any(|kind| kind == record.kind()),
         };
-        kind && self
-            .inode
-            .is_none_or(|inode| op.and_then(Op::inode).is_some_and(|has| has.0 == inode))
+        let acts_on = |inode: &u32| {
+            let own = op.and_then(Op::inode);
+            let mut inodes = own.into_iter().chain(op.and_then(line::replaced));
+            inodes.any(|has| has.0 == *inode)
+        };
+        kind && self.inode.as_ref().is_none_or(acts_on)
             && self
                 .pid
                 .is_none_or(|pid| op.and_then(Op::by).is_some_and(|by| by.pid == pid))
