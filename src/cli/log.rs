@@ -282,7 +282,10 @@ impl Lister<'_> {
             true => "missing from the archive",
             false => "not kept any more",
         };
-        let said = format!("records {first} to {last} are {why}");
+        let said = match first == last {
+            true => format!("record {first} is {why}"),
+            false => format!("records {first} to {last} are {why}"),
+        };
         if !self.args.json {
             return self.note(&said);
         }
