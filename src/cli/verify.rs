@@ -447,9 +447,12 @@ fn scrubbed(source: &Source, Compared { scrub, differ }: &Compared) -> Vec<Strin
             let time = differs.time.map(line::utc);
             let about = [differs.what.clone(), path.map(Into::into), time];
             let about: Vec<String> = about.into_iter().flatten().collect();
+            let about = match about.is_empty() {
+                true => String::new(),
+                false => format!(" ({})", about.join(", ")),
+            };
             format!(
-                "{image}: block {block} is not as record {lsn} left it ({}): journalfs show --hex {image} {lsn}",
-                about.join(", ")
+                "{image}: block {block} is not as record {lsn} left it{about}: journalfs show --hex {image} {lsn}"
             )
         })
         .collect();
