@@ -112,8 +112,8 @@ pub fn run(args: &Args) -> Outcome {
     let changes = shown::changes(survey, &chart, lsn, &record, frame.data.as_ref());
     if !chart.is_whole() && changes.iter().any(|change| change.what == "contents") {
         eprintln!(
-            "journalfs: what is called contents may be a bitmap or an inode table: {}",
-            "the image is not here, and the journal has not all of its group descriptors"
+            "journalfs: what is called contents may be a bitmap or an inode table: the image is not \
+             here, and the journal has not all of its group descriptors"
         );
     }
     let mut paper = Paper::new(!args.json);
