@@ -303,6 +303,27 @@ fn a_record_is_shown_in_the_terms_of_ext4_with_what_stood_there_before() {
     assert!(shown.contains("inode table of group 0"), "{shown}");
 }
 
+#[test]
+fn a_journal_that_knows_no_group_says_that_its_blocks_cannot_be_named() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    world.mount(&[]);
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    fs::set_permissions(world.point(), private).unwrap();
+    world.umount_and_judge();
+    let folder = world.journal().display().to_string();
+    let events = log(&world, &["--op", "setattr"], &folder);
+    let lsn = events[0]["lsn"].to_string();
+    let told = world.tells(0, &["show", &folder, &lsn]);
+    assert!(
+        told.contains("has not all of its group descriptors"),
+        "{told}"
+    );
+    let named = world.tells(0, &["show", world.image_str(), &lsn]);
+    assert!(named.contains("inode table of group 0"), "{named}");
+    assert!(!named.contains("group descriptors"), "{named}");
+}
+
 /// Flips a byte of the frame that holds these data.
 /// The record up to which `verify` says that a damaged journal can be kept.
 pub fn last_good(world: &World) -> String {
