@@ -4,9 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use journalfs::device::memory::MemoryDir;
 use journalfs::device::volatile::{Host, Snapshot};
 use journalfs::fs::{Caller, SetAttr};
 use journalfs::history::Teller;
+use journalfs::history::chart::Chart;
+use journalfs::history::shown::{self, Change};
+use journalfs::journal::Record;
 use journalfs::log::Survey;
 use journalfs::sim::clock::StillClock;
 use journalfs::sim::random::Random;
@@ -393,4 +397,101 @@ fn what_recovery_copies_is_understood_without_the_segment_that_it_was_copied_fro
         }
     }
     assert!(copied > 100, "only {copied} records were copied");
+}
+
+/// What a record changes.
+fn changes(world: &World, survey: &Survey, lsn: Lsn) -> Vec<Change> {
+    let sb = world.fs().superblock().clone();
+    let chart = Chart::read(&*world.host.image(), sb);
+    let frame = survey.frame(lsn).unwrap();
+    let record = Record::decode(&frame.meta).unwrap();
+    shown::changes(survey, &chart, lsn, &record, frame.data.as_ref())
+}
+
+/// The same as text.
+fn text(changes: &[Change]) -> String {
+    let line = |change: &Change| format!("{}: {}\n", change.what, change.details.join("\n  "));
+    changes.iter().map(line).collect()
+}
+
+#[test]
+fn attributes_devices_symlinks_and_indexes_are_shown_in_ext4s_terms() {
+    let world = World::new(1);
+    let (fs, by, root) = (world.fs(), Caller::default(), InodeNo::ROOT);
+    let shown = |lsn: Option<Lsn>| {
+        let survey = Survey::read(world.host.folder()).unwrap();
+        text(&changes(&world, &survey, lsn.unwrap()))
+    };
+    let file = fs.create(&by, root, b"file", 0o644, 0).unwrap().value.inode;
+    let set = |name: &[u8], value: &[u8]| {
+        let done = fs.setxattr(&by, file, name, value, 0).unwrap();
+        shown(done.lsn)
+    };
+    let told = set(b"user.a", b"one");
+    assert!(told.contains("+ user.a, 3 bytes: \"one\""), "{told}");
+    let told = set(b"user.a", b"two");
+    assert!(told.contains("- user.a, 3 bytes: \"one\""), "{told}");
+    assert!(told.contains("+ user.a, 3 bytes: \"two\""), "{told}");
+    set(b"user.b", &[b'x'; 200]);
+    let told = set(b"user.b", &[b'y'; 200]);
+    assert!(told.contains("extended attributes: "), "{told}");
+    assert!(told.contains("- user.b, 200 bytes: \"xxx"), "{told}");
+    assert!(told.contains("+ user.b, 200 bytes: \"yyy"), "{told}");
+
+    let mode = libc::S_IFCHR as u16 | 0o600;
+    let device = fs.mknod(&by, root, b"null", mode, 0, 0x103).unwrap();
+    let told = shown(device.lsn);
+    assert!(told.contains("device 1:3"), "{told}");
+    let short = fs.symlink(&by, root, b"short", b"to/there").unwrap();
+    let told = shown(short.lsn);
+    assert!(told.contains("target to/there"), "{told}");
+    let long = fs.symlink(&by, root, b"long", &[b'l'; 100]).unwrap();
+    let told = shown(long.lsn);
+    assert!(told.contains("target of symlink inode"), "{told}");
+    assert!(told.contains("target lll"), "{told}");
+
+    let create = |n: u32| {
+        let name = format!("{n:0>200}");
+        let done = fs.create(&by, root, name.as_bytes(), 0o644, 0).unwrap();
+        shown(done.lsn)
+    };
+    let told: String = (0..30).map(create).collect();
+    assert!(told.contains("directory index: "), "{told}");
+    assert!(told.contains("+ hashes from 0x"), "{told}");
+}
+
+#[test]
+fn of_a_block_that_no_record_has_whole_the_changed_fields_are_told() {
+    let world = World::new(1);
+    let (fs, by, root) = (world.fs(), Caller::default(), InodeNo::ROOT);
+    let create = |n: u32| {
+        let name = format!("file{n}");
+        let done = fs.create(&by, root, name.as_bytes(), 0o644, 0).unwrap();
+        (name, done.value.inode, done.lsn.unwrap())
+    };
+    let created: Vec<_> = (0..400).map(create).collect();
+    // Without the segment that has the blocks as they were at first.
+    let mut files = world.host.kill().files;
+    let whole = Survey::read(world.host.folder()).unwrap();
+    let second = whole.segments()[1].base;
+    files.remove(&whole.segments()[0].name).unwrap();
+    let rest = Survey::beyond(Arc::new(MemoryDir::from_files(files))).unwrap();
+    let (mut inodes, mut entries) = (0, 0);
+    for (name, inode, lsn) in created.iter().filter(|(.., lsn)| *lsn >= second) {
+        for change in changes(&world, rest.survey(), *lsn) {
+            let told = text(std::slice::from_ref(&change));
+            if !told.contains("the rest can't be told") {
+                continue;
+            }
+            if told.contains(&format!("inode {inode}: mode 100644")) {
+                assert!(change.what.starts_with("inode table of group"), "{told}");
+                inodes += 1;
+            }
+            if told.contains(&format!("{name} is inode {inode}")) {
+                assert_eq!(change.what, "directory", "{told}");
+                entries += 1;
+            }
+        }
+    }
+    assert!(inodes > 0 && entries > 0, "{inodes} {entries}");
 }

@@ -46,7 +46,7 @@ pub struct Args {
     /// does
     #[arg(long, value_name = "GLOB")]
     path: Vec<glob::Pattern>,
-    /// Only of this inode
+    /// Only of this inode, also where a rename replaces it or exchanges its name
     #[arg(long, value_name = "N")]
     inode: Option<u32>,
     /// Only these: create, write, rename …; several with commas
@@ -244,14 +244,13 @@ impl Lister<'_> {
             self.failed.is_ok()
         });
         if self.failed.is_ok() {
-            self.failed = self.damage();
+            self.failed = self.damage().and_then(|()| self.gap());
         }
     }
 
     fn is_not_kept(&mut self, lsn: Lsn) -> io::Result<()> {
         if self.bad != Some(lsn) {
-            let first = self.recycled.map_or(lsn, |(first, _)| first);
-            self.recycled = Some((first, lsn));
+            self.lack(lsn, lsn);
         }
         Ok(())
     }
@@ -278,20 +277,35 @@ impl Lister<'_> {
         self.paper.write_all(self.line.as_bytes())
     }
 
+    /// These records have been overwritten.
+    fn lack(&mut self, first: Lsn, last: Lsn) {
+        let first = self.recycled.map_or(first, |(first, _)| first);
+        self.recycled = Some((first, last));
+    }
+
     /// Old segments are used again in any order: that some records between
     /// others are not there any more is nothing wrong.
     fn gap(&mut self) -> io::Result<()> {
-        match self.recycled.take() {
-            Some((first, last)) => {
-                let how = match self.gaps.iter().any(|gap| gap.has(first)) {
-                    _ if self.torn => "not there either",
-                    true => "missing from the archive",
-                    false => "not kept any more",
-                };
-                self.note(&format!("records {first} to {last} are {how}"))
-            }
-            None => Ok(()),
+        let Some((first, last)) = self.recycled.take() else {
+            return Ok(());
+        };
+        let why = match self.gaps.iter().any(|gap| gap.has(first)) {
+            _ if self.torn => "not there either",
+            true => "missing from the archive",
+            false => "not kept any more",
+        };
+        let said = match first == last {
+            true => format!("record {first} is {why}"),
+            false => format!("records {first} to {last} are {why}"),
+        };
+        if !self.args.json {
+            return self.note(&said);
         }
+        // Whoever follows took it that nothing is left out.
+        if self.args.follow {
+            eprintln!("journalfs: {said}");
+        }
+        line::gap((first, last), why, &mut self.paper)
     }
 
     /// A line that is no record; programs find such things by `verify`.
@@ -371,21 +385,21 @@ impl Lister<'_> {
         }
         let said = match survey.verdict() {
             Verdict::Clean => return,
+            // A daemon at work may have written more meanwhile.
+            _ if self.live => return,
             // Told when all has been listed.
             Verdict::Torn { .. } if survey.lost_end().is_some() => {
                 self.dropped = true;
                 return;
             }
             Verdict::Torn { first, .. } => {
-                (self.torn, self.bad) = (!self.live, Some(first.lsn));
+                (self.torn, self.bad) = (true, Some(first.lsn));
                 self.recycled = None;
                 format!(
                     "record {} is torn ({} at {}): the power went before it was synced, recovery cuts here and drops what follows",
                     first.lsn, first.segment, first.offset
                 )
             }
-            // A daemon at work may have written more meanwhile.
-            Verdict::Corrupt(_) if self.live => return,
             Verdict::Corrupt(bad) => {
                 self.untold += 1;
                 self.bad = Some(bad.lsn);
@@ -416,6 +430,10 @@ impl Lister<'_> {
             let written = live.as_ref().map(|live| Lsn(live.written));
             if written.is_none_or(|written| written > last) {
                 let survey = source.glance()?;
+                // Whole segments may have come and gone between two looks.
+                if let Some(first) = survey.first().filter(|first| *first > last.next()) {
+                    self.lack(last.next(), first.prev());
+                }
                 let durable = live
                     .as_ref()
                     .map_or(survey.durable(), |live| Lsn(live.durable));
@@ -495,9 +513,12 @@ impl Args {
             true => common || self.all,
             false => self.op.iter().any(|kind| kind == record.kind()),
         };
-        kind && self
-            .inode
-            .is_none_or(|inode| op.and_then(Op::inode).is_some_and(|has| has.0 == inode))
+        let acts_on = |inode: &u32| {
+            let own = op.and_then(Op::inode);
+            let mut inodes = own.into_iter().chain(op.and_then(line::replaced));
+            inodes.any(|has| has.0 == *inode)
+        };
+        kind && self.inode.as_ref().is_none_or(acts_on)
             && self
                 .pid
                 .is_none_or(|pid| op.and_then(Op::by).is_some_and(|by| by.pid == pid))

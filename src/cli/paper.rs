@@ -41,7 +41,13 @@ impl Paper {
         let flushed = self.flush();
         self.out = None;
         if let Some(mut pager) = self.pager.take() {
-            pager.wait()?;
+            let left = pager.wait()?;
+            // As a shell says that there is no such program, or that it is none.
+            if matches!(left.code(), Some(126 | 127)) {
+                return Err(io::Error::other(
+                    "the pager can't be run: set PAGER to another one, or to cat",
+                ));
+            }
         }
         quietly(flushed)
     }
@@ -79,9 +85,23 @@ pub fn put(what: std::fmt::Arguments<'_>) {
     }
 }
 
+/// Whether the command's program can be found. (What only a shell can tell apart,
+/// it is asked to.)
+fn is_there(command: &str) -> bool {
+    let mut words = command.split_whitespace();
+    let program = words.find(|word| !word.contains('=')).unwrap_or_default();
+    if program.contains(['\'', '"', '\\', '$', '`']) {
+        return true;
+    }
+    let mut asked = Command::new("sh");
+    asked.args(["-c", "command -v \"$0\"", program]);
+    let asked = asked.stdout(Stdio::null()).stderr(Stdio::null());
+    asked.status().is_ok_and(|status| status.success())
+}
+
 fn start() -> Option<Child> {
     let pager = std::env::var("PAGER").unwrap_or_else(|_| "less".to_owned());
-    if pager.is_empty() || pager == "cat" {
+    if pager.is_empty() || pager == "cat" || !is_there(&pager) {
         return None;
     }
     let mut command = Command::new("sh");

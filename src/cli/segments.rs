@@ -130,21 +130,22 @@ pub fn run(args: &Args) -> Outcome {
 fn table(objects: &[Object], out: &mut Paper) -> std::io::Result<()> {
     writeln!(
         out,
-        "{:<26} {:<10} {:>9} {:>6} {:>10} {:>10}  begun",
-        "segment", "state", "bytes", "epoch", "first", "last"
+        "{:<26} {:<10} {:>9} {:>6} {:>10} {:>10}  {:<30}  last time",
+        "segment", "state", "bytes", "epoch", "first", "last", "begun"
     )?;
     let number = |n: Option<u64>| n.map_or("-".to_owned(), |n| n.to_string());
     for object in objects {
         writeln!(
             out,
-            "{:<26} {:<10} {:>9} {:>6} {:>10} {:>10}  {}",
+            "{:<26} {:<10} {:>9} {:>6} {:>10} {:>10}  {:<30}  {}",
             object.name,
             object.state,
             object.bytes,
             number(object.epoch.map(u64::from)),
             number(object.first),
             number(object.last),
-            object.begun.as_deref().unwrap_or("-")
+            object.begun.as_deref().unwrap_or("-"),
+            object.last_time.as_deref().unwrap_or("-")
         )?;
     }
     Ok(())

@@ -115,6 +115,12 @@ pub fn run(args: &Args) -> Outcome {
     let changes = shown::changes(survey, &chart, lsn, &record, frame.data.as_ref());
     let flaw = survey.read_whole(lsn).err().map(|error| error.to_string());
     let found = (dropped, flaw.as_deref());
+    if !chart.is_whole() && changes.iter().any(|change| change.what == "contents") {
+        eprintln!(
+            "journalfs: what is called contents may be a bitmap or an inode table: the image is not \
+             here, and the journal has not all of its group descriptors"
+        );
+    }
     let mut paper = Paper::new(!args.json);
     let mut written = Ok(());
     let durable = source.durable(survey, &args.chosen);
@@ -168,7 +174,9 @@ fn chart(image: Option<&Path>, survey: &Survey) -> Option<Chart> {
             _ => None,
         });
     let mut superblocks = anchors.filter_map(|raw| Superblock::decode(raw.first_chunk()?).ok());
-    superblocks.next().map(Chart::without_image)
+    let mut chart = superblocks.next().map(Chart::without_image)?;
+    shown::place_parts(survey, &mut chart);
+    Some(chart)
 }
 
 fn object(

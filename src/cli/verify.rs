@@ -1,5 +1,6 @@
 //! `journalfs verify`: reads every byte of a journal, and judges.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,9 +11,11 @@ use crate::device::{Dir, Disk};
 use crate::ext4::superblock::{OFFSET, SIZE, Superblock};
 use crate::fs::guard::{self, Standing};
 use crate::history::audit::{self, Audit, Damage};
-use crate::journal::{Journal, Options, Scrub, Unrecovered};
+use crate::history::chart::Chart;
+use crate::history::{Teller, shown};
+use crate::journal::{Journal, Mismatch, Options, Record, Scrub, Unrecovered};
 use crate::log::{Bad, Survey, Verdict};
-use crate::units::{Lsn, Time};
+use crate::units::{BlockNo, Lsn, Time};
 
 use super::chosen::is_archive;
 use super::log::line;
@@ -91,6 +94,30 @@ struct ImageObject {
 struct MismatchObject {
     block: u64,
     lsn: u64,
+    /// The record's time, and the file's path then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    /// What the block is, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    what: Option<String>,
+}
+
+/// An image beside its journal.
+struct Compared {
+    scrub: Scrub,
+    differ: Vec<Differs>,
+}
+
+/// A block that is not as its last record left it.
+#[derive(Default)]
+struct Differs {
+    block: BlockNo,
+    lsn: Lsn,
+    time: Option<Time>,
+    path: Option<Vec<u8>>,
+    what: Option<String>,
 }
 
 /// Runs the subcommand.
@@ -118,28 +145,30 @@ pub fn run(args: &Args) -> Outcome {
     drop(progress);
     let dropped = dropped(&source, &survey)?;
     // What can't be compared is no reason to keep the verdict.
-    let scrub = image.map(|image| scrub(&source, &survey, image));
+    let compared = image.map(|image| compare(&source, &survey, image));
     let lost = source.lost_end(&survey);
-    let compared = scrub.as_ref().and_then(|scrub| scrub.as_ref().ok());
+    let told = compared
+        .as_ref()
+        .and_then(|compared| compared.as_ref().ok());
     let object = object(
         &source.journal,
         (&survey, lost.as_ref()),
         &audit,
         dropped,
-        compared,
+        told,
     );
     match args.json {
         true => say!(
             "{}",
             serde_json::to_string(&object).map_err(Failure::system)?
         ),
-        false => say_text!("{}", text(&source, &survey, &audit, dropped, compared)),
+        false => say_text!("{}", text(&source, &survey, &audit, dropped, told)),
     }
     let sound = audit.damaged.is_empty()
         && lost.is_none()
         && !matches!(survey.verdict(), Verdict::Corrupt(_))
-        && compared.is_none_or(|scrub| scrub.mismatches.is_empty());
-    match scrub {
+        && told.is_none_or(|compared| compared.differ.is_empty());
+    match compared {
         Some(Err(failure)) if sound => Err(failure),
         Some(Err(failure)) => Err(Failure::with_code(4, failure.line)),
         _ => Ok(if sound { 0 } else { 4 }),
@@ -164,7 +193,7 @@ fn comparable(source: &Source) -> Result<&Path, Failure> {
 }
 
 /// Compares the image with the records that are in it.
-fn scrub(source: &Source, survey: &Survey, image: &Path) -> Result<Scrub, Failure> {
+fn compare(source: &Source, survey: &Survey, image: &Path) -> Result<Compared, Failure> {
     let cant = |e: &dyn std::fmt::Display| Failure::unchecked(at(image, e));
     let disk: Arc<dyn Disk> = Arc::new(HostDisk::open(image, Access::Read).map_err(|e| cant(&e))?);
     let dir: Arc<dyn Dir> = Arc::new(HostDir::open(&source.journal).map_err(|e| cant(&e))?);
@@ -190,7 +219,48 @@ fn scrub(source: &Source, survey: &Survey, image: &Path) -> Result<Scrub, Failur
     let len = disk.len().map_err(|e| cant(&e))?;
     let mut options = Options::for_image(len, sb.block_size as usize);
     options.pinned = Some(sb.home().0);
-    state.scrub(disk, options).map_err(|e| cant(&e))
+    let scrub = state.scrub(disk.clone(), options).map_err(|e| cant(&e))?;
+    let differ = match scrub.mismatches.is_empty() {
+        true => Vec::new(),
+        false => explain(&scrub, survey, &Chart::read(&*disk, sb)),
+    };
+    Ok(Compared { scrub, differ })
+}
+
+/// What the records say of the blocks that differ.
+fn explain(scrub: &Scrub, survey: &Survey, chart: &Chart) -> Vec<Differs> {
+    let mismatches = scrub.mismatches.iter();
+    let mut differ: Vec<Differs> = mismatches
+        .map(|Mismatch { block, lsn }| Differs {
+            block: *block,
+            lsn: *lsn,
+            ..Differs::default()
+        })
+        .collect();
+    let mut of: BTreeMap<Lsn, Vec<usize>> = BTreeMap::new();
+    for (n, mismatch) in differ.iter().enumerate() {
+        of.entry(mismatch.lsn).or_default().push(n);
+    }
+    let (Some(first), Some(last)) = (of.keys().next().copied(), of.keys().last().copied()) else {
+        return differ;
+    };
+    Teller::default().tell(survey, survey.durable(), (first, last), &mut |told| {
+        if let Ok(event) = told
+            && let Some(blocks) = of.get(&event.frame.lsn)
+        {
+            let record = Record::decode(&event.frame.meta).ok();
+            for n in blocks {
+                let mismatch = &mut differ[*n];
+                let block = mismatch.block;
+                mismatch.time = Some(event.frame.time);
+                mismatch.path = event.to.as_ref().or(event.path.as_ref()).cloned();
+                mismatch.what =
+                    (record.as_ref()).and_then(|record| shown::what(chart, record, block));
+            }
+        }
+        true
+    });
+    differ
 }
 
 /// Comparing with another image, or with one that others changed since, would
@@ -223,7 +293,7 @@ fn object(
     (survey, lost): (&Survey, Option<&Bad>),
     audit: &Audit,
     dropped: u64,
-    scrub: Option<&Scrub>,
+    compared: Option<&Compared>,
 ) -> Object {
     let bad = match survey.verdict() {
         _ if lost.is_some() => lost,
@@ -261,12 +331,15 @@ fn object(
                 installed: damage.installed,
             })
             .collect(),
-        image: scrub.map(|scrub| ImageObject {
-            blocks: scrub.blocks,
-            differ: (scrub.mismatches.iter())
-                .map(|mismatch| MismatchObject {
-                    block: mismatch.block.0,
-                    lsn: mismatch.lsn.0,
+        image: compared.map(|compared| ImageObject {
+            blocks: compared.scrub.blocks,
+            differ: (compared.differ.iter())
+                .map(|differs| MismatchObject {
+                    block: differs.block.0,
+                    lsn: differs.lsn.0,
+                    time: utc(differs.time),
+                    path: (differs.path.as_deref()).map(|path| line::text(path).into_owned()),
+                    what: differs.what.clone(),
                 })
                 .collect(),
         }),
@@ -281,7 +354,7 @@ fn text(
     survey: &Survey,
     audit: &Audit,
     dropped: u64,
-    scrub: Option<&Scrub>,
+    compared: Option<&Compared>,
 ) -> String {
     let journal = source.journal.display();
     let span = match audit.span {
@@ -305,8 +378,8 @@ fn text(
     };
     damages(&old, "it is in the image, only history is lost", &mut lines);
     damages(&new, "it is not in the image yet", &mut lines);
-    if let Some(scrub) = scrub {
-        lines.extend(scrubbed(source, scrub));
+    if let Some(compared) = compared {
+        lines.extend(scrubbed(source, compared));
     }
     lines.join("\n") + "\n"
 }
@@ -372,7 +445,7 @@ pub(super) fn judgement(source: &Source, survey: &Survey, dropped: u64) -> Vec<S
     }
 }
 
-fn scrubbed(source: &Source, scrub: &Scrub) -> Vec<String> {
+fn scrubbed(source: &Source, Compared { scrub, differ }: &Compared) -> Vec<String> {
     let image = source.image.as_deref().unwrap_or(Path::new("IMAGE"));
     let image = image.display();
     if scrub.blocks == 0 {
@@ -380,27 +453,39 @@ fn scrubbed(source: &Source, scrub: &Scrub) -> Vec<String> {
             "{image}: nothing to compare: no block was last changed by a record that is in the image for certain"
         )];
     }
-    if scrub.mismatches.is_empty() {
+    if differ.is_empty() {
         return vec![format!(
             "{image}: all {} blocks that the journal knows are as it left them",
             scrub.blocks
         )];
     }
-    let mut lines: Vec<String> = (scrub.mismatches.iter().take(MOST))
-        .map(|mismatch| {
+    let mut lines: Vec<String> = (differ.iter().take(MOST))
+        .map(|differs| {
+            let (block, lsn) = (differs.block, differs.lsn);
+            let path = differs.path.as_deref().map(line::text);
+            let time = differs.time.map(line::utc);
+            let about = [differs.what.clone(), path.map(Into::into), time];
+            let about: Vec<String> = about.into_iter().flatten().collect();
+            let about = match about.is_empty() {
+                true => String::new(),
+                false => format!(" ({})", about.join(", ")),
+            };
             format!(
-                "{image}: block {} is not as record {} left it: journalfs show {image} {}",
-                mismatch.block, mismatch.lsn, mismatch.lsn
+                "{image}: block {block} is not as record {lsn} left it{about}: journalfs show --hex {image} {lsn}"
             )
         })
         .collect();
-    if let Some(more @ 1..) = scrub.mismatches.len().checked_sub(MOST) {
+    if let Some(more @ 1..) = differ.len().checked_sub(MOST) {
         lines.push(format!("{image}: and {more} more blocks (--json has all)"));
     }
     lines.push(format!(
         "{image}: {} of {} blocks that the journal knows differ",
-        scrub.mismatches.len(),
+        differ.len(),
         scrub.blocks
     ));
+    lines.push(
+        "  the image was changed or has rotted since: of data, show --hex has what was written;          metadata e2fsck -f checks"
+            .to_owned(),
+    );
     lines
 }

@@ -127,6 +127,11 @@ impl<'a> Map<'a> {
         self.slots.len() / SLOT
     }
 
+    /// The most slots that it takes, as it says.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// Whether no slot is left.
     pub fn is_full(&self) -> bool {
         self.count() == self.limit

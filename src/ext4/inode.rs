@@ -389,7 +389,7 @@ fn range(extra: bool) -> (i64, i64) {
 }
 
 /// A stored time: signed seconds, then two bits of epoch and thirty of nanoseconds.
-fn time(secs: u32, extra: u32) -> Time {
+pub(crate) fn time(secs: u32, extra: u32) -> Time {
     Time {
         secs: i64::from(secs as i32) + (i64::from(extra & 3) << 32),
         nanos: (extra >> 2).min(999_999_999),

@@ -3,14 +3,18 @@
 use std::collections::BTreeMap;
 
 use crate::device::Disk;
-use crate::ext4::dirent;
+use crate::ext4::bytes::le32;
 use crate::ext4::extent::{Items, NodeRef};
 use crate::ext4::group::Group;
-use crate::ext4::inode::Inode;
+use crate::ext4::htree::{self, Layout, Map};
+use crate::ext4::inode::{Inode, flag, mode};
 use crate::ext4::superblock::Superblock;
-use crate::ext4::xattr::AttributeBlock;
-use crate::ext4::{bitmap, superblock};
+use crate::ext4::xattr::{self, Attribute, AttributeBlock};
+use crate::ext4::{bitmap, dirent, superblock};
 use crate::units::{BlockNo, GroupNo, InodeNo, Time};
+
+/// Characters of a line that has a value in it.
+const LONGEST: usize = 200;
 
 /// The fixed parts of an image.
 pub struct Chart {
@@ -40,28 +44,57 @@ pub enum Part {
 impl Chart {
     /// Of an image; what can't be read of its groups is left out.
     pub fn read(image: &dyn Disk, sb: Superblock) -> Chart {
-        let mut parts = BTreeMap::new();
-        let size = u64::from(sb.block_size);
-        for number in 0..sb.group_count() {
+        let mut chart = Chart::without_image(sb);
+        let size = u64::from(chart.sb.block_size);
+        for number in 0..chart.sb.group_count() {
             let group = GroupNo(number);
-            let (block, at) = sb.descriptor_place(group);
-            let mut raw = vec![0; usize::from(sb.desc_size)];
+            let (block, at) = chart.sb.descriptor_place(group);
+            let mut raw = vec![0; usize::from(chart.sb.desc_size)];
             if image.read_at(&mut raw, block.0 * size + at as u64).is_err() {
                 continue;
             }
-            if let Ok(found) = Group::decode(&raw, &sb, group) {
-                parts.insert(found.block_bitmap, Part::BlockBitmap(group));
-                parts.insert(found.inode_bitmap, Part::InodeBitmap(group));
-                parts.insert(found.inode_table, Part::InodeTable(group));
-            }
+            chart.place(group, &raw);
         }
-        Chart { sb, parts }
+        chart
     }
 
     /// Of an image that isn't there.
     pub fn without_image(sb: Superblock) -> Chart {
         let parts = BTreeMap::new();
         Chart { sb, parts }
+    }
+
+    /// The blocks of group descriptors.
+    pub fn descriptor_blocks(&self) -> impl Iterator<Item = BlockNo> {
+        let first = self.sb.descriptor_place(GroupNo(0)).0.0;
+        (first..first + u64::from(self.sb.descriptor_blocks())).map(BlockNo)
+    }
+
+    /// Takes the places of bitmaps and tables, which never change, from a block
+    /// of group descriptors; any other one tells nothing.
+    pub fn learn(&mut self, block: BlockNo, bytes: &[u8]) {
+        let Part::Descriptors(first) = self.part(block).0 else {
+            return;
+        };
+        let groups = first.0..self.sb.group_count();
+        let size = usize::from(self.sb.desc_size);
+        for (group, raw) in groups.zip(bytes.chunks_exact(size)) {
+            self.place(GroupNo(group), raw);
+        }
+    }
+
+    fn place(&mut self, group: GroupNo, descriptor: &[u8]) {
+        if let Ok(found) = Group::decode(descriptor, &self.sb, group) {
+            let parts = &mut self.parts;
+            parts.insert(found.block_bitmap, Part::BlockBitmap(group));
+            parts.insert(found.inode_bitmap, Part::InodeBitmap(group));
+            parts.insert(found.inode_table, Part::InodeTable(group));
+        }
+    }
+
+    /// Whether the places of all bitmaps and tables are known.
+    pub fn is_whole(&self) -> bool {
+        self.parts.len() == 3 * self.sb.group_count() as usize
     }
 
     /// Bytes of a block.
@@ -107,6 +140,7 @@ impl Chart {
             (Part::Contents, Some(bytes)) => match self.kind(block, bytes) {
                 Kind::Extents => "extent tree",
                 Kind::Attributes => "extended attributes",
+                Kind::Index(_) => "directory index",
                 Kind::Entries => "directory",
                 Kind::Data => "contents",
             }
@@ -135,7 +169,8 @@ impl Chart {
                 let before = before.filter(|before| self.kind(block, before) == kind);
                 let items = |bytes: &[u8]| match kind {
                     Kind::Extents => self.extents(bytes),
-                    Kind::Attributes => self.attributes(block, bytes),
+                    Kind::Attributes => shared(block, bytes),
+                    Kind::Index(layout) => index(bytes, layout),
                     Kind::Entries => entries(bytes),
                     Kind::Data => Vec::new(),
                 };
@@ -152,6 +187,10 @@ impl Chart {
         if AttributeBlock::decode(bytes, block, None).is_ok() {
             return Kind::Attributes;
         }
+        let layouts = [Layout::Root, Layout::Node];
+        if let Some(layout) = layouts.into_iter().find(|it| self.is_index(bytes, *it)) {
+            return Kind::Index(layout);
+        }
         let mut named = 0;
         let whole = dirent::records(bytes).all(|record| {
             record
@@ -167,6 +206,19 @@ impl Chart {
             true => Kind::Entries,
             false => Kind::Data,
         }
+    }
+
+    /// Whether a directory's block has a map of hashes, by all that its bytes say.
+    fn is_index(&self, bytes: &[u8], layout: Layout) -> bool {
+        let seed = self.sb.has_metadata_csum().then_some(0);
+        let first = dirent::records(bytes).next().and_then(Result::ok);
+        let begins = match layout {
+            Layout::Root => first.is_some() && htree::root(bytes).is_ok(),
+            Layout::Node => first.is_some_and(|it| it.entry.is_none() && it.len == bytes.len()),
+        };
+        begins
+            && Map::unsummed(bytes, layout, seed)
+                .is_ok_and(|map| map.limit() == layout.limit(bytes.len(), seed))
     }
 
     fn superblock(&self, before: Option<&[u8]>, after: &[u8]) -> Vec<String> {
@@ -247,7 +299,7 @@ impl Chart {
         lines
     }
 
-    fn extents(&self, bytes: &[u8]) -> Vec<String> {
+    pub(super) fn extents(&self, bytes: &[u8]) -> Vec<String> {
         let node = NodeRef::open(bytes, InodeNo(0), None).and_then(|node| node.decode(&self.sb));
         match node.map(|node| node.items) {
             Ok(Items::Extents(list)) => (list.iter())
@@ -268,16 +320,9 @@ impl Chart {
         }
     }
 
-    fn attributes(&self, block: BlockNo, bytes: &[u8]) -> Vec<String> {
-        let Ok(found) = AttributeBlock::decode(bytes, block, None) else {
-            return Vec::new();
-        };
-        let mut lines = vec![format!("used by {} inodes", found.refcount)];
-        lines.extend(found.attributes.iter().map(|attribute| {
-            let name = attribute.name.full().unwrap_or_default();
-            format!("{}, {} bytes", name.escape_ascii(), attribute.value.len())
-        }));
-        lines
+    /// The superblock.
+    pub(super) fn sb(&self) -> &Superblock {
+        &self.sb
     }
 }
 
@@ -286,6 +331,7 @@ impl Chart {
 enum Kind {
     Extents,
     Attributes,
+    Index(Layout),
     Entries,
     Data,
 }
@@ -297,16 +343,68 @@ fn entries(bytes: &[u8]) -> Vec<String> {
         .collect()
 }
 
+/// The map of hashes, and of the root what else it has.
+fn index(bytes: &[u8], layout: Layout) -> Vec<String> {
+    let mut lines = entries(bytes);
+    if let Some(root) = htree::root(bytes).ok().filter(|_| layout == Layout::Root) {
+        let (version, levels) = (root.hash_version, root.indirect_levels);
+        lines.push(format!("hash version {version}, {levels} levels below"));
+    }
+    let Ok(map) = Map::unsummed(bytes, layout, None) else {
+        return lines;
+    };
+    lines.extend(map.slots().enumerate().map(|(n, slot)| match n {
+        0 => format!("lowest hashes in file block {}", slot.child),
+        _ => format!(
+            "hashes from {:#010x} in file block {}",
+            slot.hash, slot.child
+        ),
+    }));
+    lines
+}
+
+/// A block of attributes that inodes may share.
+fn shared(block: BlockNo, bytes: &[u8]) -> Vec<String> {
+    let Ok(found) = AttributeBlock::decode(bytes, block, None) else {
+        return Vec::new();
+    };
+    let mut lines = vec![format!("used by {} inodes", found.refcount)];
+    lines.extend(found.attributes.iter().map(attribute));
+    lines
+}
+
+fn attribute(attribute: &Attribute) -> String {
+    let (name, value) = (&attribute.name, &attribute.value);
+    let full = name.full();
+    let full = full.unwrap_or_else(|| [b"?.", name.rest.as_slice()].concat());
+    format!(
+        "{}, {} bytes: \"{}\"",
+        full.escape_ascii(),
+        value.len(),
+        value.escape_ascii()
+    )
+}
+
 /// What came and what went; everything, if nothing is known to compare with.
 fn compare(before: Option<Vec<String>>, after: Vec<String>) -> Vec<String> {
     let Some(before) = before else {
-        return after;
+        return after.into_iter().map(brief).collect();
     };
     let gone = before.iter().filter(|item| !after.contains(item));
     let came = after.iter().filter(|item| !before.contains(item));
     gone.map(|item| format!("- {item}"))
         .chain(came.map(|item| format!("+ {item}")))
+        .map(brief)
         .collect()
+}
+
+/// A line without the end of a long value.
+fn brief(mut line: String) -> String {
+    if let Some((at, _)) = line.char_indices().nth(LONGEST) {
+        line.truncate(at);
+        line.push('…');
+    }
+    line
 }
 
 /// Runs of bits that changed.
@@ -390,18 +488,54 @@ fn inode(before: Option<&Inode>, after: &Inode, sb: &Superblock, lines: &mut Vec
     time("ctime", &|inode| inode.ctime);
     time("crtime", &|inode| inode.crtime);
     list.into_line(&format!("inode {}", after.number), lines);
-    if before.is_none_or(|before| before.block != after.block) {
-        let root = |inode: &Inode| {
-            let chart = Chart::without_image(sb.clone());
-            chart.extents(&inode.block)
-        };
-        for line in compare(before.map(root), root(after)) {
-            lines.push(format!("inode {}: {line}", after.number));
-        }
+    let body = |inode: &Inode| body(inode, sb);
+    for line in compare(before.map(body), body(after)) {
+        lines.push(format!("inode {}: {line}", after.number));
     }
 }
 
+/// What an inode has besides its fields: where its data are or what stands in
+/// their place, and attributes.
+fn body(inode: &Inode, sb: &Superblock) -> Vec<String> {
+    let mut items = match inode.kind() {
+        mode::CHAR | mode::BLOCK => vec![format!("device {}", device_number(inode.device()))],
+        mode::FIFO | mode::SOCKET => Vec::new(),
+        _ if inode.has(flag::EXTENTS) => Chart::without_image(sb.clone()).extents(&inode.block),
+        mode::SYMLINK if inode.size < inode.block.len() as u64 => {
+            let target = &inode.block[..inode.size as usize];
+            let line = (!target.is_empty()).then(|| target_line(target));
+            line.into_iter().collect()
+        }
+        _ => mapped(&inode.block),
+    };
+    let attributes = xattr::decode_inode(&inode.tail).unwrap_or_default();
+    items.extend(attributes.iter().map(attribute));
+    items
+}
+
+/// A map of twelve blocks and three trees.
+fn mapped(map: &[u8; 60]) -> Vec<String> {
+    let pointers = (0..15).map(|n| (n, le32(map, 4 * n)));
+    pointers
+        .filter(|(_, block)| *block != 0)
+        .map(|(n, block)| match n {
+            0..12 => format!("file block {n} at {block}"),
+            _ => format!("file blocks behind {} levels at {block}", n - 11),
+        })
+        .collect()
+}
+
+/// Where a symlink leads.
+pub(super) fn target_line(target: &[u8]) -> String {
+    brief(format!("target {}", target.escape_ascii()))
+}
+
+/// A device's number, as makedev(3) gives it, as `major:minor`.
+pub fn device_number(rdev: u32) -> String {
+    format!("{}:{}", libc::major(rdev.into()), libc::minor(rdev.into()))
+}
+
 /// Seconds and nanoseconds: times of inodes are data here, to be compared.
-fn stamp(time: Time) -> String {
+pub(super) fn stamp(time: Time) -> String {
     format!("{}.{:09}", time.secs, time.nanos)
 }

@@ -8,6 +8,7 @@ pub mod audit;
 pub mod chart;
 pub mod chronicle;
 mod event;
+mod fragment;
 mod point;
 pub mod shown;
 mod teller;

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::chart::Chart;
+use super::chart::{self, Chart};
+use super::fragment::Fragments;
 use crate::journal::record::Operation;
 use crate::journal::redo::Redo;
 use crate::journal::{Op, Record};
-use crate::log::{Kind, Place, Survey};
+use crate::log::{self, Kind, Place, Survey};
 use crate::units::{BlockNo, Lsn};
 
 /// A run of blocks that a record changes in one way.
@@ -23,15 +24,15 @@ pub struct Change {
     pub what: String,
     /// In ext4's terms: fields, entries and bits that changed.
     pub details: Vec<String>,
-    /// The bytes that it changes: offset in the block, before (if an earlier
-    /// record tells it), after.
+    /// The bytes that it changes: offset from the first block's beginning,
+    /// before (if an earlier record tells it), after.
     pub bytes: Vec<Bytes>,
 }
 
 /// A range of a block's bytes.
 #[derive(Clone, Debug)]
 pub struct Bytes {
-    /// Offset in the block.
+    /// Offset from the first block's beginning.
     pub at: usize,
     /// What stood there, as far as an earlier record tells.
     pub before: Option<Vec<u8>>,
@@ -139,13 +140,17 @@ pub fn changes(
         let (block, count) = redo.blocks();
         let how = how(redo);
         if !single(&redo) {
+            let (details, bytes) = match put(redo, data, chart.block_size()) {
+                Ok(bytes) => (Vec::new(), bytes),
+                Err(error) => (vec![error.to_string()], Vec::new()),
+            };
             changes.push(Change {
                 block,
                 count,
                 how: vec![how],
                 what: run_of(&operation.op, redo, chart.block_size()),
-                details: Vec::new(),
-                bytes: Vec::new(),
+                details,
+                bytes,
             });
             continue;
         }
@@ -157,16 +162,44 @@ pub fn changes(
         let (was, now) = (before.get(&block), blocks.known.get(&block));
         let was = was.map(Vec::as_slice);
         let any = now.map(Vec::as_slice);
+        let (what, details) = match (patched(operation, block), any) {
+            (Some(what), _) => (what, Vec::new()),
+            (None, Some(now)) => linked(&operation.op, now)
+                .unwrap_or_else(|| (chart.name(block, any), chart.changes(block, was, now))),
+            (None, None) => {
+                let edits = edits(&operation.redo, block);
+                let (name, details) = Fragments::of(edits, chart.block_size()).tell(chart, block);
+                let name = name.map(str::to_owned);
+                (name.unwrap_or_else(|| chart.name(block, None)), details)
+            }
+        };
         changes.push(Change {
             block,
             count: 1,
             how: vec![how],
-            what: patched(operation, block).unwrap_or_else(|| chart.name(block, any)),
-            details: any.map_or(Vec::new(), |now| chart.changes(block, was, now)),
-            bytes: ranges(&operation.redo, block, was, any),
+            what,
+            details,
+            bytes: match patches(&operation.redo, block, data) {
+                Some(bytes) if any.is_none() => bytes,
+                _ => ranges(&operation.redo, block, was, any),
+            },
         });
     }
     changes
+}
+
+/// Finds the parts of an image that is not here, by what the journal has of its
+/// group descriptors.
+pub fn place_parts(survey: &Survey, chart: &mut Chart) {
+    let mut blocks = Blocks {
+        chart,
+        wanted: chart.descriptor_blocks().collect(),
+        known: BTreeMap::new(),
+    };
+    earlier(survey, Lsn(u64::MAX), &mut blocks);
+    for (block, bytes) in blocks.known {
+        chart.learn(block, &bytes);
+    }
 }
 
 /// Goes through the records before this one.
@@ -230,6 +263,90 @@ fn patched(operation: &Operation, block: BlockNo) -> Option<String> {
     })
 }
 
+/// A block with nothing but the target of a symlink that is made.
+fn linked(op: &Op, block: &[u8]) -> Option<(String, Vec<String>)> {
+    let Op::Create { inode, target, .. } = op else {
+        return None;
+    };
+    let rest = block.strip_prefix(target.as_slice())?;
+    let is_target = !target.is_empty() && rest.iter().all(|byte| *byte == 0);
+    let what = format!("target of symlink inode {inode}");
+    is_target.then(|| (what, vec![chart::target_line(target)]))
+}
+
+/// What a record's edits of a block give.
+fn edits(redo: &[Redo], block: BlockNo) -> impl Iterator<Item = (usize, &[u8])> {
+    let given = redo.iter().filter(move |redo| redo.blocks().0 == block);
+    let ranges = given.filter_map(|redo| match redo {
+        Redo::Edit { ranges, .. } => Some(ranges),
+        _ => None,
+    });
+    let ranges = ranges.flatten();
+    ranges.map(|(at, bytes)| (usize::from(*at), bytes.as_slice()))
+}
+
+/// The data that are put into part of a block, if they are.
+fn patches(redo: &[Redo], block: BlockNo, data: Option<&Place>) -> Option<Vec<Bytes>> {
+    redo.iter().find_map(|redo| match redo {
+        Redo::Patch {
+            block: of,
+            offset,
+            from,
+            len,
+        } if *of == block => {
+            let (from, len) = (*from as usize, *len as usize);
+            let place = data.filter(|place| from + len <= place.len())?;
+            let mut after = vec![0; len];
+            place.read(from, &mut after).ok()?;
+            let (at, before) = (usize::from(*offset), None);
+            Some(vec![Bytes { at, before, after }])
+        }
+        _ => None,
+    })
+}
+
+/// The data that are put into whole blocks.
+fn put(redo: &Redo, data: Option<&Place>, block_size: usize) -> log::Result<Vec<Bytes>> {
+    let (Redo::Put { count, from, .. }, Some(place)) = (redo, data) else {
+        return Ok(Vec::new());
+    };
+    let from = *from as usize;
+    let len = (*count as usize).saturating_mul(block_size);
+    let len = len.min(place.len().saturating_sub(from));
+    let mut after = vec![0; len];
+    if len > 0 {
+        place.read(from, &mut after)?;
+    }
+    let (at, before) = (0, None);
+    Ok(vec![Bytes { at, before, after }])
+}
+
+/// What a record makes of a block, in words.
+pub fn what(chart: &Chart, record: &Record, block: BlockNo) -> Option<String> {
+    let Record::Operation(operation) = record else {
+        return None;
+    };
+    let within = |redo: &&Redo| {
+        let (first, count) = redo.blocks();
+        block.since(first).is_some_and(|n| n < count)
+    };
+    let redo = operation.redo.iter().rfind(within)?;
+    Some(match redo {
+        Redo::Put { first, from, .. } => {
+            let n = block.since(*first).unwrap_or(0) as u32;
+            let size = chart.block_size() as u32;
+            let alone = Redo::Put {
+                first: block,
+                count: 1,
+                from: from.saturating_add(n.saturating_mul(size)),
+            };
+            run_of(&operation.op, &alone, chart.block_size())
+        }
+        Redo::Image { bytes, .. } => chart.name(block, Some(bytes)),
+        _ => patched(operation, block).unwrap_or_else(|| chart.name(block, None)),
+    })
+}
+
 /// What a run of blocks is.
 fn run_of(op: &Op, redo: &Redo, block_size: usize) -> String {
     match (op, redo) {
@@ -248,7 +365,6 @@ fn run_of(op: &Op, redo: &Redo, block_size: usize) -> String {
 
 /// The bytes of a block that differ, or that the record gives.
 fn ranges(redo: &[Redo], block: BlockNo, was: Option<&[u8]>, now: Option<&[u8]>) -> Vec<Bytes> {
-    let given = redo.iter().filter(|redo| redo.blocks().0 == block);
     match (was, now) {
         (Some(was), Some(now)) => (crate::journal::redo::differences(was, now).into_iter())
             .map(|(at, after)| {
@@ -265,16 +381,11 @@ fn ranges(redo: &[Redo], block: BlockNo, was: Option<&[u8]>, now: Option<&[u8]>)
             before: None,
             after: now.to_vec(),
         }],
-        (_, None) => given
-            .filter_map(|redo| match redo {
-                Redo::Edit { ranges, .. } => Some(ranges),
-                _ => None,
-            })
-            .flatten()
+        (_, None) => edits(redo, block)
             .map(|(at, after)| Bytes {
-                at: usize::from(*at),
+                at,
                 before: None,
-                after: after.clone(),
+                after: after.to_vec(),
             })
             .collect(),
     }

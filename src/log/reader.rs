@@ -73,9 +73,14 @@ impl Survey {
     }
 
     /// An error with the name of the file that it is about: a copy of a segment
-    /// may have another name than the segment.
+    /// may have another name than the segment. A record that the survey no
+    /// longer met, because the file was being overwritten, is not missing.
     fn as_found(&self, at: usize, error: Error) -> Error {
+        let segment = &self.pieces[at].segment;
         match error {
+            Error::Missing(lsn) if segment.header.is_overwritten(&*segment.disk) => {
+                Error::Recycled(lsn)
+            }
             Error::Corrupt {
                 lsn, offset, why, ..
             } => Error::Corrupt {

@@ -134,6 +134,14 @@ impl Header {
     pub fn has(&self, flag: u32) -> bool {
         self.flags & flag != 0
     }
+
+    /// Whether the file that had this header has another one now.
+    pub fn is_overwritten(&self, disk: &dyn Disk) -> bool {
+        let mut page = vec![0; PAGE as usize];
+        let read = disk.read_at(&mut page, 0).ok();
+        let now = read.and_then(|()| Header::decode(&page));
+        now.is_some_and(|now| now.salt != self.salt)
+    }
 }
 
 /// What is in a segment, for people.
@@ -383,15 +391,9 @@ impl Segment {
     /// A record isn't as it was written: damaged, or, if the file has a new
     /// header, recycled while an outside reader was at it.
     pub fn damaged(&self, lsn: Lsn, offset: u64, why: &'static str) -> Error {
-        let mut page = vec![0; PAGE as usize];
-        match self
-            .disk
-            .read_at(&mut page, 0)
-            .ok()
-            .and_then(|()| Header::decode(&page))
-        {
-            Some(now) if now.salt != self.header.salt => Error::Recycled(lsn),
-            _ => Error::Corrupt {
+        match self.header.is_overwritten(&*self.disk) {
+            true => Error::Recycled(lsn),
+            false => Error::Corrupt {
                 lsn,
                 segment: self.name(),
                 offset,

@@ -155,8 +155,7 @@ impl Survey {
     fn steadily(dir: Arc<dyn Dir>, depth: Depth) -> Result<Survey> {
         for _ in 0..4 {
             let survey = Self::look(dir.clone(), depth)?;
-            let damaged = matches!(survey.verdict, Verdict::Corrupt(_));
-            if !damaged || !survey.has_moved_on()? {
+            if survey.verdict == Verdict::Clean || !survey.has_moved_on()? {
                 return Ok(survey);
             }
         }
@@ -378,8 +377,14 @@ fn read_segment(
             });
         }
     }
-    store::scan(&*file.disk, &link.header, link.through, installed)
-        .map_err(|e| Error::io(format!("read of segment {}", file.name), e))
+    let mut scan = store::scan(&*file.disk, &link.header, link.through, installed)
+        .map_err(|e| Error::io(format!("read of segment {}", file.name), e))?;
+    // A live log overwrites only what is in the image. (Where the newest segment
+    // ends is not known: another look finds those after it.)
+    if link.through < Lsn(u64::MAX) && link.header.is_overwritten(&*file.disk) {
+        scan.installed = scan.installed.max(link.through);
+    }
+    Ok(scan)
 }
 
 /// Listens to frames in files whose own header is lost.

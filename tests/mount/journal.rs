@@ -190,6 +190,79 @@ fn following_the_log_shows_what_is_done_meanwhile_until_the_mount_ends() {
 }
 
 #[test]
+fn whoever_follows_as_json_is_told_which_records_came_and_went() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    world.mount(&["-o", "journal_size=16M"]);
+    let mut follower = journalfs()
+        .args(["log", "--json", "--follow", world.point_str()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    let mut next = || -> Option<Value> {
+        let line = lines.next()?.unwrap();
+        Some(serde_json::from_str(&line).unwrap())
+    };
+    fs::create_dir(world.at("first")).unwrap();
+    let mut last = next().unwrap()["lsn"].as_u64().unwrap();
+    let process = i32::try_from(follower.id()).unwrap();
+    let process = nix::unistd::Pid::from_raw(process);
+    nix::sys::signal::kill(process, nix::sys::signal::SIGSTOP).unwrap();
+    for _ in 0..4 {
+        fs::write(world.at("large"), vec![7; 12 << 20]).unwrap();
+        File::open(world.at("large")).unwrap().sync_all().unwrap();
+    }
+    nix::sys::signal::kill(process, nix::sys::signal::SIGCONT).unwrap();
+    world.umount_and_judge();
+    // Each number is told, or lies in a gap, or is none that is told of.
+    let mut left_out = 0;
+    while let Some(event) = next() {
+        let gap = &event["gap"];
+        last = match gap["first"].as_u64() {
+            Some(first) => {
+                assert!(first > last, "{event}");
+                assert_eq!(gap["why"], "not kept any more");
+                left_out += 1;
+                gap["last"].as_u64().unwrap()
+            }
+            None => {
+                assert!(event["lsn"].as_u64().unwrap() > last, "{event}");
+                event["lsn"].as_u64().unwrap()
+            }
+        };
+    }
+    let output = follower.wait_with_output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(left_out > 0 && output.status.success());
+    assert!(told.contains("not kept any more"), "{told}");
+}
+
+#[test]
+fn an_inode_s_log_has_the_renames_that_changed_its_name_from_outside() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    world.mount(&[]);
+    let inode = |name: &str| {
+        use std::os::unix::fs::MetadataExt;
+        fs::metadata(world.at(name)).unwrap().ino().to_string()
+    };
+    fs::write(world.at("old"), b"").unwrap();
+    fs::write(world.at("new"), b"").unwrap();
+    let old = inode("old");
+    fs::rename(world.at("new"), world.at("old")).unwrap();
+    let events = log(&world, &["--inode", &old], world.point_str());
+    let last = events.last().unwrap();
+    assert_eq!(
+        (&last["op"], &last["to"]),
+        (&"rename".into(), &"/old".into())
+    );
+    assert_eq!(last["replaced"].to_string(), old);
+    world.umount_and_judge();
+}
+
+#[test]
 fn a_record_is_shown_in_the_terms_of_ext4_with_what_stood_there_before() {
     needs_fuse!();
     let mut world = World::new("64M");
@@ -222,10 +295,33 @@ fn a_record_is_shown_in_the_terms_of_ext4_with_what_stood_there_before() {
     let mut after = bytes.map(|range| range["after"].as_str().unwrap());
     assert!(after.any(|bytes| bytes.starts_with(&late)), "{shown}");
     world.umount_and_judge();
-    // An image that is gone leaves names, entries and fields.
+    // An image that is gone leaves names, entries and fields, and the parts that
+    // a copy of the group descriptors in the journal tells.
     let folder = world.journal().display().to_string();
     let shown = world.succeeds(&["show", &folder, "4"]);
     assert!(shown.contains("is inode"), "{shown}");
+    assert!(shown.contains("inode table of group 0"), "{shown}");
+}
+
+#[test]
+fn a_journal_that_knows_no_group_says_that_its_blocks_cannot_be_named() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    world.mount(&[]);
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    fs::set_permissions(world.point(), private).unwrap();
+    world.umount_and_judge();
+    let folder = world.journal().display().to_string();
+    let events = log(&world, &["--op", "setattr"], &folder);
+    let lsn = events[0]["lsn"].to_string();
+    let told = world.tells(0, &["show", &folder, &lsn]);
+    assert!(
+        told.contains("has not all of its group descriptors"),
+        "{told}"
+    );
+    let named = world.tells(0, &["show", world.image_str(), &lsn]);
+    assert!(named.contains("inode table of group 0"), "{named}");
+    assert!(!named.contains("group descriptors"), "{named}");
 }
 
 /// Flips a byte of the frame that holds these data.
@@ -670,6 +766,8 @@ fn a_scrub_finds_rot_in_file_data_of_the_image() {
         text.contains(&format!("block {} is not as record", at / 4096)),
         "{text}"
     );
+    let what = text.contains("data of inode") && text.contains(", /file, 20");
+    assert!(what, "{text}");
     file.write_at(&[data[8192]], at as u64).unwrap();
     world.succeeds(&["verify", "--image", world.image_str()]);
 }
@@ -789,6 +887,10 @@ fn colour_and_a_pager_are_for_terminals() {
         "{paged}"
     );
     assert!(paged.contains("/z/b/file"), "{paged}");
+    // A pager that is not there hides nothing.
+    let missing = ("PAGER", "no-such-pager -R");
+    let plain_too = on_a_terminal(&log, &[missing, ("NO_COLOR", "1")]);
+    assert_eq!(plain_too, plain);
     // What programs read is not for people.
     let json = on_a_terminal(&["log", "--json", world.image_str()], &[pager]);
     assert!(json.starts_with('{') && !json.contains('\x1b'), "{json}");

@@ -11,8 +11,9 @@ use serde::Serialize;
 
 use crate::ext4::inode::flag;
 use crate::history::Event;
+use crate::history::chart::device_number;
 use crate::journal::record::{By, Op, Record};
-use crate::units::{Lsn, Time};
+use crate::units::{InodeNo, Lsn, Time};
 
 /// Appends to a string, which takes all.
 macro_rules! put {
@@ -144,6 +145,9 @@ struct Object<'e> {
     of: Option<Cow<'e, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     inode: Option<u32>,
+    /// Of a rename, the inode that stood at the new name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaced: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     offset: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -153,6 +157,9 @@ struct Object<'e> {
     /// Octal, with the type where it is new.
     #[serde(skip_serializing_if = "Option::is_none")]
     mode: Option<String>,
+    /// Of a new device, `major:minor`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     owner: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -186,6 +193,36 @@ struct Object<'e> {
     dropped: bool,
 }
 
+/// Stands where records are left out.
+#[derive(Serialize)]
+struct Left {
+    gap: Gap,
+}
+
+/// A gap's stable keys.
+#[derive(Serialize)]
+struct Gap {
+    first: u64,
+    last: u64,
+    why: &'static str,
+}
+
+/// Writes one JSON object for records that are not there any more.
+pub fn gap((first, last): (Lsn, Lsn), why: &'static str, out: &mut dyn Write) -> io::Result<()> {
+    let (first, last) = (first.0, last.0);
+    let gap = Gap { first, last, why };
+    serde_json::to_writer(&mut *out, &Left { gap })?;
+    out.write_all(b"\n")
+}
+
+/// The inode that a rename replaces, or with which it exchanges the names.
+pub fn replaced(op: &Op) -> Option<InodeNo> {
+    match op {
+        Op::Rename { replaced, .. } => Some(*replaced).filter(|inode| *inode != InodeNo(0)),
+        _ => None,
+    }
+}
+
 /// Writes an event as one JSON object; `dropped` as its key says.
 pub fn object(event: &Event<'_>, dropped: bool, out: &mut dyn Write) -> io::Result<()> {
     let by = event.op().and_then(Op::by);
@@ -199,6 +236,7 @@ pub fn object(event: &Event<'_>, dropped: bool, out: &mut dyn Write) -> io::Resu
         to: event.to.as_deref().map(text),
         of: event.of.as_deref().map(text),
         inode: event.op().and_then(Op::inode).map(|inode| inode.0),
+        replaced: event.op().and_then(replaced).map(|inode| inode.0),
         uid: by.map(|by| by.uid),
         gid: by.map(|by| by.gid),
         pid: by.map(|by| by.pid),
@@ -223,10 +261,12 @@ fn describe<'e>(op: &'e Op, object: &mut Object<'e>) {
             mode,
             uid,
             gid,
+            rdev,
             target,
             ..
         } => {
             object.mode = Some(format!("{mode:06o}"));
+            object.device = device(*mode, *rdev);
             (object.owner, object.group) = (Some(*uid), Some(*gid));
             object.target = (!target.is_empty()).then(|| text(target));
         }
@@ -377,9 +417,16 @@ impl Details<'_> {
 
 fn put_details(op: &Op, details: &mut Details<'_>) {
     match op {
-        Op::Create { mode, target, .. } => match target.is_empty() {
-            true => details.say(format_args!("{} {:04o}", kind(*mode), mode & 0o7777)),
-            false => details.say(format_args!("symlink to {}", text(target))),
+        Op::Create {
+            mode, rdev, target, ..
+        } => match (target.is_empty(), device(*mode, *rdev)) {
+            (true, None) => details.say(format_args!("{} {:04o}", kind(*mode), mode & 0o7777)),
+            (true, Some(device)) => details.say(format_args!(
+                "{} {device} {:04o}",
+                kind(*mode),
+                mode & 0o7777
+            )),
+            (false, _) => details.say(format_args!("symlink to {}", text(target))),
         },
         Op::Rename { flags, .. } if *flags != 0 => {
             details.say(format_args!("{}", rename_flags(*flags)));
@@ -436,6 +483,15 @@ fn put_details(op: &Op, details: &mut Details<'_>) {
         | Op::Atime { .. }
         | Op::Orphan { .. } => {}
     }
+}
+
+/// A device's `major:minor`; `None` for what is no device.
+fn device(mode: u16, rdev: u32) -> Option<String> {
+    let is_device = matches!(
+        u32::from(mode) & libc::S_IFMT,
+        libc::S_IFCHR | libc::S_IFBLK
+    );
+    is_device.then(|| device_number(rdev))
 }
 
 fn kind(mode: u16) -> &'static str {

@@ -1,9 +1,14 @@
 //! A host that fails, a host that is full, and what a reader may meet.
 
+use std::io;
+
+use parking_lot::Mutex;
+
 use super::*;
 use crate::device::crash::{Frontier, Plan};
 use crate::device::fault::{Call, Effect, Fault};
 use crate::device::volatile::{Host, Snapshot};
+use crate::device::{Dir, Disk};
 
 /// One call fails; if it is a sync, what was dirty is forgotten.
 fn fault(call: Call, after: u64, errno: i32) -> Fault {
@@ -424,5 +429,78 @@ fn a_log_whose_active_segment_is_missing_or_cut_short_has_lost_its_end() {
             let bad = lost(left).unwrap_or_else(|| panic!("{retired} {len}"));
             assert_eq!(bad.why.contains("cut short"), len > 0, "{retired} {len}");
         }
+    }
+}
+
+/// A folder whose log goes on just when an index is looked for.
+struct Meanwhile<F: FnOnce()> {
+    dir: Arc<MemoryDir>,
+    goes_on: Mutex<Option<F>>,
+}
+
+impl<F: FnOnce() + Send> Dir for Meanwhile<F> {
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.dir.list()
+    }
+    fn open(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
+        let goes_on = || self.goes_on.lock().take();
+        if name.ends_with(".index")
+            && let Some(goes_on) = goes_on()
+        {
+            goes_on();
+        }
+        self.dir.open(name)
+    }
+    fn create(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
+        self.dir.create(name)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.dir.rename(from, to)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.dir.remove(name)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.dir.sync()
+    }
+}
+
+#[test]
+fn what_a_live_log_overwrites_while_it_is_read_is_recycled_not_missing() {
+    for look in [Survey::read, Survey::glance] {
+        let dir = Arc::new(MemoryDir::default());
+        let log = open(&dir, 1);
+        let fill = |segments| {
+            while log.segments().len() < segments {
+                append(&log, &[1; 20], &[2; 3000]);
+            }
+            let proof = log.sync().unwrap();
+            log.set_installed(proof.lsn(), proof);
+        };
+        fill(4);
+        fill(5);
+        let goes_on = log.clone();
+        let goes_on = move || {
+            goes_on.clean().unwrap();
+            for _ in 0..25 {
+                append(&goes_on, &[1; 20], &[2; 3000]);
+            }
+        };
+        let survey = look(Arc::new(Meanwhile {
+            dir: dir.clone(),
+            goes_on: Mutex::new(Some(goes_on)),
+        }));
+        let survey = survey.unwrap();
+        assert_eq!(survey.verdict(), &Verdict::Clean);
+        let gone = survey.numbers(Lsn(1)).filter(|lsn| {
+            let read = survey.frame(*lsn);
+            assert_eq!(
+                read.is_err(),
+                matches!(read, Err(Error::Recycled(_))),
+                "{read:?}"
+            );
+            read.is_err()
+        });
+        assert!(gone.count() > 0);
     }
 }
