@@ -25,7 +25,7 @@ mod span;
 mod take;
 mod watched;
 
-pub use compare::{Aspect, Change, Happened, compare};
+pub use compare::{Aspect, Change, Happened, compare, path_of};
 pub use instant::Instant;
 pub use removal::Removal;
 pub use restore::restore;
