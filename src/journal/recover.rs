@@ -281,6 +281,9 @@ impl Unrecovered {
         self.preflight(&image, &options)?;
         let (base, state) = self.start(&options);
         let operations = self.report.operations;
+        if let Some(archive) = &options.archive {
+            archive.go_on(&self.survey);
+        }
         let log = self.survey.open(options.log())?;
         let journal = Journal::new(image, options, Keep::Log(log), state)?;
         *journal.0.session.lock() = base.session;
@@ -324,6 +327,9 @@ impl Unrecovered {
     /// Goes on after a session that ended well (or never began).
     pub fn resume(self, image: Arc<dyn Disk>, options: Options) -> Result<Journal> {
         self.refuse_damage()?;
+        if let Some(archive) = &options.archive {
+            archive.go_on(&self.survey);
+        }
         let log = self.survey.open(options.log())?;
         let state = State {
             last: log.watermarks().appended,
