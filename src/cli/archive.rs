@@ -12,13 +12,11 @@ use crate::device::Dir;
 use crate::device::host::HostDir;
 use crate::fs::mount::{self, Lock, Uuid};
 use crate::history::{audit, parse_age};
-use crate::journal::archive::{
-    Archive, ImageBase, Limits, Reach, Timeline, gaps, reaches, without,
-};
+use crate::journal::archive::{Archive, Gap, ImageBase, Limits, Reach, gaps, without};
 use crate::journal::blocks::BlockIndex;
 use crate::log::{self, Survey};
 use crate::past::{self, Span};
-use crate::units::{Clock as _, HostClock, Lsn, Time};
+use crate::units::{Clock as _, HostClock, Lsn};
 
 use super::chosen::is_archive;
 use super::log::line;
@@ -111,10 +109,14 @@ pub fn run(args: &Args) -> Outcome {
                     "prune: say how much to keep: --age or --size",
                 ));
             }
-            let gone = archive
-                .prune(limits, HostClock.wall())
-                .map_err(|e| cant(&e))?;
-            say!("{}: {gone} files removed", args.dir.display());
+            let now = HostClock.wall();
+            let gone = archive.prune(limits, now).map_err(|e| cant(&e))?;
+            let left = match (archive.exceeds(limits, now), archive.bases().len()) {
+                (false, _) => "",
+                (true, 0..=1) => ": it has more than that, but the last base stays",
+                (true, _) => ": it has more than that, but what is to stay needs its oldest base",
+            };
+            say!("{}: {gone} files removed{left}", args.dir.display());
             Ok(0)
         }
     }
@@ -179,14 +181,18 @@ struct ReachObject {
 
 fn list(dir: &Path, archive: &Archive, json: bool, journal: Option<&Path>) -> Outcome {
     let mut theirs = Vec::new();
+    let mut folder: Option<Arc<dyn Dir>> = None;
     if let Some(journal) = journal {
         let cant = |e: &dyn std::fmt::Display| Failure::unchecked(at(journal, e));
-        let folder = HostDir::open(journal).map_err(|e| cant(&e))?;
-        theirs = log::found(&folder).map_err(|e| cant(&e))?;
+        let opened = HostDir::open(journal).map_err(|e| cant(&e))?;
+        theirs = log::found(&opened).map_err(|e| cant(&e))?;
+        folder = Some(Arc::new(opened));
     }
     let (bases, mut known) = archive.past_of(&theirs);
-    known.extend(theirs);
-    let object = object(dir, archive, &bases, &known);
+    known.extend(theirs.iter().cloned());
+    let journal = folder.as_ref().map(|folder| (folder, &theirs[..]));
+    let reaches = archive.restorable(&bases, &known, journal);
+    let object = object(dir, archive, &reaches, gaps(&bases, &known));
     match json {
         true => say!(
             "{}",
@@ -201,10 +207,8 @@ fn list(dir: &Path, archive: &Archive, json: bool, journal: Option<&Path>) -> Ou
     Ok(if whole { 0 } else { 4 })
 }
 
-/// `bases` and `known`: what states are made from.
-fn object(dir: &Path, archive: &Archive, bases: &[ImageBase], known: &[log::Found]) -> Object {
-    let reaches = reaches(bases, known);
-    let gaps = gaps(bases, known).into_iter().map(|gap| GapObject {
+fn object(dir: &Path, archive: &Archive, reaches: &[Reach], gaps: Vec<Gap>) -> Object {
+    let gaps = gaps.into_iter().map(|gap| GapObject {
         first: gap.first.0,
         last: gap.last.0,
         until: gap.until.0,
@@ -227,25 +231,14 @@ fn object(dir: &Path, archive: &Archive, bases: &[ImageBase], known: &[log::Foun
         last_time: found.ended.map(line::utc),
         bytes: found.bytes,
     });
-    // One survey of a timeline does for all of its bases.
-    let mut surveyed: Option<(Timeline, log::Result<Survey>)> = None;
-    let restorable = reaches.iter().map(|reach| {
-        let survey = match &mut surveyed {
-            Some((timeline, survey)) if *timeline == reach.timeline => survey,
-            other => {
-                let survey = Survey::glance(archive.of_timeline(&reach.timeline));
-                &mut other.insert((reach.timeline, survey)).1
-            }
-        };
-        ReachObject {
-            from: reach.from.0,
-            to: reach.to.0,
-            from_time: begun(survey, reach).map(line::utc),
-            to_time: reach.until.map(line::utc),
-            base: reach.base.name.clone(),
-            timeline: reach.timeline.first.0,
-            ended: reach.timeline.end.is_some(),
-        }
+    let restorable = reaches.iter().map(|reach| ReachObject {
+        from: reach.from.0,
+        to: reach.to.0,
+        from_time: reach.since.map(line::utc),
+        to_time: reach.until.map(line::utc),
+        base: reach.base.name.clone(),
+        timeline: reach.timeline.first.0,
+        ended: reach.timeline.end.is_some(),
     });
     Object {
         archive: dir.to_owned(),
@@ -255,14 +248,6 @@ fn object(dir: &Path, archive: &Archive, bases: &[ImageBase], known: &[log::Foun
         restorable: restorable.collect(),
         gaps: gaps.collect(),
     }
-}
-
-/// When the first state was made: the time of its record where the archive has
-/// that, else that of the copy.
-fn begun(survey: &log::Result<Survey>, reach: &Reach) -> Option<Time> {
-    let survey = survey.as_ref().ok();
-    let frame = survey.and_then(|survey| survey.frame(reach.from).ok());
-    frame.map_or(reach.base.time, |frame| Some(frame.time))
 }
 
 fn text(object: &Object) -> String {
@@ -349,8 +334,10 @@ fn verify(dir: &Path, archive: &Archive, json: bool) -> Outcome {
     let known = read_records(dir, archive, &mut verified)?;
     compare_indexes(archive, &mut verified);
     compare_record_indexes(archive, &mut verified);
-    let bases = look_at_bases(&reaches(&archive.bases(), &known), archive, &mut verified);
-    let object = object(dir, archive, &bases, &known);
+    let reaches = archive.restorable(&archive.bases(), &known, None);
+    let reaches = look_at_bases(reaches, archive, &mut verified);
+    let bases: Vec<ImageBase> = reaches.iter().map(|reach| reach.base.clone()).collect();
+    let object = object(dir, archive, &reaches, gaps(&bases, &known));
     let listed = text(&object);
     (verified.restorable, verified.gaps) = (object.restorable, object.gaps);
     if archive.identity() == [0; 16] {
@@ -409,7 +396,7 @@ fn read_records(
 /// Each base, with the records that make it whole, is an image to be checked.
 /// (Of the contents of files there are no checksums.) Answers those that lead
 /// to states.
-fn look_at_bases(reaches: &[Reach], archive: &Archive, verified: &mut Verified) -> Vec<ImageBase> {
+fn look_at_bases(reaches: Vec<Reach>, archive: &Archive, verified: &mut Verified) -> Vec<Reach> {
     let mut good = Vec::new();
     for reach in reaches {
         let span = Span::of_timeline(archive.dir().clone(), reach.timeline.first);
@@ -418,8 +405,9 @@ fn look_at_bases(reaches: &[Reach], archive: &Archive, verified: &mut Verified) 
                 let findings = check::run_image(&*instant.disk()).findings;
                 let mut wrong = findings.iter().filter(|f| f.severity() != Severity::Note);
                 let finding = wrong.next();
-                good.push(reach.base.clone());
-                finding.map(|finding| format!("{}: {finding}", reach.base.name))
+                let found = finding.map(|finding| format!("{}: {finding}", reach.base.name));
+                good.push(reach);
+                found
             }
             Err(error @ past::Error::Short { .. }) => Some(error.to_string()),
             Err(error) => Some(format!("{}: {error}", reach.base.name)),

@@ -128,12 +128,18 @@ impl Archiving {
     }
 
     /// Notes, before a journal goes on, that it does so without the archive that
-    /// it remembers, unless it does with it. `end`: where it is now.
+    /// it remembers, unless it does with it. `end`: where it is now. Up to there an
+    /// archive with which it goes on again, and that has nothing of others, gets
+    /// what is its own.
     pub fn leave(journal: &Path, with: Option<&Path>, end: (Epoch, Lsn)) -> io::Result<()> {
+        let mut left = left(journal);
+        if let Some(at) = with.and_then(|with| left.get_mut(with)) {
+            *at = (end.0.0, end.1.0);
+            write(&journal.join(LEFT), &serde_json::to_vec(&left)?)?;
+        }
         let Some(known) = Archiving::recall(journal) else {
             return Ok(());
         };
-        let mut left = left(journal);
         if with == Some(&*known.archive) || left.contains_key(&known.archive) {
             return Ok(());
         }
@@ -187,6 +193,10 @@ mod tests {
         Archiving::leave(journal, None, (Epoch(4), Lsn(1500))).unwrap();
         let both = br#"{"/srv/history":[4,1500],"/srv/other":[3,1200]}"#;
         assert_eq!(fs::read(journal.join(LEFT)).unwrap(), both);
+        let archive = Some(Path::new("/srv/history"));
+        Archiving::leave(journal, archive, (Epoch(5), Lsn(1700))).unwrap();
+        let later = br#"{"/srv/history":[5,1700],"/srv/other":[3,1200]}"#;
+        assert_eq!(fs::read(journal.join(LEFT)).unwrap(), later);
         fs::remove_file(journal.join(NAME)).unwrap();
         Archiving::remember(journal, Some(&archiving)).unwrap();
         assert_eq!(fs::read(journal.join(NAME)).unwrap(), known);

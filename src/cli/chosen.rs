@@ -1,11 +1,11 @@
 //! Which history a reader looks into, beyond what the journal has.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Once, OnceLock};
 
 use crate::device::host::HostDir;
 use crate::journal::archive::{Archive, Limits, MANIFEST};
-use crate::log::Found;
+use crate::log::{self, Found};
 use crate::units::Epoch;
 
 use super::archiving::Archiving;
@@ -22,6 +22,9 @@ pub struct Chosen {
     /// number in `archive DIR list --journal DIR`, instead of the one that goes on
     #[arg(long, value_name = "N")]
     timeline: Option<u32>,
+    /// Whether that number is of the one that goes on.
+    #[arg(skip)]
+    goes_on: OnceLock<bool>,
 }
 
 impl Chosen {
@@ -31,8 +34,8 @@ impl Chosen {
     }
 
     /// Whether it is a history that others ended by changing the image.
-    pub fn is_ended(&self) -> bool {
-        self.timeline.is_some()
+    pub fn is_ended(&self, journal: &Path) -> bool {
+        self.timeline.is_some() && !matches!(self.timeline(journal), Ok(None))
     }
 
     /// The archive, if there is one to look into beside what the journal has
@@ -67,15 +70,33 @@ impl Chosen {
         }
     }
 
-    /// The timeline that is asked for, and the archive's folder: it alone has it.
+    /// The timeline that is asked for, if it has ended, and the archive's folder: it
+    /// alone has it.
     pub fn timeline(&self, journal: &Path) -> Result<Option<(PathBuf, Epoch)>, Failure> {
+        self.timeline_before(journal, journal)
+    }
+
+    /// The same for an archive and a journal that goes on from it.
+    pub fn timeline_before(
+        &self,
+        target: &Path,
+        journal: &Path,
+    ) -> Result<Option<(PathBuf, Epoch)>, Failure> {
         let Some(first) = self.timeline else {
             return Ok(None);
         };
-        let folder = self.folder(journal).ok_or_else(|| {
+        let folder = self.folder(target).ok_or_else(|| {
             Failure::usage("--timeline: it has no archive: name one with --archive DIR")
         })?;
-        Ok(Some((folder, Epoch(first))))
+        let goes_on = match self.goes_on.get() {
+            Some(known) => *known,
+            None => {
+                let line = self.open(&folder)?.current(&kept(journal));
+                let goes_on = line.is_some_and(|line| line.first == Epoch(first));
+                *self.goes_on.get_or_init(|| goes_on)
+            }
+        };
+        Ok((!goes_on).then_some((folder, Epoch(first))))
     }
 
     /// The archive's folder, if there is one.
@@ -87,6 +108,13 @@ impl Chosen {
             None => Archiving::recall(journal).map(|known| known.archive),
         }
     }
+}
+
+/// The segments that a journal's folder has.
+fn kept(journal: &Path) -> Vec<Found> {
+    let folder = HostDir::open(journal).ok().filter(|_| !is_archive(journal));
+    let found = folder.and_then(|folder| log::found(&folder).ok());
+    found.unwrap_or_default()
 }
 
 /// Says, once, that records are left out which the journal's own are not.

@@ -1,6 +1,8 @@
 //! `journalfs diff`: what changed between two points in time.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -8,7 +10,7 @@ use similar::TextDiff;
 
 use crate::fs::{Attr, Kind};
 use crate::history::Point;
-use crate::past::{Aspect, Change, Happened, Instant, Taken, compare};
+use crate::past::{Aspect, Change, Happened, Instant, Taken, compare, path_of};
 
 use super::log::line;
 use super::paper::{Paper, quietly};
@@ -204,17 +206,23 @@ fn told(aspect: Aspect, before: &Attr, after: &Attr) -> Option<String> {
 
 /// A file's two versions; one that was not there is empty.
 fn content(found: &Found, one: &Instant, other: &Instant, path: &Path) -> Outcome {
-    let before = bytes(found, one, path)?;
-    let after = bytes(found, other, path)?;
-    if before.is_none() && after.is_none() {
-        return Err(found.cant(format!("{}: is at neither point", path.display())));
+    let (mut before, mut after) = (taken(found, one, path)?, taken(found, other, path)?);
+    let (mut old, mut new) = (path.to_owned(), path.to_owned());
+    // A file that is at one point alone may have another name at the other.
+    match (&before, &after) {
+        (None, None) => {
+            return Err(found.cant(format!("{}: is at neither point", path.display())));
+        }
+        (Some(file), None) => (after, new) = renamed(found, other, file, path)?,
+        (None, Some(file)) => (before, old) = renamed(found, one, file, path)?,
+        (Some(_), Some(_)) => {}
     }
-    let label = |instant: &Instant, bytes: &Option<Vec<u8>>| match bytes {
+    let label = |instant: &Instant, file: &Option<Taken>, path: &Path| match file {
         Some(_) => format!("{} (record {})", path.display(), instant.at()),
         None => "/dev/null".to_owned(),
     };
-    let labels = (label(one, &before), label(other, &after));
-    let (before, after) = (before.unwrap_or_default(), after.unwrap_or_default());
+    let labels = (label(one, &before, &old), label(other, &after, &new));
+    let (before, after) = (bytes(found, before, &old)?, bytes(found, after, &new)?);
     let mut paper = Paper::new(true);
     let written = match before.contains(&0) || after.contains(&0) {
         true if before == after => Ok(()),
@@ -228,13 +236,34 @@ fn content(found: &Found, one: &Instant, other: &Instant, path: &Path) -> Outcom
     Ok(0)
 }
 
-fn bytes(found: &Found, instant: &Instant, path: &Path) -> Result<Option<Vec<u8>>, Failure> {
+fn taken(found: &Found, instant: &Instant, path: &Path) -> Result<Option<Taken>, Failure> {
     use crate::{fs, past};
+    match Taken::find(instant, path.as_os_str().as_encoded_bytes()) {
+        Ok(taken) => Ok(Some(taken)),
+        Err(past::Error::Fs(fs::Error::NotFound)) => Ok(None),
+        Err(error) => Err(found.cant(at(path, error))),
+    }
+}
+
+/// The file at another instant, where it has another path.
+fn renamed(
+    found: &Found,
+    instant: &Instant,
+    file: &Taken,
+    path: &Path,
+) -> Result<(Option<Taken>, PathBuf), Failure> {
+    let named = path_of(instant, file.attr()).map_err(|e| found.cant(e))?;
+    let Some(other) = named.map(|bytes| PathBuf::from(OsString::from_vec(bytes))) else {
+        return Ok((None, path.to_owned()));
+    };
+    Ok((taken(found, instant, &other)?, other))
+}
+
+/// Of a file that was not there, none.
+fn bytes(found: &Found, taken: Option<Taken>, path: &Path) -> Result<Vec<u8>, Failure> {
     let cant = |why: &dyn std::fmt::Display| found.cant(at(path, why));
-    let taken = match Taken::find(instant, path.as_os_str().as_encoded_bytes()) {
-        Ok(taken) => taken,
-        Err(past::Error::Fs(fs::Error::NotFound)) => return Ok(None),
-        Err(error) => return Err(cant(&error)),
+    let Some(taken) = taken else {
+        return Ok(Vec::new());
     };
     if !taken.is_file() {
         return Err(cant(&"is not a regular file"));
@@ -244,5 +273,5 @@ fn bytes(found: &Found, instant: &Instant, path: &Path) -> Result<Option<Vec<u8>
     }
     let mut bytes = Vec::new();
     taken.print(&mut bytes).map_err(|e| cant(&e))?;
-    Ok(Some(bytes))
+    Ok(bytes)
 }

@@ -131,12 +131,14 @@ pub fn run(args: &Args) -> Outcome {
         );
     }
     // A daemon at work knows nothing of a history that has ended.
-    let live = source.live().filter(|_| !args.chosen.is_ended());
+    let live = source
+        .live()
+        .filter(|_| !args.chosen.is_ended(&source.journal));
     if args.stat {
         let durable = source.durable(&survey, &args.chosen);
         let code = stat(args, (&survey, durable), (from, until), live.is_some())?;
         let code = if bereft { 4 } else { code };
-        if until > survey.last() && !args.chosen.is_ended() {
+        if until > survey.last() && !args.chosen.is_ended(&source.journal) {
             whole(&source, &survey)?;
         }
         return Ok(code);
@@ -179,7 +181,7 @@ pub fn run(args: &Args) -> Outcome {
     let untold = lister.untold;
     let written = lister.failed.and_then(|()| lister.paper.close());
     paper::quietly(written).map_err(Failure::system)?;
-    if until > survey.last() && !args.chosen.is_ended() {
+    if until > survey.last() && !args.chosen.is_ended(&source.journal) {
         whole(&source, &survey)?;
     }
     // As fsck(8): errors were found, and left.

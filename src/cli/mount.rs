@@ -15,10 +15,11 @@ use crate::fuse::transport::{self, MountFlag};
 use crate::fuse::{Core, MountOptions, Session, point};
 use crate::history::Point;
 
+use super::archiving::Archiving;
 use super::chosen::Chosen;
 use super::control::Control;
 use super::open::Opened;
-use super::options::Options;
+use super::options::{Options, Wish};
 use super::place::Place;
 use super::power::Power;
 use super::runtime::Runtime;
@@ -165,7 +166,13 @@ fn serve(args: &Args, options: &Options, ready: impl FnOnce() -> Result<(), Fail
         mkfs::create(&args.image, size)?;
     }
     let place = Place::find(&args.image, args.journal.as_deref())?;
-    place.must_be_outside(&point)?;
+    let archive = match &options.archive {
+        _ if options.read_only => None,
+        Wish::To(dir) => Some(dir.clone()),
+        Wish::AsBefore => Archiving::recall(&place.journal).map(|known| known.archive),
+        Wish::Nowhere => None,
+    };
+    place.must_be_outside(&point, archive.as_deref())?;
     place.must_be_text(&point)?;
     let opened = Opened::open(&place, options, point.as_os_str().as_encoded_bytes())?;
     let runtime = runtime(&place, &point, options, &opened);

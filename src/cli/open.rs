@@ -51,7 +51,7 @@ impl Opened {
         let history = archiving.as_ref().map(|it| it.open(&place.journal, asked));
         let history = history.transpose()?.flatten();
         let archives = history.is_some();
-        let (opened, recovery, rig) = match wish.powercut {
+        let (mut opened, recovery, rig) = match wish.powercut {
             false => {
                 let options = mount::Options {
                     history,
@@ -78,6 +78,9 @@ impl Opened {
         let with = archiving.as_ref().filter(|_| archives);
         let with = with.map(|it| it.archive.as_path());
         let unnoted = |e| Failure::refused(at(&place.journal, e));
+        if archives && opened.parts_from_history().map_err(refused)? {
+            return Err(refused(mount::Error::OtherHistory));
+        }
         if !wish.read_only {
             Archiving::leave(&place.journal, with, opened.end()).map_err(unnoted)?;
         }

@@ -61,10 +61,13 @@ impl Place {
         })
     }
 
-    /// Neither may lie where the mount will cover it: the daemon would wait
+    /// None of them may lie where the mount will cover it: the daemon would wait
     /// for itself.
-    pub fn must_be_outside(&self, point: &Path) -> Result<(), Failure> {
-        for (what, path) in [("image", &self.image), ("journal", &self.journal)] {
+    pub fn must_be_outside(&self, point: &Path, archive: Option<&Path>) -> Result<(), Failure> {
+        let archive = archive.map(|dir| full_path(dir).unwrap_or_else(|_| dir.to_owned()));
+        let archive = archive.iter().map(|dir| ("archive", dir));
+        let ours = [("image", &self.image), ("journal", &self.journal)];
+        for (what, path) in ours.into_iter().chain(archive) {
             if path.starts_with(point) {
                 return Err(Failure::refused(format!(
                     "{}: the {what} would lie on the mount itself ({}): keep it elsewhere",
@@ -231,7 +234,12 @@ mod tests {
         fs::create_dir(dir.path().join("mnt")).unwrap();
         let place = Place::find(&image, Some(&dir.path().join("mnt/journal"))).unwrap();
         let point = fs::canonicalize(dir.path().join("mnt")).unwrap();
-        assert!(place.must_be_outside(&point).is_err());
-        assert!(place.must_be_outside(Path::new("/elsewhere")).is_ok());
+        assert!(place.must_be_outside(&point, None).is_err());
+        let elsewhere = Path::new("/elsewhere");
+        assert!(place.must_be_outside(elsewhere, None).is_ok());
+        let archive = dir.path().join("mnt/archive");
+        let place = Place::find(&image, None).unwrap();
+        assert!(place.must_be_outside(&point, Some(&archive)).is_err());
+        assert!(place.must_be_outside(elsewhere, Some(&archive)).is_ok());
     }
 }

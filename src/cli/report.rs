@@ -92,7 +92,7 @@ pub fn run(args: &Args) -> Outcome {
 
 fn look(source: &Source, chosen: &Chosen) -> Result<Report, Failure> {
     let survey = source.read_all(chosen)?;
-    let live = source.live().filter(|_| !chosen.is_ended());
+    let live = source.live().filter(|_| !chosen.is_ended(&source.journal));
     let durable = source.durable(&survey, chosen);
     let mut moments = VecDeque::new();
     let mut keep = |event: &Event<'_>, dropped: bool| {
@@ -125,7 +125,7 @@ fn look(source: &Source, chosen: &Chosen) -> Result<Report, Failure> {
     report
         .judgement
         .extend(gaps.iter().map(ToString::to_string));
-    if !chosen.is_ended() && source.is_foreign()? {
+    if !chosen.is_ended(&source.journal) && source.is_foreign()? {
         (report.verdict, report.bereft) = ("missing", true);
         report.judgement = vec![source.foreign()];
     }

@@ -108,7 +108,7 @@ pub fn run(args: &Args) -> Outcome {
     };
     let record = Record::decode(&frame.meta).map_err(|why| cant(&why))?;
     let image = source.image.as_deref();
-    let image = image.filter(|_| !args.chosen.is_ended());
+    let image = image.filter(|_| !args.chosen.is_ended(&source.journal));
     let chart = chart(image, survey).ok_or_else(|| {
         cant(&"neither the image nor the journal has a superblock that can be read")
     })?;

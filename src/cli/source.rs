@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::device::host::{Access, HostDir, HostDisk};
 use crate::device::{Dir, Disk};
+use crate::ext4::Superblock;
 use crate::ext4::superblock::{OFFSET, SIZE};
 use crate::fs::guard::{self, Raw, Standing};
 use crate::fuse::point;
@@ -182,7 +183,7 @@ impl Source {
 
     /// The same with what went to an archive: that had been in the image.
     pub fn history(&self, chosen: &Chosen) -> Result<Survey, Failure> {
-        let archived = chosen.is_ended() || chosen::is_archive(&self.journal);
+        let archived = chosen.is_ended(&self.journal) || chosen::is_archive(&self.journal);
         let look = match archived || self.live().is_some() {
             true => Survey::glance,
             false => Survey::judged,
@@ -193,21 +194,40 @@ impl Source {
     /// Looks again at what has gone to an archive, and what has not.
     fn look(&self, chosen: &Chosen) -> Result<Rc<Looked>, Failure> {
         let looked = match chosen.timeline(&self.journal)? {
-            Some((folder, _)) => Looked {
-                archive: Some(chosen::open(&folder)?),
-                kept: Ok(Vec::new()),
-            },
+            Some((folder, _)) => {
+                let archive = chosen::open(&folder)?;
+                self.refuse_others(&archive, &folder)?;
+                Looked {
+                    archive: Some(archive),
+                    kept: Ok(Vec::new()),
+                }
+            }
             None => {
                 // The journal first: what goes to the archive meanwhile is then in both.
                 let kept = self.kept(chosen);
                 let known = kept.as_deref().unwrap_or_default();
                 let archive = chosen.archive(&self.journal, known)?;
+                if let (Some(archive), Some(dir)) = (&archive, chosen.folder(&self.journal)) {
+                    self.refuse_others(archive, &dir)?;
+                }
                 Looked { archive, kept }
             }
         };
         let looked = Rc::new(looked);
         self.looked.replace(Some(looked.clone()));
         Ok(looked)
+    }
+
+    /// Refuses an archive of another image than this one.
+    fn refuse_others(&self, archive: &Archive, dir: &Path) -> Result<(), Failure> {
+        let uuid = self.image.as_deref().and_then(uuid_of);
+        match uuid.filter(|uuid| archive.identity() != [0; 16] && archive.identity() != *uuid) {
+            None => Ok(()),
+            Some(_) => Err(Failure::unchecked(at(
+                dir,
+                "it belongs to another image: name this one's with --archive DIR, or do without: --archive none",
+            ))),
+        }
     }
 
     /// What was seen at the last look, or is at the first.
@@ -252,7 +272,7 @@ impl Source {
     /// Up to which record all is known to be durable. What an archive holds was
     /// when it was copied.
     pub fn durable(&self, survey: &Survey, chosen: &Chosen) -> Lsn {
-        if chosen.is_ended() || chosen::is_archive(&self.journal) {
+        if chosen.is_ended(&self.journal) || chosen::is_archive(&self.journal) {
             return survey.last();
         }
         let live = self.live().map_or(Lsn(0), |live| Lsn(live.durable));
@@ -313,7 +333,7 @@ impl Source {
     /// What to say if the archive has histories that ended before the one that
     /// goes on.
     pub fn earlier(&self, chosen: &Chosen) -> Result<Option<String>, Failure> {
-        if chosen.is_ended() {
+        if chosen.is_ended(&self.journal) {
             return Ok(None);
         }
         let looked = self.looked(chosen)?;
@@ -400,6 +420,15 @@ impl Looked {
 /// What to say of a lost end to those who have not recovered yet.
 pub fn lost(bad: &Bad) -> String {
     format!("{}: bring it back before anything recovers", bad.lost())
+}
+
+/// An image's UUID, also of one that is in use.
+fn uuid_of(image: &Path) -> Option<[u8; 16]> {
+    let disk = HostDisk::open(image, Access::Read).ok()?;
+    let mut raw = [0; SIZE];
+    disk.read_at(&mut raw, OFFSET).ok()?;
+    let sb = Superblock::decode(&guard::take_off(&raw)).ok()?;
+    Some(sb.uuid)
 }
 
 /// Readers exit as fsck(8) does.

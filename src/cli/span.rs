@@ -14,7 +14,7 @@ use crate::fs::mount::{self, Remains};
 use crate::history::Point;
 use crate::log::{Survey, Verdict};
 use crate::past::{self, Instant, Span};
-use crate::units::{Clock as _, Epoch, HostClock, Lsn};
+use crate::units::{Clock as _, Epoch, HostClock, Lsn, Time};
 
 use super::chosen::{Chosen, is_archive};
 use super::log::line;
@@ -50,6 +50,8 @@ pub struct Found {
     pub journal: PathBuf,
     /// A word on histories that have ended, if there are any.
     earlier: Option<String>,
+    /// Whether this one has.
+    ended: bool,
     /// Why there are no later states, if a damaged record is in their way.
     damaged: Option<String>,
 }
@@ -62,10 +64,10 @@ impl Asked {
             return self.find_in_archive();
         }
         let source = Source::find(&self.target, self.journal.as_deref())?;
+        let archive = source.archive(&self.chosen)?;
         if let Some((archive, first)) = self.chosen.timeline(&source.journal)? {
             return ended(&archive, first);
         }
-        let archive = source.archive(&self.chosen)?;
         let name = source
             .image
             .clone()
@@ -93,13 +95,15 @@ impl Asked {
             name,
             journal: source.journal,
             earlier,
+            ended: false,
             damaged,
         })
     }
 
     /// An archive alone is enough for what it holds.
     fn find_in_archive(&self) -> Result<Found, Failure> {
-        if let Some((archive, first)) = self.chosen.timeline(&self.target)? {
+        let beside = self.journal.as_deref().unwrap_or(&self.target);
+        if let Some((archive, first)) = self.chosen.timeline_before(&self.target, beside)? {
             return ended(&archive, first);
         }
         let journal = self.journal.as_deref().map_or(Ok(nothing()), open_dir)?;
@@ -109,6 +113,7 @@ impl Asked {
             name: self.target.clone(),
             journal: self.journal.as_ref().unwrap_or(&self.target).clone(),
             earlier: None,
+            ended: false,
             damaged: None,
         })
     }
@@ -128,17 +133,48 @@ impl Found {
         {
             return Err(self.cant(format!("{} is yet to come", line::utc(*time))));
         }
-        point.last(self.survey(), now).map_err(|e| {
+        let last = point.last(self.survey(), now).map_err(|e| {
             Failure::unchecked(at(
                 &self.journal,
                 format!(
-                    "{e}{}{}{}",
+                    "{e}{}{}{}{}",
                     self.since(),
+                    self.missing(),
                     self.earlier(),
                     hint(self.damaged())
                 ),
             ))
-        })
+        })?;
+        match point {
+            Point::Time(_) | Point::Ago(_) => self.refuse_unknown(point.time(now), last)?,
+            Point::Lsn(_) | Point::Mark(_) => {}
+        }
+        Ok(last)
+    }
+
+    /// Refuses a time behind a record of which nobody can tell whether the next
+    /// one was made by then.
+    fn refuse_unknown(&self, wanted: Time, last: Lsn) -> Result<(), Failure> {
+        let frame = self.survey().frame(last);
+        if frame.is_ok_and(|frame| frame.time == wanted) {
+            return Ok(());
+        }
+        let wanted = line::utc(wanted);
+        if let Some(gap) = self.span.gaps().iter().find(|gap| gap.has(last.next())) {
+            return Err(self.cant(format!("nothing is known of {wanted}: {gap}")));
+        }
+        match self.ended && last == self.survey().last() {
+            true => Err(self.cant(format!(
+                "nothing is known of {wanted}: this history ended with record {last}"
+            ))),
+            false => Ok(()),
+        }
+    }
+
+    /// What an archive should have and has not, in words.
+    fn missing(&self) -> String {
+        let gaps = self.span.gaps().iter();
+        gaps.map(|gap| format!(": {gap}")).collect()
     }
 
     /// How far back states can be made, in words.
@@ -173,8 +209,8 @@ impl Found {
         use crate::{journal, log};
         self.span.at(lsn).map_err(|error| match error {
             past::Error::Gone { .. } => self.cant(format!("{error}{}", self.earlier())),
-            past::Error::Journal(journal::Error::Log(log::Error::Corrupt { lsn, .. })) => {
-                let last = lsn.prev();
+            past::Error::Journal(journal::Error::Log(log::Error::Corrupt { lsn: bad, .. })) => {
+                let last = self.first_damaged(lsn, bad).prev();
                 self.cant(format!("{error}: try the state after record {last}"))
             }
             past::Error::Future { wanted, .. } if self.damaged.is_some() => self.cant(format!(
@@ -183,6 +219,16 @@ impl Found {
             )),
             _ => self.cant(error),
         })
+    }
+
+    /// The first damaged record on the way to a state; `bad` is one.
+    fn first_damaged(&self, at: Lsn, bad: Lsn) -> Lsn {
+        let survey = self.survey();
+        let from = self.span.base_of(at).unwrap_or_default();
+        let mut numbers = survey.numbers(from.next()).take_while(|lsn| *lsn < bad);
+        numbers
+            .find(|lsn| survey.read_whole(*lsn).is_err())
+            .unwrap_or(bad)
     }
 
     /// Says what is missing behind the states that were asked for: once they are
@@ -207,6 +253,7 @@ fn ended(archive: &Path, first: Epoch) -> Result<Found, Failure> {
         name: archive.to_owned(),
         journal: archive.to_owned(),
         earlier: None,
+        ended: true,
         damaged: None,
     })
 }

@@ -8,6 +8,7 @@ use crate::fs::Fs;
 use crate::fs::guard::Standing;
 use crate::fuse::core::STATUS_XATTR;
 use crate::fuse::meter::{Counted, Meter};
+use crate::fuse::point;
 use crate::log::{Survey, Verdict};
 
 use super::archiving::Archiving;
@@ -123,6 +124,10 @@ struct Status {
     /// What a mount's requests come through, in words.
     transport: Option<String>,
     requests: Vec<Counted>,
+    /// Where a look at the image's past is mounted that was asked, and the record
+    /// behind which that shows it.
+    #[serde(skip)]
+    view: Option<(PathBuf, u64)>,
 }
 
 impl Live {
@@ -213,6 +218,17 @@ pub fn run(args: &Args) -> Outcome {
 }
 
 fn look(args: &Args) -> Result<Status, Failure> {
+    let view = point::absolute(&args.target)
+        .ok()
+        .and_then(|dir| Live::ask(&dir));
+    let view = view.and_then(|view| Some((view.mountpoint, view.past?)));
+    Ok(Status {
+        view,
+        ..look_at(args)?
+    })
+}
+
+fn look_at(args: &Args) -> Result<Status, Failure> {
     let source = Source::find(&args.target, args.journal.as_deref())?;
     match (&source.point, &source.image) {
         (Some(point), Some(image)) => of_mount(&source, point, image),
@@ -342,6 +358,7 @@ impl From<Live> for Status {
             epoch: None,
             verdict: None,
             missing: None,
+            view: None,
         }
     }
 }
@@ -441,8 +458,15 @@ impl Status {
     }
 
     fn mounted_text(&self) -> String {
+        let view = self.view.as_ref().map(|(point, lsn)| {
+            format!(
+                " ({} shows it as it was after record {lsn})",
+                point.display()
+            )
+        });
+        let view = view.unwrap_or_default();
         let Some(point) = self.mountpoint.as_ref().filter(|_| self.mounted) else {
-            return "no".to_owned();
+            return format!("no{view}");
         };
         let pid = self
             .pid
@@ -453,7 +477,7 @@ impl Status {
             Some(false) => ", read-write",
             None => "",
         };
-        format!("on {}{mode}{pid}", point.display())
+        format!("on {}{mode}{pid}{view}", point.display())
     }
 }
 

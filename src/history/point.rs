@@ -170,7 +170,8 @@ impl Point {
         }
     }
 
-    fn time(&self, now: Time) -> Time {
+    /// When it is, if it is a time or an age.
+    pub fn time(&self, now: Time) -> Time {
         match self {
             Point::Time(time) => *time,
             Point::Ago(age) => Time::from_nanos(now.as_nanos().saturating_sub(*age)),

@@ -7,6 +7,7 @@
 use std::mem;
 use std::time::Duration;
 
+use super::archive::pinned;
 use super::discard::Trim;
 use super::{Error, Inner, Journal, Keep, Result};
 use crate::log::{Durable, Log};
@@ -210,8 +211,11 @@ impl Journal {
         };
         if archive.wants_base(now) {
             let clock = || inner.options.clock.wall();
-            let at = (log.watermarks().installed, log.epoch());
-            if archive.take_base(&*inner.image, at, &clock).is_err() {
+            let from = log.watermarks().installed;
+            let (at, pinned) = ((from, log.epoch()), pinned(log.frames(from.next()), from));
+            let pinned = pinned.ok().flatten().map(|(_, block)| block);
+            let taken = archive.take_base(&*inner.image, at, pinned.as_deref(), &clock);
+            if taken.is_err() {
                 return; // said
             }
         }

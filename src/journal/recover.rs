@@ -282,6 +282,9 @@ impl Unrecovered {
         self.preflight(&image, &options)?;
         let (base, state) = self.start(&options);
         let operations = self.report.operations;
+        if let Some(archive) = &options.archive {
+            archive.go_on(&self.survey);
+        }
         let mut retelling = Retelling::within(options.limit());
         let log = self.survey.open_retold(options.log(), &mut retelling)?;
         let journal = Journal::new(image, options, Keep::Log(log), state)?;
@@ -326,6 +329,9 @@ impl Unrecovered {
     /// Goes on after a session that ended well (or never began).
     pub fn resume(self, image: Arc<dyn Disk>, options: Options) -> Result<Journal> {
         self.refuse_damage()?;
+        if let Some(archive) = &options.archive {
+            archive.go_on(&self.survey);
+        }
         let mut retelling = Retelling::within(options.limit());
         let log = self.survey.open_retold(options.log(), &mut retelling)?;
         let state = State {

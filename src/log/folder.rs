@@ -51,6 +51,17 @@ impl File {
             _ => None,
         }
     }
+
+    /// Whether it is an archive's copy, by its name: whatever is in one was home
+    /// before, and segments between two of them may be missing.
+    pub fn is_archived(&self) -> bool {
+        let parts = self.name.strip_suffix(".store");
+        let parts = parts.and_then(|stem| stem.split_once('-'));
+        parts.is_some_and(|(epoch, base)| {
+            (epoch.len(), base.len()) == (10, 20)
+                && (epoch.bytes().chain(base.bytes())).all(|byte| byte.is_ascii_digit())
+        })
+    }
 }
 
 /// All store files, by name. Reads their first pages.

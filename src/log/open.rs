@@ -20,6 +20,7 @@ use std::sync::Arc;
 use super::folder::{self, Content, File, Spare, Spares};
 use super::frame::{self, FrameHeader, Kind, PAGE};
 use super::index::{self, Entry, Index};
+use super::keep::Sealed;
 use super::segment::{ANEW, Header, OPENING, Segment};
 use super::survey::{Piece, Survey};
 use super::tail::{Tail, salt};
@@ -505,6 +506,23 @@ fn adopt_spares(survey: &Survey, options: &Options, spares: &mut Spares) {
 }
 
 impl Survey {
+    /// Segments that an opening takes out of the log, as far as they are whole:
+    /// their files wait for their next use, and hold what they did.
+    pub fn retired(&self) -> impl Iterator<Item = Sealed> + '_ {
+        let retired = self.pieces.iter().filter(|piece| self.is_retired(piece));
+        let sealed = retired
+            .filter(|piece| piece.segment.last() >= piece.through)
+            .map(|piece| Sealed(piece.segment.clone()));
+        sealed.filter(|segment| segment.frames().all(|frame| frame.is_ok()))
+    }
+
+    /// The oldest segment that an opening keeps.
+    pub fn oldest_kept(&self) -> Option<Sealed> {
+        let mut pieces = self.pieces.iter();
+        let kept = pieces.find(|piece| !self.is_retired(piece))?;
+        Some(Sealed(kept.segment.clone()))
+    }
+
     /// Whether a segment had been taken out of the log: its file got a
     /// spare's name only after the mark that allows it was durable.
     fn is_retired(&self, piece: &Piece) -> bool {

@@ -313,8 +313,10 @@ fn lineage(files: &[File]) -> Vec<Link> {
         .collect();
     headers.sort_by_key(|(_, header)| (header.epoch, header.base));
     headers.dedup_by_key(|(_, header)| (header.epoch, header.base));
-    // An opening that wrote several segments counts once its last is there.
-    let complete = headers.iter().filter(|(_, header)| !header.has(OPENING));
+    // An opening that wrote several segments counts once its last is there. (One of
+    // which an archive has a segment had come to that.)
+    let complete = (headers.iter())
+        .filter(|(file, header)| !header.has(OPENING) || files[*file].is_archived());
     let Some((_, newest)) = complete.max_by_key(|(_, header)| header.epoch) else {
         return Vec::new();
     };
@@ -341,7 +343,12 @@ fn lineage(files: &[File]) -> Vec<Link> {
         };
         let before = headers
             .iter()
-            .find(|(_, h)| h.salt == oldest.before && h.epoch < epoch);
+            .find(|(_, h)| h.salt == oldest.before && h.epoch < epoch)
+            .or_else(|| {
+                // An archive without it has what was before all the same.
+                let mut earlier = headers.iter().rev();
+                earlier.find(|(file, h)| h.epoch < epoch && files[*file].is_archived())
+            });
         match before {
             Some((_, before)) if !oldest.has(ANEW) => epoch = before.epoch,
             _ => break,
@@ -429,10 +436,14 @@ fn judge(
         .iter()
         .map(|scan| scan.installed)
         .chain(headers().map(Header::installed_by_itself));
-    let installed = marks.max().unwrap_or_default();
     let read = || chain.iter().zip(&scans);
+    let seen = |(link, scan): (&Link, &Scan)| scan.next(link.header.base).prev();
+    let archived = read()
+        .filter(|(link, _)| files[link.file].is_archived())
+        .map(|(link, scan)| seen((link, scan)).min(link.through));
+    let installed = marks.chain(archived).max().unwrap_or_default();
     let believing = read().any(|(link, scan)| scan.believed && link.through > installed);
-    let seen = read().map(|(link, scan)| scan.next(link.header.base).prev());
+    let seen = read().map(seen);
     let seen = seen.max().unwrap_or_default().max(installed);
     let highest = seen.max(witness.last).max(durable);
 

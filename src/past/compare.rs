@@ -3,7 +3,8 @@
 //! Both trees are walked; inodes are known again by number, generation and
 //! birth, names by their directory's inode, so that a renamed directory is one
 //! change and not one for each file in it. Contents are compared of files that
-//! a record between the two names; all others have none that could differ.
+//! a record between the two names; all others have none that could differ. If
+//! records between them are missing, any may.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -89,7 +90,8 @@ struct Tree {
 
 /// What changed from one instant to another, by path.
 pub fn compare(span: &Span, one: &Instant, other: &Instant) -> Result<Vec<Change>> {
-    let named = named_between(span, one.at(), other.at())?;
+    let named = named_between(span, one.at(), other.at());
+    let may_differ = |inode| named.as_ref().is_none_or(|named| named.contains(&inode));
     let (one, other) = (Tree::read(one)?, Tree::read(other)?);
     let mut changes = Vec::new();
     let ids: BTreeSet<Id> = one
@@ -102,7 +104,7 @@ pub fn compare(span: &Span, one: &Instant, other: &Instant) -> Result<Vec<Change
         match (one.nodes.get(&id), other.nodes.get(&id)) {
             (Some(before), Some(after)) => {
                 names(&one, &other, before, after, &mut changes);
-                let aspects = aspects((&one, before), (&other, after), named.contains(&id.0))?;
+                let aspects = aspects((&one, before), (&other, after), may_differ(id.0))?;
                 if !aspects.is_empty() {
                     let path = other.path(&after.names);
                     changes.push(Change {
@@ -141,29 +143,29 @@ impl Change {
     }
 }
 
-/// The inodes that records between two points act on.
-fn named_between(span: &Span, one: Lsn, other: Lsn) -> Result<HashSet<InodeNo>> {
+/// The inodes that records between two points act on; `None` if not all of them
+/// can be read.
+fn named_between(span: &Span, one: Lsn, other: Lsn) -> Option<HashSet<InodeNo>> {
     let (from, until) = (one.min(other), one.max(other));
     let mut named = HashSet::new();
-    for frame in span.survey().frames(from.next()) {
-        let frame = frame?;
-        if frame.lsn > until {
-            break;
-        }
+    let mut frames = span.survey().frames(from.next());
+    for lsn in (from.next().0..=until.0).map(Lsn) {
+        let frame = frames.next()?.ok().filter(|frame| frame.lsn == lsn)?;
         if frame.kind == FrameKind::Mark {
             continue;
         }
-        let corrupt = |why| crate::journal::Error::Corrupt {
-            lsn: frame.lsn,
-            why,
-        };
-        if let Record::Operation(operation) =
-            Record::decode_meaning(&frame.meta).map_err(corrupt)?
-        {
+        if let Record::Operation(operation) = Record::decode_meaning(&frame.meta).ok()? {
             named.extend(operation.op.inode());
         }
     }
-    Ok(named)
+    Some(named)
+}
+
+/// The path that a file has at an instant, by its attributes at another.
+pub fn path_of(instant: &Instant, file: &Attr) -> Result<Option<Vec<u8>>> {
+    let tree = Tree::read(instant)?;
+    let node = tree.nodes.get(&Id::of(file));
+    Ok(node.map(|node| tree.path(&node.names)))
 }
 
 /// A name that one file had and another has is one change.

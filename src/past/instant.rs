@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use super::{Error, Result};
+use super::{Error, Result, io_error};
 use crate::device::Disk;
-use crate::ext4::superblock::{self, SIZE};
+use crate::ext4::superblock::{self, OFFSET, SIZE};
 use crate::ext4::{Corrupt, Superblock, Unusable};
 use crate::fs::guard::{self, Raw};
 use crate::fs::mount::{self, Held};
@@ -40,6 +40,17 @@ pub(super) fn plain(block: &[u8]) -> Result<(Raw, Superblock)> {
     let plain = guard::take_off(raw.ok_or_else(not_ext4)?);
     let sb = Superblock::decode(&plain).map_err(unusable)?;
     Ok((plain, sb))
+}
+
+/// The superblock's block as it is on an image.
+pub(super) fn home_block(image: &dyn Disk) -> Result<Vec<u8>> {
+    let read = |block: &mut [u8], at| image.read_at(block, at).map_err(io_error("read of a base"));
+    let mut raw = vec![0; SIZE];
+    read(&mut raw, OFFSET)?;
+    let size = plain(&raw)?.1.block_size as usize;
+    let mut block = vec![0; size];
+    read(&mut block, if size == SIZE { OFFSET } else { 0 })?;
+    Ok(block)
 }
 
 /// The image after one record.

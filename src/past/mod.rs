@@ -25,7 +25,7 @@ mod span;
 mod take;
 mod watched;
 
-pub use compare::{Aspect, Change, Happened, compare};
+pub use compare::{Aspect, Change, Happened, compare, path_of};
 pub use instant::Instant;
 pub use removal::Removal;
 pub use restore::restore;
@@ -37,7 +37,7 @@ pub use take::Taken;
 #[non_exhaustive]
 pub enum Error {
     /// It lies before all that can be made.
-    #[error("the state after record {wanted} can't be made any more: the oldest is that after record {oldest}{}: an archive (mount -o archive=DIR) keeps older ones", spell(*.time))]
+    #[error("the state after record {wanted} can't be made any more: the oldest is that after record {oldest}{}{}", spell(*.time), advise(*.archived))]
     Gone {
         /// What was asked for.
         wanted: Lsn,
@@ -45,6 +45,8 @@ pub enum Error {
         oldest: Lsn,
         /// When that was.
         time: Option<Time>,
+        /// Whether there is an archive.
+        archived: bool,
     },
     /// Records on the way to it are missing from the archive.
     #[error(
@@ -149,6 +151,13 @@ fn list(epochs: &[Epoch]) -> String {
             .map(Epoch::to_string)
             .collect::<Vec<_>>()
             .join(", "),
+    }
+}
+
+fn advise(archived: bool) -> &'static str {
+    match archived {
+        true => "",
+        false => ": an archive (mount -o archive=DIR) keeps older ones",
     }
 }
 

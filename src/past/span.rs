@@ -7,11 +7,10 @@ use super::watched::Watched;
 use super::{Error, Instant, Result, instant, io_error};
 use crate::device::Dir;
 use crate::fs::mount::{Course, Held, Remains};
-use crate::journal::archive::{Archive, ImageBase, Limits, Reach, reaches};
-use crate::journal::record::Record;
+use crate::journal::archive::{Archive, Gap, ImageBase, Limits, Reach, gaps, home, pinned};
 use crate::journal::{Again, BlockIndex, Ground, Past};
-use crate::log::{Kind, Survey, found};
-use crate::units::{BlockNo, Epoch, Lsn};
+use crate::log::{Survey, found};
+use crate::units::{Epoch, Lsn};
 
 /// Says up to which record blocks of an image in use may have gone home;
 /// `None` if nobody answers.
@@ -25,6 +24,8 @@ pub struct Span {
     archive: Option<Archive>,
     /// What the archive's bases lead to.
     reached: Vec<Reach>,
+    /// What the archive should have and has not.
+    gaps: Vec<Gap>,
     again: Option<Again>,
     held: Arc<Held>,
 }
@@ -39,6 +40,7 @@ impl Span {
             live,
             archive: None,
             reached: Vec::new(),
+            gaps: Vec::new(),
             again: None,
             held: Arc::new(remains.held),
         })
@@ -58,8 +60,10 @@ impl Span {
         let unarchived = found(&*journal)?;
         let (bases, mut segments) = archive.past_of(&unarchived);
         segments.extend(unarchived.iter().cloned());
+        let mut gaps = gaps(&bases, &segments);
+        gaps.retain(|gap| gap.timeline.end.is_none());
         let newest = segments.iter().map(|found| found.last).max();
-        let mut reached = reaches(&bases, &segments);
+        let mut reached = archive.restorable(&bases, &segments, Some((&journal, &unarchived)));
         reached.retain(|reach| reach.timeline.end.is_none());
         // A daemon at work goes on where no record is missing.
         for reach in reached.iter_mut().filter(|reach| Some(reach.to) >= newest) {
@@ -80,6 +84,7 @@ impl Span {
             live,
             archive: Some(archive),
             reached,
+            gaps,
             again: Some(again),
             held: Arc::new(held),
         })
@@ -89,7 +94,7 @@ impl Span {
     /// belongs, and that has ended.
     pub fn of_timeline(archive: Arc<dyn Dir>, first: Epoch) -> Result<Span> {
         let archive = Archive::open(archive, None, Limits::default())?;
-        let mut reached = reaches(&archive.bases(), &archive.segments());
+        let mut reached = archive.restorable(&archive.bases(), &archive.segments(), None);
         let known: BTreeSet<Epoch> = reached.iter().map(|reach| reach.timeline.first).collect();
         reached.retain(|reach| reach.timeline.is_called(first));
         let Some(timeline) = reached.first().map(|reach| reach.timeline) else {
@@ -98,12 +103,15 @@ impl Span {
                 known: known.into_iter().collect(),
             });
         };
+        let mut gaps = gaps(&archive.bases(), &archive.segments());
+        gaps.retain(|gap| gap.timeline == timeline);
         Ok(Span {
             survey: Arc::new(Survey::glance(archive.of_timeline(&timeline))?),
             image: None,
             live: None,
             archive: Some(archive),
             reached,
+            gaps,
             again: None,
             held: Arc::default(),
         })
@@ -114,6 +122,11 @@ impl Span {
         &self.survey
     }
 
+    /// Records that an archive should have and has not.
+    pub fn gaps(&self) -> &[Gap] {
+        &self.gaps
+    }
+
     /// The oldest state that can be made: that after this record.
     pub fn oldest(&self) -> Option<Lsn> {
         let image = self.image.iter().map(|ground| ground.through);
@@ -122,12 +135,19 @@ impl Span {
             .min()
     }
 
+    /// The last state that can be made, if no record on the way to it is missing:
+    /// a base may lie behind all records.
+    pub fn last(&self) -> Lsn {
+        let bases = self.reached.iter().map(|reach| reach.from);
+        bases.fold(self.survey.last(), Lsn::max)
+    }
+
     /// The image as it was after a record.
     pub fn at(&self, at: Lsn) -> Result<Instant> {
-        if at > self.survey.last() {
+        if at > self.last() {
             return Err(Error::Future {
                 wanted: at,
-                last: self.survey.last(),
+                last: self.last(),
             });
         }
         let ground = self.ground(at)?;
@@ -138,6 +158,11 @@ impl Span {
             past = past.looking_again(again.clone());
         }
         Instant::new(past, self.held.clone())
+    }
+
+    /// Up to which record the base has everything that a state is made from.
+    pub fn base_of(&self, at: Lsn) -> Option<Lsn> {
+        self.ground(at).ok().map(|ground| ground.from)
     }
 
     /// The newest base that is not too new: the image, unless it will move on,
@@ -173,6 +198,7 @@ impl Span {
                 wanted,
                 oldest,
                 time: self.survey.frame(oldest).ok().map(|frame| frame.time),
+                archived: self.archive.is_some(),
             },
             ([first, more @ ..], _) => Error::Absent {
                 wanted,
@@ -190,7 +216,11 @@ impl Span {
             .dir()
             .open(&base.name)
             .map_err(io_error(&base.name))?;
-        let pinned = self.pinned(base.from)?;
+        let pinned = match pinned(self.survey.frames(base.from.next()), base.from) {
+            Ok(Some((_, pinned))) => pinned,
+            _ if base.whole => instant::home_block(&*image)?,
+            found => found.map_err(Error::from).and(Err(Error::NoHistory))?,
+        };
         let len = image.len().map_err(io_error(&base.name))?;
         // (A block that makes no sense is refused below, by what is wrong with it.)
         let needed = instant::plain(&pinned).map_or(0, |(_, sb)| sb.bytes());
@@ -204,24 +234,6 @@ impl Span {
             through: base.through,
             pinned: Some((home(&pinned), pinned)),
         })
-    }
-
-    /// The pinned block as of `from`, which the record says that called
-    /// everything up to there home.
-    fn pinned(&self, from: Lsn) -> Result<Vec<u8>> {
-        for frame in self.survey.frames(from.next()) {
-            let frame = frame?;
-            if frame.kind == Kind::Mark {
-                continue;
-            }
-            match Record::decode_meaning(&frame.meta) {
-                Ok(Record::Session(base) | Record::Checkpoint(base)) if base.through == from => {
-                    return Ok(base.pinned);
-                }
-                _ => {}
-            }
-        }
-        Err(Error::NoHistory)
     }
 
     /// A segment's block index, if the archive has it.
@@ -250,9 +262,4 @@ fn ground(remains: &Remains) -> Result<Ground> {
             pinned: Some((home(&base.pinned), base.pinned.clone())),
         }),
     }
-}
-
-/// Where the superblock's block lies, by its length.
-fn home(pinned: &[u8]) -> BlockNo {
-    BlockNo(u64::from(pinned.len() == 1024))
 }

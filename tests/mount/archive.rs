@@ -262,6 +262,73 @@ fn a_segment_missing_from_an_archive_is_named_by_every_reader() {
     );
 }
 
+/// Now, as people write it.
+fn now() -> String {
+    let date = Command::new("date")
+        .args(["-u", "+%Y-%m-%dT%H:%M:%S.%NZ"])
+        .output();
+    let text = String::from_utf8(date.unwrap().stdout).unwrap();
+    text.trim().to_owned()
+}
+
+#[test]
+fn a_session_without_its_archive_costs_only_what_was_done_then() {
+    needs_fuse!();
+    let mut world = World::new("256M");
+    let (archive, away) = (world.beside("archive"), world.beside("away"));
+    let mark = |world: &World, name: &str| {
+        world.succeeds(&["mark", world.point_str(), name]);
+    };
+    world.mount(&["-o", &option(&archive, "")]);
+    wait_until(|| archive.join("manifest.json").exists());
+    write_much(&world, "first");
+    fs::write(world.at("note"), "one").unwrap();
+    mark(&world, "before");
+    write_much(&world, "more");
+    world.umount();
+    fs::rename(&archive, &away).unwrap();
+    world.mount(&["-o", "journal_size=8M"]);
+    write_much(&world, "second");
+    fs::write(world.at("note"), "two").unwrap();
+    mark(&world, "alone");
+    let alone = now();
+    write_much(&world, "third");
+    world.umount();
+    fs::rename(&away, &archive).unwrap();
+    world.mount(&["-o", "journal_size=8M"]);
+    wait_until(|| list(&world, &archive)["bases"].as_array().unwrap().len() == 2);
+    fs::write(world.at("note"), "six").unwrap();
+    mark(&world, "after");
+    write_much(&world, "fourth");
+    write_much(&world, "fifth");
+    world.umount_and_judge();
+
+    let (image, dir) = (world.image_str(), archive.to_str().unwrap());
+    for target in [image, dir] {
+        let note = |at: &str| world.succeeds(&["cat", "--at", at, target, "/note"]);
+        assert_eq!((&*note("before"), &*note("after")), ("one", "six"));
+        let line = world.fails(8, &["cat", "--at", &alone, target, "/note"]);
+        assert!(
+            line.contains(&format!("nothing is known of {alone}")),
+            "{line}"
+        );
+        assert!(line.contains("missing from the archive"), "{line}");
+        let line = world.fails(8, &["cat", "--at", "alone", target, "/note"]);
+        assert!(line.contains("missing from the archive"), "{line}");
+        // All of both trees is compared.
+        let changes = world.succeeds(&["diff", target, "before", "after"]);
+        assert!(changes.contains("added     /second-0\n"), "{changes}");
+        assert!(changes.contains("changed   /note  content\n"), "{changes}");
+    }
+    let verified = world.tells(4, &["archive", dir, "verify"]);
+    assert!(!verified.contains("damaged"), "{verified}");
+    assert_eq!(
+        verified.matches("restores  any state").count(),
+        2,
+        "{verified}"
+    );
+}
+
 #[test]
 fn a_mount_can_archive_elsewhere_or_no_longer() {
     needs_fuse!();
@@ -312,6 +379,20 @@ fn a_mount_can_archive_elsewhere_or_no_longer() {
         ],
     );
     assert!(line.contains("another image"), "{line}");
+    let archived = ["--archive", two.to_str().unwrap()];
+    for read in [&["log"][..], &["restore", "--at", "1", "--to", "x"]] {
+        let read = [read, &archived, &[other.image_str()]].concat();
+        let line = other.fails(8, &read);
+        assert!(line.contains("belongs to another image"), "{line}");
+    }
+    let below = other.at("archive");
+    let mount = ["mount", "-o", &option(&below, ""), other.image_str()];
+    let line = other.fails(32, &[&mount[..], &[other.point_str()]].concat());
+    assert!(line.contains("would lie on the mount itself"), "{line}");
+    let prune = ["archive", one.to_str().unwrap(), "prune", "--size", "1"];
+    let said = world.succeeds(&prune);
+    assert!(said.contains("0 files removed: "), "{said}");
+    assert!(said.contains("the last base stays"), "{said}");
     fs::remove_dir_all(&two).unwrap();
     // Remembered, and not there: that is no reason not to mount.
     world.mount(&[]);
@@ -365,6 +446,19 @@ fn a_history_that_has_ended_is_reached_by_its_timeline() {
     assert!(!log.contains("known to be durable"), "{log}");
     let last = reach(&listed).1.to_string();
     assert_eq!(cat(&["--at", &last]), "after");
+    // What goes on has a number too, and goes on in the journal.
+    let current = reaches[1]["timeline"].to_string();
+    assert_eq!(cat(&["--timeline", &current, "--at", &last]), "after");
+    let late = [
+        "cat",
+        "--timeline",
+        &number,
+        "--at",
+        "-0s",
+        world.image_str(),
+    ];
+    let line = world.fails(8, &[&late[..], &["/note"]].concat());
+    assert!(line.contains("this history ended with record"), "{line}");
     let line = world.fails(8, &["cat", "--at", "kept", world.image_str(), "/note"]);
     assert!(line.contains("kept"), "{line}");
     assert!(line.contains(&format!("has --timeline {number}")), "{line}");

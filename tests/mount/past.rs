@@ -130,6 +130,30 @@ fn a_moment_is_seen_printed_compared_and_restored_beside_the_live_mount() {
     world.umount_and_judge();
 }
 
+#[test]
+fn a_renamed_file_is_compared_with_itself() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    world.mount(&[]);
+    fs::write(world.at("old"), "same\nbefore\n").unwrap();
+    fs::create_dir(world.at("d")).unwrap();
+    world.succeeds(&["mark", world.point_str(), "then"]);
+    fs::write(world.at("old"), "same\nafter\n").unwrap();
+    fs::rename(world.at("old"), world.at("d/new")).unwrap();
+    for name in ["/old", "/d/new"] {
+        let diff = ["diff", "--content", name, world.point_str(), "then", "-0s"];
+        let lines = world.succeeds(&diff);
+        assert!(lines.contains("--- /old (record "), "{lines}");
+        assert!(lines.contains("+++ /d/new (record "), "{lines}");
+        assert!(lines.contains("\n same\n-before\n+after\n"), "{lines}");
+    }
+    let view = View::at(&world, "then");
+    world.umount_and_judge();
+    let status = world.succeeds(&["status", view.text()]);
+    let shows = format!("({} shows it as it was after record ", view.text());
+    assert!(status.contains(&shows), "{status}");
+}
+
 /// Restores to an image that must please, and mounts it.
 #[track_caller]
 fn restores(world: &World, when: &str, more: &[&str]) {

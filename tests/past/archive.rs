@@ -9,7 +9,8 @@ use journalfs::device::memory::MemoryDir;
 use journalfs::device::volatile::{Host, Snapshot};
 use journalfs::fs::Error;
 use journalfs::fs::mount::{self, History as Archiving};
-use journalfs::journal::archive::Limits;
+use journalfs::journal::archive::{Archive, Limits, reaches};
+use journalfs::log::found;
 use journalfs::past::{Change, Happened, Instant, Span, compare};
 use journalfs::sim::clock::StillClock;
 use journalfs::sim::drive::Driver;
@@ -355,6 +356,45 @@ impl Nodes<'_> {
         }
         builder.finish()
     }
+}
+
+/// Whether a state can be made: by what archive and journal have, without
+/// reading their records.
+fn is_promised(archive: &Arc<MemoryDir>, journal: &dyn Dir, at: Lsn) -> bool {
+    let archive = Archive::open(archive.clone(), None, Limits::default()).unwrap();
+    let mut segments = archive.segments();
+    segments.extend(found(journal).unwrap());
+    let reaches = reaches(&archive.bases(), &segments);
+    (reaches.iter()).any(|reach| reach.from <= at && at <= reach.to)
+}
+
+/// Also if the missing segment is one with which an opening of the log begins.
+#[test]
+fn what_lies_before_a_missing_segment_can_be_made_and_nothing_behind() {
+    let (mut made, mut refused) = (0, 0);
+    for seed in seeds(6) {
+        let world = World::run(seed);
+        let last = world.span().survey().last();
+        let names = world.archive.list().unwrap();
+        for store in names.iter().filter(|name| name.ends_with(".store")) {
+            let mut files = world.archive.files();
+            files.remove(store).unwrap();
+            let archive = Arc::new(MemoryDir::from_files(files));
+            let journal = world.host.folder();
+            let span = Span::of_archive(archive.clone(), journal.clone(), None, None).unwrap();
+            for at in (0..=last.0).step_by(7).map(Lsn) {
+                let promised = is_promised(&archive, &*journal, at);
+                match span.at(at) {
+                    Ok(instant) => assert_shows(&instant, &world.history),
+                    Err(error) => assert!(!promised, "{store}, record {at}: {error}"),
+                }
+                made += usize::from(promised);
+                refused += usize::from(!promised);
+            }
+        }
+    }
+    println!("{made} states made, {refused} refused");
+    assert!(made > 100 && refused > 100, "{made}, {refused}");
 }
 
 #[test]

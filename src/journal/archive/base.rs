@@ -6,9 +6,11 @@ use std::sync::Arc;
 use super::manifest::Manifest;
 use super::{Archive, PART};
 use crate::device::{Dir, Disk};
+use crate::journal::record::Record;
 use crate::journal::{Error, Result};
+use crate::log::{self, Frame, Kind};
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::units::{Epoch, Lsn, Time};
+use crate::units::{BlockNo, Epoch, Lsn, Time};
 
 /// Bytes copied at a time.
 const PIECE: usize = 1 << 20;
@@ -32,6 +34,9 @@ pub struct ImageBase {
     pub time: Option<Time>,
     /// Bytes that it holds, holes left out.
     pub bytes: u64,
+    /// Whether its superblock's block is as of `from` too: no record is needed for
+    /// that then.
+    pub whole: bool,
 }
 
 impl ImageBase {
@@ -52,6 +57,7 @@ impl ImageBase {
             epoch,
             time: None,
             bytes: 0,
+            whole: false,
         };
         (from <= through && name == Self::name(base.from, base.through, epoch)).then_some(base)
     }
@@ -64,7 +70,9 @@ pub fn found(dir: &dyn Dir, noted: &Manifest) -> Result<Vec<ImageBase>> {
     let mut bases: Vec<ImageBase> = names.iter().filter_map(|n| ImageBase::parse(n)).collect();
     for base in &mut bases {
         match noted.bases.iter().find(|noted| noted.name == base.name) {
-            Some(noted) => (base.time, base.bytes) = (noted.time(), noted.bytes),
+            Some(noted) => {
+                (base.time, base.bytes, base.whole) = (noted.time(), noted.bytes, noted.whole);
+            }
             None => {
                 let disk = dir.open(&base.name).map_err(super::io(&base.name))?;
                 base.bytes = stored(&*disk).map_err(super::io(&base.name))?;
@@ -73,6 +81,31 @@ pub fn found(dir: &dyn Dir, noted: &Manifest) -> Result<Vec<ImageBase>> {
     }
     bases.sort_by_key(|base| (base.epoch, base.from, base.through));
     Ok(bases)
+}
+
+/// Where the superblock's block lies, by its length.
+pub fn home(pinned: &[u8]) -> BlockNo {
+    BlockNo(u64::from(pinned.len() == 1024))
+}
+
+/// The pinned block as of `from`, which the record says that called everything
+/// up to there home: the first of `frames` behind it.
+pub fn pinned(
+    frames: impl Iterator<Item = log::Result<Frame>>,
+    from: Lsn,
+) -> Result<Option<(Lsn, Vec<u8>)>> {
+    for frame in frames {
+        let frame = frame?;
+        if frame.kind == Kind::Record
+            && let Ok(Record::Session(base) | Record::Checkpoint(base)) =
+                Record::decode_meaning(&frame.meta)
+            && base.through == from
+            && !base.pinned.is_empty()
+        {
+            return Ok(Some((frame.lsn, base.pinned)));
+        }
+    }
+    Ok(None)
 }
 
 /// Bytes of a file that are not holes.
@@ -105,14 +138,16 @@ impl Archive {
         state.lost || state.grown >= worth || (old && state.grown > 0)
     }
 
-    /// Copies the image, which may be in use: up to `from` all is in it.
+    /// Copies the image, which may be in use: up to `from` all is in it but the
+    /// pinned block, which is as given then, if it is known.
     pub(in crate::journal) fn take_base(
         &self,
         image: &dyn Disk,
-        (from, epoch): (Lsn, Epoch),
+        at: (Lsn, Epoch),
+        pinned: Option<&[u8]>,
         now: &dyn Fn() -> Time,
     ) -> Result<()> {
-        let taken = self.copy(image, from, epoch).and_then(|mut base| {
+        let taken = self.copy(image, at, pinned).and_then(|mut base| {
             base.time = Some(now());
             let mut state = self.state.lock();
             state.bases.retain(|known| known.name != base.name);
@@ -126,12 +161,20 @@ impl Archive {
         taken
     }
 
-    fn copy(&self, image: &dyn Disk, from: Lsn, epoch: Epoch) -> Result<ImageBase> {
+    fn copy(
+        &self,
+        image: &dyn Disk,
+        (from, epoch): (Lsn, Epoch),
+        pinned: Option<&[u8]>,
+    ) -> Result<ImageBase> {
         let part = format!("base{PART}");
         let _ = self.dir.remove(&part);
         let copied = || {
             let disk = self.dir.create(&part)?;
             let bytes = copy(image, &*disk, &self.stopping)?;
+            if let Some(block) = pinned {
+                disk.write_at(block, home(block).0 * block.len() as u64)?;
+            }
             disk.sync()?;
             // Sampled when all has been read.
             let through = from.max(Lsn(self.installing.load(Ordering::SeqCst)));
@@ -145,6 +188,7 @@ impl Archive {
                 epoch,
                 time: None,
                 bytes,
+                whole: pinned.is_some(),
             })
         };
         copied().map_err(|e: io::Error| {

@@ -1,7 +1,8 @@
 //! The manifest: what an archive holds, in one file for people and programs.
 //!
-//! Everything in it but the image's UUID and the bases' times can be told
-//! from the other files, and is: a damaged or missing manifest costs no more.
+//! Everything in it but the image's UUID, the bases' times and whether they are
+//! whole can be told from the other files, and is: a damaged or missing manifest
+//! costs no more.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -46,6 +47,9 @@ pub struct Base {
     epoch: u32,
     time: Option<i64>,
     pub bytes: u64,
+    /// Its superblock's block is as of `from` too.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub whole: bool,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -98,6 +102,7 @@ impl Manifest {
             epoch: base.epoch.0,
             time: base.time.map(Time::as_nanos),
             bytes: base.bytes,
+            whole: base.whole,
         });
         Manifest {
             version: VERSION,

@@ -38,7 +38,7 @@ mod manifest;
 mod reach;
 mod union;
 
-pub use base::ImageBase;
+pub use base::{ImageBase, home, pinned};
 pub use gaps::{Gap, gaps, without};
 pub use manifest::NAME as MANIFEST;
 pub use reach::{Reach, Timeline, reaches};
@@ -49,6 +49,8 @@ use union::Union;
 
 /// How long it is left alone after it failed.
 const REST: Duration = Duration::from_secs(3);
+/// How long it may exceed its limits before it is looked at again.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// A file is written under its name with this behind it until it is whole.
 const PART: &str = ".part";
 
@@ -92,6 +94,8 @@ struct State {
     failing: Option<Arc<str>>,
     /// When that was.
     tried: Option<Instant>,
+    /// When there was more than the limits want, and nothing could go.
+    unspent: Option<Instant>,
 }
 
 impl Archive {
@@ -174,11 +178,14 @@ impl Archive {
     /// Those of them that have ended, where a journal goes on.
     pub fn ended(&self, journal: &[Found]) -> Vec<Timeline> {
         let mine = self.past_of(journal).1;
-        let mut all: Vec<&Found> = mine.iter().chain(journal).collect();
-        all.sort_by_key(|found| (found.epoch, found.base));
-        let mut ended = reach::timelines(&all);
+        let mut ended = lines(&mine, journal);
         ended.retain(|line| line.end.is_some() && mine.iter().any(|found| line.has(found.epoch)));
         ended
+    }
+
+    /// That which a journal goes on with.
+    pub fn current(&self, journal: &[Found]) -> Option<Timeline> {
+        lines(&self.past_of(journal).1, journal).pop()
     }
 
     /// The name of the block index that goes with a segment.
@@ -244,10 +251,51 @@ impl Archive {
 
     /// The archive's segments of a timeline that has ended.
     pub fn of_timeline(&self, timeline: &Timeline) -> Arc<dyn Dir> {
-        let names = (self.segments().into_iter())
-            .filter(|found| timeline.has(found.epoch))
-            .map(|found| found.name);
+        self.folder_of(&self.segments(), timeline)
+    }
+
+    /// Those of these segments of its own that are of a timeline, as a folder.
+    fn folder_of(&self, segments: &[Found], timeline: &Timeline) -> Arc<dyn Dir> {
+        let ours = segments.iter().filter(|found| timeline.has(found.epoch));
+        let names = ours.map(|found| found.name.clone());
         Arc::new(Union::new(None, self.dir.clone(), names))
+    }
+
+    /// A log goes on: takes what it still has and is about to forget. If records
+    /// are missing all the same between the newest base and those that the log
+    /// keeps, another base is where history goes on.
+    pub(super) fn go_on(&self, survey: &log::Survey) {
+        let oldest = self.bases().first().map(|base| base.from);
+        for segment in survey.retired() {
+            let info = segment.info();
+            let known = |state: &State| state.segments.contains_key(&(info.epoch, info.base));
+            let behind = oldest.is_some_and(|from| info.last > from);
+            if behind && !known(&self.state.lock()) {
+                let _ = self.keep(&segment); // said
+            }
+        }
+        if let Some(kept) = survey.oldest_kept()
+            && !self.leads_to(&kept)
+        {
+            self.state.lock().lost = true;
+        }
+    }
+
+    /// Whether the newest base and the segments behind it lead to a log's.
+    fn leads_to(&self, kept: &Sealed) -> bool {
+        let state = self.state.lock();
+        let Some(base) = state.bases.last() else {
+            return false;
+        };
+        let segments: Vec<&Found> = state.segments.values().collect();
+        let info = kept.info();
+        let begins = match kept.begins_anew() {
+            true => info.epoch,
+            false => reach::timelines(&segments)
+                .last()
+                .map_or(Epoch(0), |line| line.first),
+        };
+        base.epoch >= begins && reach::follow(base, segments.into_iter()).0.next() >= info.base
     }
 
     /// A log is given up for a new timeline: takes all its segments. No base
@@ -357,7 +405,52 @@ impl Archive {
 
     /// Throws away what lies beyond its own limits.
     pub(super) fn keep_within_limits(&self, now: Time) -> Result<()> {
-        self.prune(self.limits, now).map(drop)
+        // That nothing may go is told by a look at all of it: not at each tick.
+        let unspent = self.state.lock().unspent;
+        if unspent.is_some_and(|at| at.elapsed() < PATIENCE) {
+            return Ok(());
+        }
+        let gone = self.prune(self.limits, now)?;
+        let unspent = gone == 0 && self.exceeds(self.limits, now);
+        self.state.lock().unspent = unspent.then(Instant::now);
+        Ok(())
+    }
+
+    /// Whether there is more than the limits want.
+    pub fn exceeds(&self, limits: Limits, now: Time) -> bool {
+        let state = self.state.lock();
+        let oldest = state.bases.first().and_then(|base| base.time);
+        limits.has_too_much(&state) || limits.has_passed(oldest, now)
+    }
+
+    /// Whether the oldest base may go, with all that only it needed: never with
+    /// states within the age to be kept, nor with the last that can be made.
+    fn is_spent(&self, state: &State, limits: Limits, now: Time) -> bool {
+        let [oldest, rest @ ..] = &state.bases[..] else {
+            return false;
+        };
+        let Some(next) = rest.first() else {
+            return false;
+        };
+        let (large, old) = (
+            limits.has_too_much(state),
+            limits.has_passed(next.time, now),
+        );
+        if !large && !old {
+            return false;
+        }
+        let segments: Vec<Found> = state.segments.values().cloned().collect();
+        let reaches = self.restorable(&state.bases, &segments, None);
+        let led = |base: &ImageBase| reaches.iter().find(|reach| reach.base == *base);
+        let replaced = || match (led(oldest), led(next)) {
+            (None, _) => true,
+            (Some(gone), _) if limits.has_passed(gone.until, now) => true,
+            (Some(gone), Some(stays)) => {
+                (stays.timeline, stays.to.max(gone.to)) == (gone.timeline, stays.to)
+            }
+            (Some(_), None) => false,
+        };
+        rest.iter().any(|base| led(base).is_some()) && (large || replaced())
     }
 
     /// Throws away what lies beyond the limits; a base goes with all that only
@@ -365,16 +458,10 @@ impl Archive {
     pub fn prune(&self, limits: Limits, now: Time) -> Result<usize> {
         let mut state = self.state.lock();
         let mut gone = 0;
-        while let [oldest, next, ..] = &state.bases[..] {
-            let old = limits.age.is_some_and(|age| {
-                let age = i64::try_from(age.as_nanos()).unwrap_or(i64::MAX);
-                next.time
-                    .is_some_and(|time| time.as_nanos() <= now.as_nanos().saturating_sub(age))
-            });
-            let large = limits.size.is_some_and(|most| size(&state) > most);
-            if !old && !large {
+        while self.is_spent(&state, limits, now) {
+            let [oldest, next, ..] = &state.bases[..] else {
                 break;
-            }
+            };
             let (oldest, from, epoch) = (oldest.name.clone(), next.from, next.epoch);
             // The manifest first: what it names must be there.
             state.bases.remove(0);
@@ -403,12 +490,33 @@ impl Archive {
     }
 }
 
+/// The timelines of an archive's segments and a journal's.
+fn lines(archived: &[Found], journal: &[Found]) -> Vec<Timeline> {
+    let mut all: Vec<&Found> = archived.iter().chain(journal).collect();
+    all.sort_by_key(|found| (found.epoch, found.base));
+    reach::timelines(&all)
+}
+
 fn write(disk: &dyn Disk, bytes: &[u8]) -> log::Result<()> {
     let written = disk.write_at(bytes, 0).and_then(|()| disk.sync());
     written.map_err(|e| log::Error::Io {
         what: "write".to_owned(),
         source: Arc::new(e),
     })
+}
+
+impl Limits {
+    fn has_too_much(&self, state: &State) -> bool {
+        self.size.is_some_and(|most| size(state) > most)
+    }
+
+    /// Whether states of this time need not be reached any more.
+    fn has_passed(&self, time: Option<Time>, now: Time) -> bool {
+        let age = self.age.map(|age| i64::try_from(age.as_nanos()));
+        age.zip(time).is_some_and(|(age, time)| {
+            time.as_nanos() <= now.as_nanos().saturating_sub(age.unwrap_or(i64::MAX))
+        })
+    }
 }
 
 /// Bytes of all files.

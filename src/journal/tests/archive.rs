@@ -144,7 +144,7 @@ fn a_base_of_an_image_in_use_reaches_from_what_it_may_have_on() {
     archive.note_installing(world.journal.watermarks().appended);
     let at = (world.journal.watermarks().installed, Epoch(1));
     archive
-        .take_base(&*world.host.image(), at, &Time::default)
+        .take_base(&*world.host.image(), at, None, &Time::default)
         .unwrap();
     world.run(50);
     let reach = reach(&dir, &*Half::of(&world.host, false));
@@ -162,7 +162,7 @@ fn pruning_leaves_every_state_of_the_bases_that_stay() {
         let archive = world.journal.0.options.archive.clone().unwrap();
         let at = (world.journal.watermarks().installed, Epoch(1));
         archive
-            .take_base(&*world.host.image(), at, &Time::default)
+            .take_base(&*world.host.image(), at, Some(&[1; SIZE]), &Time::default)
             .unwrap();
     }
     let journal = Half::of(&world.host, false);
@@ -191,7 +191,9 @@ fn pruning_by_age_leaves_what_the_oldest_state_within_it_needs() {
         let archive = world.journal.0.options.archive.clone().unwrap();
         let at = (world.journal.watermarks().installed, Epoch(1));
         archive
-            .take_base(&*world.host.image(), at, &|| secs(n * 100))
+            .take_base(&*world.host.image(), at, Some(&[1; SIZE]), &|| {
+                secs(n * 100)
+            })
             .unwrap();
     }
     let journal = Half::of(&world.host, false);
@@ -220,6 +222,82 @@ fn pruning_by_age_leaves_what_the_oldest_state_within_it_needs() {
     assert_eq!(times(&archive), [300]);
     assert_eq!(reached(), before[3..]);
     assert_eq!(times(&opened(dir.clone())), [300]);
+}
+
+#[test]
+fn pruning_never_takes_the_last_states_that_can_be_made() {
+    let (mut world, dir) = world(15);
+    world.run(1200);
+    world.checkpoint();
+    let archive = world.journal.0.options.archive.clone().unwrap();
+    let at = (world.journal.watermarks().installed, Epoch(1));
+    let take = |pinned: Option<&[u8]>| {
+        let (image, now) = (world.host.image(), &Time::default);
+        archive.take_base(&*image, at, pinned, now).unwrap();
+    };
+    let restorable = || {
+        let archive = opened(dir.clone());
+        archive.restorable(&archive.bases(), &archive.segments(), None)
+    };
+    let before = restorable();
+    assert!(before[0].to > Lsn(0) && before[0].to < at.0);
+    let small = Limits {
+        size: Some(1),
+        ..Limits::default()
+    };
+    // Its records are not there yet, and it has not all of the image.
+    take(None);
+    assert_eq!(restorable(), before);
+    assert_eq!(archive.prune(small, Time::default()).unwrap(), 0);
+    assert_eq!(restorable(), before);
+    take(Some(&[1; SIZE]));
+    assert!(archive.prune(small, Time::default()).unwrap() > 3);
+    let after = restorable();
+    assert_eq!(after.len(), 1);
+    assert_eq!((after[0].from, after[0].to), (at.0, at.0));
+}
+
+/// Opens journal and image of a world that was killed.
+fn go_on(world: &mut World, options: impl FnOnce(&Arc<Host>) -> Options) {
+    let host = Host::new(world.host.kill());
+    let options = options(&host);
+    let unrecovered = Journal::open(Half::of(&host, false)).unwrap();
+    world.journal = unrecovered.recover(host.image(), options).unwrap();
+    world.host = host;
+}
+
+#[test]
+fn what_a_journal_did_alone_is_archived_later_or_takes_another_base() {
+    let mut caught_up = 0;
+    for alone in [10, 100, 1500] {
+        let (mut world, _) = world(17);
+        world.run(700);
+        go_on(&mut world, |_| options(51));
+        world.run(alone);
+        world.checkpoint();
+        let unrecovered = Journal::open(Half::of(&Host::new(world.host.kill()), false)).unwrap();
+        let left: Vec<u64> = (unrecovered.survey().retired())
+            .map(|segment| segment.info().salt)
+            .collect();
+        go_on(&mut world, |host| archiving(52, Half::of(host, true)));
+        let archived = opened(Half::of(&world.host, true)).segments();
+        for salt in &left {
+            assert!(archived.iter().any(|found| found.salt == *salt));
+        }
+        caught_up += left.len();
+        world.journal.tick_archive(Time::default());
+        world.run(700);
+        world.sync();
+        let (archive, journal) = (Half::of(&world.host, true), Half::of(&world.host, false));
+        let reach = reach(&archive, &*journal);
+        let durable = world.journal.watermarks().durable;
+        let last = reach.last().unwrap();
+        assert!(last.to >= durable, "{alone} records alone: {reach:?}");
+        let (from, bases) = (last.from, reach.len());
+        assert_eq!(from > Lsn(0), bases == 2, "{alone} records alone");
+        assert!(alone < 1500 || bases == 2, "so many are gone");
+    }
+    assert!(caught_up > 0);
 }
 
 /// A folder that takes nothing for a while.
