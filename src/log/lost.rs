@@ -50,8 +50,9 @@ impl Survey {
         };
         // A segment of which a record is known to be durable had its own name
         // then: if it has a spare's, it was given up, which the active one
-        // never is.
-        let retired = Spare::number_of_store(&file.name).is_some() && self.durable() >= header.base;
+        // never is. (What an opening copied is durable before the name is, but
+        // only that segment's own header says so.)
+        let retired = Spare::number_of_store(&file.name).is_some() && self.proven >= header.base;
         let own = file.name == Segment::store_name(header.base);
         if (retired || own) && file.len < header.size {
             let why = "the segment's file is cut short";
