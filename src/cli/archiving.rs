@@ -193,8 +193,8 @@ mod tests {
         Archiving::leave(journal, None, (Epoch(4), Lsn(1500))).unwrap();
         let both = br#"{"/srv/history":[4,1500],"/srv/other":[3,1200]}"#;
         assert_eq!(fs::read(journal.join(LEFT)).unwrap(), both);
-        let archive = Some(Path::new("/srv/history"));
-        Archiving::leave(journal, archive, (Epoch(5), Lsn(1700))).unwrap();
+        let with = Some(Path::new("/srv/history"));
+        Archiving::leave(journal, with, (Epoch(5), Lsn(1700))).unwrap();
         let later = br#"{"/srv/history":[5,1700],"/srv/other":[3,1200]}"#;
         assert_eq!(fs::read(journal.join(LEFT)).unwrap(), later);
         fs::remove_file(journal.join(NAME)).unwrap();

@@ -171,9 +171,9 @@ impl Found {
         }
     }
 
-    /// What an archive should have and has not, in words.
+    /// What an archive should have and has not, in words; of many gaps the newest.
     fn missing(&self) -> String {
-        let gaps = self.span.gaps().iter();
+        let gaps = self.span.gaps().iter().rev().take(3);
         gaps.map(|gap| format!(": {gap}")).collect()
     }
 

@@ -548,12 +548,11 @@ impl Model {
 
     fn set_xattr(&mut self, of: &Target, name: &str, value: &[u8], put: Put) -> Result<()> {
         let id = self.with_attributes(of, name)?;
-        match (
-            self.inodes[&id].node.xattrs.contains_key(name.as_bytes()),
-            put,
-        ) {
-            (true, Put::Create) => return Err(Refusal::Exists),
-            (false, Put::Replace) => return Err(Refusal::NoAttribute),
+        match (self.inodes[&id].node.xattrs.get(name.as_bytes()), put) {
+            (Some(_), Put::Create) => return Err(Refusal::Exists),
+            (None, Put::Replace) => return Err(Refusal::NoAttribute),
+            // An equal value is no change.
+            (Some(there), _) if there[..] == *value => return Ok(()),
             _ => {}
         }
         self.changed(id, |node| {

@@ -9,7 +9,7 @@ use journalfs::device::memory::MemoryDir;
 use journalfs::device::volatile::{Host, Snapshot};
 use journalfs::fs::Error;
 use journalfs::fs::mount::{self, History as Archiving};
-use journalfs::journal::archive::{Archive, Limits, reaches};
+use journalfs::journal::archive::{Archive, Limits, Reach};
 use journalfs::log::found;
 use journalfs::past::{Change, Happened, Instant, Span, compare};
 use journalfs::sim::clock::StillClock;
@@ -358,14 +358,13 @@ impl Nodes<'_> {
     }
 }
 
-/// Whether a state can be made: by what archive and journal have, without
-/// reading their records.
-fn is_promised(archive: &Arc<MemoryDir>, journal: &dyn Dir, at: Lsn) -> bool {
+/// What `archive DIR list --journal` says that can be made.
+fn promised(archive: &Arc<MemoryDir>, journal: &Arc<dyn Dir>) -> Vec<Reach> {
     let archive = Archive::open(archive.clone(), None, Limits::default()).unwrap();
-    let mut segments = archive.segments();
-    segments.extend(found(journal).unwrap());
-    let reaches = reaches(&archive.bases(), &segments);
-    (reaches.iter()).any(|reach| reach.from <= at && at <= reach.to)
+    let kept = found(&**journal).unwrap();
+    let (bases, mut segments) = archive.past_of(&kept);
+    segments.extend(kept.iter().cloned());
+    archive.restorable(&bases, &segments, Some((journal, &kept)))
 }
 
 /// Also if the missing segment is one with which an opening of the log begins.
@@ -380,12 +379,17 @@ fn what_lies_before_a_missing_segment_can_be_made_and_nothing_behind() {
             let mut files = world.archive.files();
             files.remove(store).unwrap();
             let archive = Arc::new(MemoryDir::from_files(files));
-            let journal = world.host.folder();
+            let journal: Arc<dyn Dir> = world.host.folder();
             let span = Span::of_archive(archive.clone(), journal.clone(), None, None).unwrap();
+            let promises = promised(&archive, &journal);
             for at in (0..=last.0).step_by(7).map(Lsn) {
-                let promised = is_promised(&archive, &*journal, at);
+                let mut reaches = promises.iter();
+                let promised = reaches.any(|reach| reach.from <= at && at <= reach.to);
                 match span.at(at) {
-                    Ok(instant) => assert_shows(&instant, &world.history),
+                    Ok(instant) => {
+                        assert!(promised, "{store}, record {at}");
+                        assert_shows(&instant, &world.history);
+                    }
                     Err(error) => assert!(!promised, "{store}, record {at}: {error}"),
                 }
                 made += usize::from(promised);

@@ -113,14 +113,25 @@ impl Archive {
     }
 }
 
-/// Whether there is all that a reach takes; notes when it begins.
+/// Whether there is all that a reach takes; notes when it begins, and ends it
+/// where the records do that will be read.
 fn is_led(reach: &mut Reach, survey: &Survey) -> bool {
+    let mut end = reach.base.from;
+    for segment in survey.segments() {
+        if segment.base <= end.next() {
+            end = end.max(segment.last);
+        }
+    }
+    if end < reach.to {
+        reach.to = end;
+        reach.until = survey.frame(end).ok().map(|frame| frame.time);
+    }
     if let Ok(frame) = survey.frame(reach.from) {
         reach.since = Some(frame.time);
     }
     let from = reach.base.from;
     let pinned = || pinned(survey.frames(from.next()), from).ok().flatten();
-    reach.base.whole || pinned().is_some_and(|(lsn, _)| lsn <= reach.to)
+    reach.to >= reach.from && (reach.base.whole || pinned().is_some_and(|(lsn, _)| lsn <= reach.to))
 }
 
 /// The last record up to which these segments of a timeline, sorted by epoch,
