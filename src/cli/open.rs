@@ -245,7 +245,7 @@ fn options(wish: &Options, point: &[u8]) -> mount::Options {
     }
 }
 
-fn recovery(opened: &mount::Opened) -> Recovery {
+pub fn recovery(opened: &mount::Opened) -> Recovery {
     let report = opened.report();
     let mut said = Recovery {
         verdict: "clean".to_owned(),

@@ -30,7 +30,7 @@ pub struct Runtime {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Recovery {
-    /// `clean` or `torn`.
+    /// `clean`, `torn`, `missing`, or `salvaged`.
     pub verdict: String,
     /// The last record that was kept.
     pub last: u64,

@@ -12,6 +12,7 @@ use crate::units::{Clock as _, HostClock, Lsn};
 
 use super::archiving::Archiving;
 use super::place::Place;
+use super::runtime::{Recovery, Runtime};
 use super::source::Source;
 use super::{Failure, Outcome, at, open};
 
@@ -78,6 +79,14 @@ pub fn run(args: &Args) -> Outcome {
     // held from here on.
     let opened = mount::open_host(&place.image, Some(&place.journal), wish).map_err(refused)?;
     let home = opened.reach();
+    let recovery = Recovery {
+        verdict: "salvaged".to_owned(),
+        dropped: format!(
+            "records {} to {lost} at least were given up",
+            Lsn(args.until).next()
+        ),
+        ..open::recovery(&opened)
+    };
     let aside = aside(&place.journal);
     copy(&place.journal, &aside).map_err(|e| {
         Failure::refused(format!(
@@ -86,6 +95,12 @@ pub fn run(args: &Args) -> Outcome {
         ))
     })?;
     open::go_home(&place, opened)?;
+    Runtime {
+        image: place.image.clone(),
+        recovery: Some(recovery),
+        ..Runtime::default()
+    }
+    .write(&place.journal);
     say!(
         "{image}: recovered up to record {}; records {} to {lost} at least are lost",
         args.until,

@@ -324,7 +324,6 @@ fn a_journal_that_knows_no_group_says_that_its_blocks_cannot_be_named() {
     assert!(!named.contains("group descriptors"), "{named}");
 }
 
-/// Flips a byte of the frame that holds these data.
 /// The record up to which `verify` says that a damaged journal can be kept.
 pub fn last_good(world: &World) -> String {
     let output = journalfs()
@@ -336,6 +335,7 @@ pub fn last_good(world: &World) -> String {
     until.split(' ').next().unwrap().to_owned()
 }
 
+/// Flips a byte of the frame that holds these data.
 pub fn spoil(world: &World, data: &[u8]) {
     for store in world.stores() {
         let bytes = fs::read(&store).unwrap();
@@ -604,6 +604,9 @@ fn the_damaged_end_of_a_journal_is_given_up_with_a_copy_of_it() {
         assert!(fs::read(copy).unwrap() == *was, "{}", path.display());
     }
     crate::support::e2fsck::assert_clean(&world.image());
+    let status = world.tells(0, &["status", world.image_str()]);
+    assert!(status.contains("salvaged: "), "{status}");
+    assert!(status.contains("at least were given up"), "{status}");
     world.mount(&[]);
     assert_eq!(fs::read(world.at("before")).unwrap(), b"kept");
     assert!(!world.at("after").exists());
