@@ -122,17 +122,20 @@ fn an_aborted_mount_ends_with_its_requests_and_loses_nothing() {
             eprintln!("skipped: {abort} is missing");
             return world.umount();
         }
-        // Some requests are under way all the time.
+        // Some requests are under way all the time. (What is made when the mount
+        // has gone lies in the directory below it.)
         let folder = world.point().to_owned();
         let busy = thread::spawn(move || {
             let mut acknowledged = 0;
-            loop {
-                let made = File::create(folder.join(format!("file-{acknowledged}")));
-                match made.and_then(|file| file.sync_all()) {
-                    Ok(()) => acknowledged += 1,
-                    Err(_) => return acknowledged,
-                }
+            let make = |n: u32| {
+                let file = File::create(folder.join(format!("file-{n}")))?;
+                file.sync_all()?;
+                Ok::<_, std::io::Error>(file.metadata()?.dev())
+            };
+            while make(acknowledged).is_ok_and(|device| device == connection) {
+                acknowledged += 1;
             }
+            acknowledged
         });
         thread::sleep(Duration::from_millis(100));
         fs::write(&abort, "1").unwrap();
