@@ -404,10 +404,13 @@ fn look_at_bases(reaches: Vec<Reach>, archive: &Archive, verified: &mut Verified
             Ok(instant) => {
                 let findings = check::run_image(&*instant.disk()).findings;
                 let mut wrong = findings.iter().filter(|f| f.severity() != Severity::Note);
-                let finding = wrong.next();
-                let found = finding.map(|finding| format!("{}: {finding}", reach.base.name));
-                good.push(reach);
-                found
+                match wrong.next() {
+                    Some(finding) => Some(format!("{}: {finding}", reach.base.name)),
+                    None => {
+                        good.push(reach);
+                        None
+                    }
+                }
             }
             Err(error @ past::Error::Short { .. }) => Some(error.to_string()),
             Err(error) => Some(format!("{}: {error}", reach.base.name)),

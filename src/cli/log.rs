@@ -30,7 +30,8 @@ const EVERY: Duration = Duration::from_millis(200);
 /// (2026-11-25T08:30:00Z, or local time without the Z), an age (-5m), or the
 /// name of a mark.
 ///
-/// Exit codes: 0, 4 records are damaged or missing, 8 could not look.
+/// Exit codes: 0, 4 records are damaged or missing, 8 could not look. (Data that
+/// are in the image already are read by verify and show alone.)
 #[derive(clap::Args)]
 pub struct Args {
     /// One JSON object a line, with stable keys

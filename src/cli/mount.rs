@@ -140,6 +140,11 @@ impl Args {
                 "-o powercut: nothing can be lost of a read-only mount: drop one of both",
             ));
         }
+        if options.powercut && matches!(options.archive, Wish::To(_)) {
+            return Err(Failure::usage(
+                "-o powercut archives nothing: drop one of both",
+            ));
+        }
         if self.create.is_some() && options.read_only {
             return Err(Failure::usage(
                 "--create: an image made to be mounted read-only would stay empty: drop one of both",

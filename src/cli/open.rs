@@ -43,6 +43,20 @@ impl Opened {
     /// Locks an image and its journal, and replays what is needed.
     pub fn open(place: &Place, wish: &Options, point: &[u8]) -> Result<Opened, Failure> {
         let refused = |error: mount::Error| place.refused(&error);
+        // What the journal recycles meanwhile would be missing from the archive.
+        if wish.powercut
+            && wish.archive != Wish::Nowhere
+            && let Some(known) = Archiving::recall(&place.journal)
+        {
+            return Err(Failure::refused(at(
+                &place.image,
+                format!(
+                    "its history goes to {}, and -o powercut archives nothing: \
+                     -o powercut,archive=none leaves a gap there",
+                    known.archive.display()
+                ),
+            )));
+        }
         let archiving = match wish.read_only || wish.powercut {
             true => None,
             false => Archiving::wanted(place, wish)?,

@@ -484,7 +484,7 @@ fn scrubbed(source: &Source, Compared { scrub, differ }: &Compared) -> Vec<Strin
         scrub.blocks
     ));
     lines.push(
-        "  the image was changed or has rotted since: of data, show --hex has what was written;          metadata e2fsck -f checks"
+        "  the image was changed or has rotted since: of data, show --hex has what was written; metadata e2fsck -f checks"
             .to_owned(),
     );
     lines

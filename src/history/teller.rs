@@ -101,6 +101,10 @@ impl Teller {
             for (lsn, read) in batches.into_iter().flatten() {
                 self.next = lsn.next();
                 let go_on = match read {
+                    Ok(Read::Gap) => {
+                        (self.names, self.programs) = Default::default();
+                        true
+                    }
                     Ok(Read::Heard(record)) => {
                         self.hear(&record);
                         self.learn(&record);
@@ -206,8 +210,17 @@ impl Ahead<'_> {
         let mut reader = self.survey.reader();
         let (mut batch, mut bytes) = (Vec::with_capacity(BATCH), 0);
         let numbers = self.survey.numbers(start);
+        let mut next = start;
         for lsn in numbers.take_while(|lsn| *lsn <= until) {
+            if lsn != next {
+                batch.push((lsn.prev(), Ok(Read::Gap)));
+            }
+            next = lsn.next();
             let read = match reader.see(lsn) {
+                Err(error @ log::Error::Recycled(_)) => {
+                    next = lsn; // what follows comes behind a gap
+                    Err(error.into())
+                }
                 Ok(seen) if seen.kind() == Kind::Mark => continue,
                 Ok(seen) => self.understand(lsn, &seen),
                 Err(error) => Err(error.into()),
@@ -281,6 +294,9 @@ enum Read {
     Told(Told),
     /// It is not; but what it says of names, later ones take for granted.
     Heard(Record),
+    /// There are none before it: names may have changed meanwhile, and the
+    /// segment that begins here tells anew what it names.
+    Gap,
     /// It says nothing of names, and is to be told if its inode's is asked for.
     Of(InodeNo),
 }
@@ -290,7 +306,7 @@ impl Read {
     fn len(&self) -> usize {
         match self {
             Read::Told(told) => told.frame.meta.len(),
-            Read::Heard(_) | Read::Of(_) => mem::size_of::<Record>(),
+            Read::Heard(_) | Read::Of(_) | Read::Gap => mem::size_of::<Record>(),
         }
     }
 }

@@ -528,6 +528,28 @@ fn does_without(world: &World, last: &str) {
 }
 
 #[test]
+fn under_a_power_switch_nothing_is_archived_and_that_is_said_first() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    let archive = world.beside("archive");
+    let options = option(&archive, "");
+    let (image, point) = (world.image_str().to_owned(), world.point_str().to_owned());
+    let mount = |options: &str| ["mount", "-o", options, &image, &point].map(str::to_owned);
+    let refused = |world: &World, code: i32, options: &str| {
+        let args = mount(options);
+        world.fails(code, &args.each_ref().map(String::as_str))
+    };
+    world.mount(&["-o", &options]);
+    world.umount();
+    let said = refused(&world, 32, "powercut");
+    assert!(said.contains("-o powercut,archive=none"), "{said}");
+    let said = refused(&world, 1, &format!("powercut,{options}"));
+    assert!(said.contains("drop one of both"), "{said}");
+    world.mount(&["-o", "powercut,archive=none"]);
+    world.umount_and_judge();
+}
+
+#[test]
 fn salvage_leaves_the_archived_history_within_reach() {
     needs_fuse!();
     let mut world = World::new("64M");
