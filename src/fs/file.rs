@@ -202,12 +202,7 @@ impl Fs {
         // Checkpoints that begin while it reads are rare; one that comes each
         // time is waited for.
         for _ in 0..3 {
-            let view = self.view();
-            let inode = self.file_to_read(&view, number)?;
-            let len = (into.len() as u64).min(inode.size.saturating_sub(offset)) as usize;
-            let mut found = view.gather();
-            find_at(&view, &self.sb, &inode, offset, len, &mut found)?;
-            drop(view);
+            let (inode, len, found) = self.find_to_read(number, offset, into.len())?;
             if self.journal.read(&found, &mut into[..len])? {
                 self.touch(&inode);
                 return Ok(len);
@@ -230,17 +225,27 @@ impl Fs {
         offset: u64,
         into: &mut [u8],
     ) -> Result<Option<usize>> {
-        let view = self.view();
-        let inode = self.file_to_read(&view, number)?;
-        let len = (into.len() as u64).min(inode.size.saturating_sub(offset)) as usize;
-        let mut found = view.gather();
-        find_at(&view, &self.sb, &inode, offset, len, &mut found)?;
-        drop(view);
+        let (inode, len, found) = self.find_to_read(number, offset, into.len())?;
         let ready = self.journal.read_ready(&found, &mut into[..len])?;
         Ok(ready.then(|| {
             self.touch(&inode);
             len
         }))
+    }
+
+    /// A file, how many bytes of `room` it has from `offset` on, and where they are.
+    fn find_to_read(
+        &self,
+        number: InodeNo,
+        offset: u64,
+        room: usize,
+    ) -> Result<(Inode, usize, Gather)> {
+        let view = self.view();
+        let inode = self.file_to_read(&view, number)?;
+        let len = (room as u64).min(inode.size.saturating_sub(offset)) as usize;
+        let mut found = view.gather();
+        find_at(&view, &self.sb, &inode, offset, len, &mut found)?;
+        Ok((inode, len, found))
     }
 
     fn file_to_read(&self, view: &View<'_>, number: InodeNo) -> Result<Inode> {

@@ -6,7 +6,8 @@
 //!   kernel ◄─ commit of the slot ◄─── encode ◄─ outbox ◄─┴─► or later, from another thread
 //! ```
 //! Only its own thread touches a ring and the slots' memory: an answer from
-//! another thread waits in the outbox, and a bell wakes the ring's thread.
+//! another thread waits in the outbox, and a bell wakes the ring's thread. Reads
+//! of files that would wait for a disk are left to other threads.
 //! fuser mounts, shakes hands and goes on with FORGET and INTERRUPT.
 //!
 //! Source: the kernel's "FUSE-over-io-uring design documentation" and

@@ -202,16 +202,19 @@ impl Opening {
         if self.from > self.survey.last {
             return Ok(());
         }
-        let mut lsn = self.segment_of(self.from)?.header.base;
-        while lsn < self.from {
+        let old = self.segment_of(self.from)?;
+        let mut lsn = old.header.base;
+        // No more than it has, whatever its header says.
+        while lsn < self.from && lsn <= old.last() {
             // (What is home already may have been damaged since.)
-            if let Ok((header, front)) = self.segment_of(lsn)?.front(lsn)
+            if let Ok((header, front)) = old.front(lsn)
                 && header.kind == Kind::Record
             {
                 retell.pass(&front[frame::HEADER..header.meta_end()], None);
             }
             lsn = lsn.next();
         }
+        lsn = self.from;
         while lsn <= self.survey.last {
             self.copy_frame(lsn, retell)?;
             lsn = lsn.next();
