@@ -97,49 +97,55 @@ impl<'a> Iterator for Records<'a> {
         if self.at >= self.block.len() {
             return None;
         }
-        let found = decode(self.block, self.at);
-        self.at = found
-            .as_ref()
-            .map_or(self.block.len(), |record| record.at + record.len);
-        Some(found)
+        let Some(record) = decode(self.block, self.at) else {
+            let at = std::mem::replace(&mut self.at, self.block.len());
+            return Some(Err(flaw(self.block, at)));
+        };
+        self.at = record.at + record.len;
+        Some(Ok(record))
     }
 }
 
-fn decode(block: &[u8], at: usize) -> Result<Record<'_>, Corrupt> {
-    let wrong = |field, value: usize| Corrupt::Field {
+/// The record at `at`; `None` if it makes no sense, for which [`flaw`] has words.
+#[inline]
+fn decode(block: &[u8], at: usize) -> Option<Record<'_>> {
+    let raw = block.get(at..)?;
+    let header = raw.first_chunk::<HEADER>()?;
+    let len = usize::from(le16(header, 4));
+    if len < HEADER + 4 || len % 4 != 0 || len > raw.len() {
+        return None;
+    }
+    let (inode, name_len) = (InodeNo(le32(header, 0)), usize::from(header[6]));
+    let entry = match inode {
+        InodeNo(0) => None,
+        _ if name_len == 0 => return None,
+        _ => Some(Entry {
+            inode,
+            kind: header[7],
+            name: raw[HEADER..len].get(..name_len)?,
+        }),
+    };
+    Some(Record { at, len, entry })
+}
+
+#[cold]
+fn flaw(block: &[u8], at: usize) -> Corrupt {
+    let raw = block.get(at..).unwrap_or_default();
+    let (field, value) = match raw.first_chunk::<HEADER>() {
+        None => ("rec_len of the entry before", at),
+        Some(header) => {
+            let len = usize::from(le16(header, 4));
+            match len < HEADER + 4 || len % 4 != 0 || len > raw.len() {
+                true => ("rec_len", len),
+                false => ("name_len", header[6].into()),
+            }
+        }
+    };
+    Corrupt::Field {
         what: format!("directory entry at byte {at} of its block"),
         field,
         value: value as u64,
-    };
-    let Some(raw) = block.get(at..).filter(|raw| raw.len() >= HEADER) else {
-        return Err(wrong("rec_len of the entry before", at));
-    };
-    let len = usize::from(le16(raw, 4));
-    if len < HEADER + 4 || len % 4 != 0 || len > raw.len() {
-        return Err(wrong("rec_len", len));
     }
-    let inode = InodeNo(le32(raw, 0));
-    if inode == InodeNo(0) {
-        return Ok(Record {
-            at,
-            len,
-            entry: None,
-        });
-    }
-    let name_len = usize::from(raw[6]);
-    if name_len == 0 || HEADER + name_len > len {
-        return Err(wrong("name_len", name_len));
-    }
-    let name = &raw[HEADER..HEADER + name_len];
-    Ok(Record {
-        at,
-        len,
-        entry: Some(Entry {
-            inode,
-            kind: raw[7],
-            name,
-        }),
-    })
 }
 
 /// The entries of a block; an error for a name that no file can have.
@@ -153,11 +159,13 @@ pub fn entries(block: &[u8]) -> impl Iterator<Item = Result<Entry<'_>, Corrupt>>
 
 /// The record with this name.
 pub fn find<'a>(block: &'a [u8], name: &[u8]) -> Result<Option<Record<'a>>, Corrupt> {
-    for record in records(block) {
-        let record = record?;
+    let mut at = 0;
+    while at < block.len() {
+        let record = decode(block, at).ok_or_else(|| flaw(block, at))?;
         if record.entry.is_some_and(|entry| entry.name == name) {
             return Ok(Some(record));
         }
+        at += record.len;
     }
     Ok(None)
 }
@@ -213,11 +221,14 @@ fn room(
     seed: Option<u32>,
 ) -> Result<Option<(usize, usize, usize)>, Corrupt> {
     let want = needed(name);
-    for record in records(&block[..capacity(block.len(), seed)]) {
-        let record = record?;
+    let block = &block[..capacity(block.len(), seed)];
+    let mut at = 0;
+    while at < block.len() {
+        let record = decode(block, at).ok_or_else(|| flaw(block, at))?;
         if record.len - record.used() >= want {
             return Ok(Some((record.at, record.used(), record.len)));
         }
+        at += record.len;
     }
     Ok(None)
 }

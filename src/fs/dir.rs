@@ -9,6 +9,7 @@
 //! storing it to the caller, who has its times to set too.
 
 use super::damage::at as placed;
+use super::judgement::Judgement;
 use super::map::{self, Mapping};
 use super::{Error, Result};
 use crate::ext4::dirent;
@@ -23,6 +24,8 @@ use crate::units::{BlockNo, FileBlock, InodeNo};
 mod index;
 mod list;
 
+use index::Index;
+
 pub use list::list;
 
 /// What a name refers to.
@@ -34,11 +37,12 @@ pub struct Entry {
     pub kind: u8,
 }
 
-/// Where a name stands.
-struct Place {
+/// Where a name stands, until its directory changes; what else than names is
+/// changed or removed does not matter.
+pub(super) struct Place {
     block: BlockNo,
     at: usize,
-    entry: Entry,
+    pub(super) entry: Entry,
 }
 
 /// What a name refers to; `.` and `..` included.
@@ -80,8 +84,7 @@ pub fn insert(
     };
     let entry = dirent::Entry { inode, kind, name };
     if dir.has(flag::INDEX) {
-        let hasher = index::hasher(txn, sb, dir)?.ok_or(Error::Unsupported)?;
-        return index::insert(txn, sb, dir, hasher, entry, keep);
+        return index::insert(txn, sb, dir, entry, keep);
     }
     if insert_where_there_is_room(txn, sb, dir, entry)? {
         return Ok(());
@@ -89,7 +92,7 @@ pub fn insert(
     match future_hasher(sb, dir) {
         Some(hasher) => {
             index::begin(txn, sb, dir, hasher, keep)?;
-            index::insert(txn, sb, dir, hasher, entry, keep)
+            index::insert(txn, sb, dir, entry, keep)
         }
         None => {
             let (_, block) = map::append_directory_block(txn, sb, dir, keep)?;
@@ -99,24 +102,21 @@ pub fn insert(
     }
 }
 
-/// Removes a name.
-pub fn remove(txn: &mut Txn<'_>, sb: &Superblock, dir: &mut Inode, name: &[u8]) -> Result<Entry> {
-    let place = locate(txn, sb, dir, name)?.ok_or(Error::NotFound)?;
+/// Removes a name. Those of others stay where they are.
+pub(super) fn remove(txn: &mut Txn<'_>, sb: &Superblock, dir: &Inode, place: &Place) -> Result<()> {
     let removed = dirent::remove(txn.block_mut(place.block)?, place.at, seed(sb, dir));
-    placed(dir.number, place.block, removed)?;
-    Ok(place.entry)
+    placed(dir.number, place.block, removed)
 }
 
 /// Lets an existing name refer to another inode.
-pub fn replace(
+pub(super) fn replace(
     txn: &mut Txn<'_>,
     sb: &Superblock,
-    dir: &mut Inode,
-    name: &[u8],
+    dir: &Inode,
+    place: &Place,
     inode: InodeNo,
     kind: u8,
 ) -> Result<()> {
-    let place = locate(txn, sb, dir, name)?.ok_or(Error::NotFound)?;
     let kind = if sb.features.incompat(incompat::FILETYPE) {
         kind
     } else {
@@ -203,11 +203,16 @@ pub fn set_parent(txn: &mut Txn<'_>, sb: &Superblock, dir: &Inode, parent: Inode
 pub fn dots(blocks: &dyn Blocks, sb: &Superblock, dir: &Inode) -> Result<(InodeNo, InodeNo)> {
     let (number, block) = raw(blocks, sb, dir, FileBlock(0))?;
     let seed = seed(sb, dir);
-    let verified = match dir.has(flag::INDEX) {
-        true => htree::root(&block)
-            .and_then(|_| htree::Map::decode(&block, Layout::Root, seed).map(drop)),
-        false => dirent::verify(&block, seed),
+    let (of, dir_is_indexed) = match dir.has(flag::INDEX) {
+        true => (Judgement::Root, true),
+        false => (Judgement::Leaf, false),
     };
+    let verified = block.once(of.mark(seed.unwrap_or(0)), |bytes| match dir_is_indexed {
+        true => {
+            htree::root(bytes).and_then(|_| htree::Map::decode(bytes, Layout::Root, seed).map(drop))
+        }
+        false => dirent::verify(bytes, seed),
+    });
     let dots = verified.and_then(|()| htree::dots(&block));
     placed(dir.number, number, dots)
 }
@@ -260,7 +265,10 @@ fn leaf(
     at: FileBlock,
 ) -> Result<(BlockNo, Block)> {
     let (number, block) = raw(blocks, sb, dir, at)?;
-    placed(dir.number, number, dirent::verify(&block, seed(sb, dir)))?;
+    let seed = seed(sb, dir);
+    let mark = Judgement::Leaf.mark(seed.unwrap_or(0));
+    let verified = block.once(mark, |bytes| dirent::verify(bytes, seed));
+    placed(dir.number, number, verified)?;
     Ok((number, block))
 }
 
@@ -272,11 +280,18 @@ fn leaves(blocks: &dyn Blocks, sb: &Superblock, dir: &Inode) -> Result<Vec<FileB
     }
 }
 
-fn locate(blocks: &dyn Blocks, sb: &Superblock, dir: &Inode, name: &[u8]) -> Result<Option<Place>> {
-    if dir.has(flag::INDEX)
-        && let Some(hasher) = index::hasher(blocks, sb, dir)?
-    {
-        return index::locate(blocks, sb, dir, hasher, name);
+/// Where a name stands that is neither `.` nor `..`.
+pub(super) fn locate(
+    blocks: &dyn Blocks,
+    sb: &Superblock,
+    dir: &Inode,
+    name: &[u8],
+) -> Result<Option<Place>> {
+    if dir.has(flag::INDEX) {
+        let index = Index::open(blocks, sb, dir)?;
+        if let Some(hasher) = index.hasher(sb) {
+            return index::locate(blocks, sb, dir, (index, hasher), name);
+        }
     }
     for at in leaves(blocks, sb, dir)? {
         if let Some(place) = locate_in(blocks, sb, dir, at, name)? {

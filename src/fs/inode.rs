@@ -1,9 +1,10 @@
 //! Inodes in their tables.
 
 use super::damage::at as placed;
+use super::judgement::Judgement;
 use super::{Error, Result};
 use crate::ext4::extent::MAX_BLOCKS;
-use crate::ext4::group::Group;
+use crate::ext4::group::{self, Group};
 use crate::ext4::inode::Inode;
 use crate::ext4::{Corrupt, Superblock, superblock};
 use crate::journal::{Blocks, Txn};
@@ -13,7 +14,19 @@ use crate::units::{BlockNo, GroupNo, InodeNo};
 pub fn group(blocks: &dyn Blocks, sb: &Superblock, number: GroupNo) -> Result<Group> {
     let (block, at) = sb.descriptor_place(number);
     let bytes = blocks.block(block)?;
-    placed(InodeNo(0), block, Group::decode(&bytes[at..], sb, number))
+    let size = usize::from(sb.desc_size);
+    let first = GroupNo(number.0 - (at / size) as u32);
+    let all = bytes.once(Judgement::Descriptors.mark(sb.csum_seed), |bytes| {
+        let groups = (first.0..sb.group_count()).map(GroupNo);
+        let mut pairs = bytes.chunks_exact(size).zip(groups);
+        pairs.try_for_each(|(raw, number)| group::verify(raw, sb, number))
+    });
+    // Where one is damaged the others are as good as they are.
+    let decoded = match all {
+        Ok(()) => Group::unsummed(&bytes[at..], sb, number),
+        Err(_) => Group::decode(&bytes[at..], sb, number),
+    };
+    placed(InodeNo(0), block, decoded)
 }
 
 /// Writes a group's descriptor.

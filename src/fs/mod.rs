@@ -5,9 +5,10 @@
 //! the record's Lsn. Nothing here blocks on a sync, on journal space
 //! ([`Error::Full`]: park the request) or on a checkpoint.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
+use foldhash::HashMap;
 use parking_lot::Mutex;
 
 use crate::ext4::Superblock;
@@ -28,6 +29,7 @@ mod free;
 pub mod guard;
 pub mod inode;
 pub mod jbd2;
+mod judgement;
 mod layout;
 pub mod map;
 pub mod mkfs;

@@ -97,13 +97,13 @@ impl Fs {
         let time = self.now();
         let mut txn = self.begin()?;
         let mut dir = self.directory(&txn, by, parent)?;
-        let entry = dir::lookup(&txn, &self.sb, &dir, name)?.ok_or(Error::NotFound)?;
-        let mut inode = named(&txn, &self.sb, dir.number, entry.inode)?;
+        let place = dir::locate(&txn, &self.sb, &dir, name)?.ok_or(Error::NotFound)?;
+        let mut inode = named(&txn, &self.sb, dir.number, place.entry.inode)?;
         self.may_take(&txn, by, &dir, &inode)?;
         if inode.kind() == mode::DIRECTORY {
             return Err(Error::IsDirectory);
         }
-        dir::remove(&mut txn, &self.sb, &mut dir, name)?;
+        dir::remove(&mut txn, &self.sb, &dir, &place)?;
         (dir.mtime, dir.ctime) = (time, time);
         store(&mut txn, &self.sb, &dir)?;
         inode.ctime = time;
@@ -136,8 +136,8 @@ impl Fs {
         let time = self.now();
         let mut txn = self.begin()?;
         let mut dir = self.directory(&txn, by, parent)?;
-        let entry = dir::lookup(&txn, &self.sb, &dir, name)?.ok_or(Error::NotFound)?;
-        let mut inode = named(&txn, &self.sb, dir.number, entry.inode)?;
+        let place = dir::locate(&txn, &self.sb, &dir, name)?.ok_or(Error::NotFound)?;
+        let mut inode = named(&txn, &self.sb, dir.number, place.entry.inode)?;
         self.may_take(&txn, by, &dir, &inode)?;
         if inode.kind() != mode::DIRECTORY {
             return Err(Error::NotDirectory);
@@ -145,7 +145,7 @@ impl Fs {
         if !dir::is_empty(&txn, &self.sb, &inode)? {
             return Err(Error::NotEmpty);
         }
-        dir::remove(&mut txn, &self.sb, &mut dir, name)?;
+        dir::remove(&mut txn, &self.sb, &dir, &place)?;
         shrink_links(&mut dir);
         (dir.mtime, dir.ctime) = (time, time);
         store(&mut txn, &self.sb, &dir)?;

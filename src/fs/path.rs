@@ -6,8 +6,7 @@
 //! before it is believed. Without one a directory's parent is searched from
 //! end to end, and a file stays without a path.
 
-use std::collections::HashMap;
-
+use foldhash::HashMap;
 use parking_lot::Mutex;
 
 use super::inode::load_file;

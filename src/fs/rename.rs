@@ -5,11 +5,12 @@
 //! the link counts of parents with a directory that moves.
 
 use super::attr::kind;
+use super::dir::{self, Place};
 use super::inode::{named, store};
 use super::name::{check_name, grow_links, shrink_links};
 use super::orphan::Later;
 use super::perm::WRITE;
-use super::{Caller, Done, Error, Fs, Result, dir};
+use super::{Caller, Done, Error, Fs, Result};
 use crate::ext4::Corrupt;
 use crate::ext4::inode::{Inode, mode};
 use crate::journal::record::Name;
@@ -28,6 +29,12 @@ const DEPTH: usize = 1 << 20;
 struct Parents {
     from: Inode,
     to: Option<Inode>,
+}
+
+/// A name's inode, and where the name stands.
+struct Entry {
+    inode: Inode,
+    place: Place,
 }
 
 impl Parents {
@@ -85,28 +92,25 @@ impl Fs {
             (None, EXCHANGE) => return Err(Error::NotFound),
             _ => {}
         }
-        self.refuse_loops(&txn, &parents, &moved, there.as_ref(), flags)?;
+        let inodes = (&moved.inode, there.as_ref().map(|there| &there.inode));
+        self.refuse_loops(&txn, &parents, inodes, flags)?;
         if there
             .as_ref()
-            .is_some_and(|there| there.number == moved.number)
+            .is_some_and(|there| there.inode.number == moved.inode.number)
         {
             return Ok(Done::nothing(()));
         }
-        self.may_move(&txn, by, &parents, &moved, there.as_ref(), flags)?;
+        self.may_move(&txn, by, &parents, inodes, flags)?;
 
         let later = match &mut there {
-            Some(other) if flags == EXCHANGE => self.exchange(
-                &mut txn,
-                &mut parents,
-                (name, &mut moved),
-                (new_name, other),
-                time,
-            )?,
+            Some(other) if flags == EXCHANGE => {
+                self.exchange(&mut txn, &mut parents, &mut moved, other, time)?
+            }
             other => self.replace(
                 &mut txn,
                 by,
                 &mut parents,
-                (name, &mut moved),
+                &mut moved,
                 (new_name, other.as_mut()),
                 time,
             )?,
@@ -129,13 +133,15 @@ impl Fs {
                 name: new_name.to_vec(),
             },
             flags,
-            inode: moved.number,
-            replaced: there.as_ref().map_or(InodeNo(0), |there| there.number),
+            inode: moved.inode.number,
+            replaced: there
+                .as_ref()
+                .map_or(InodeNo(0), |there| there.inode.number),
             time,
         })?;
-        self.hints.note(moved.number, to, new_name);
+        self.hints.note(moved.inode.number, to, new_name);
         if let Some(there) = there.as_ref().filter(|_| flags & EXCHANGE != 0) {
-            self.hints.note(there.number, from, name);
+            self.hints.note(there.inode.number, from, name);
         }
         self.finish(later)?;
         Ok(Done {
@@ -145,11 +151,12 @@ impl Fs {
         })
     }
 
-    fn entry(&self, blocks: &dyn Blocks, dir: &Inode, name: &[u8]) -> Result<Option<Inode>> {
-        let entry = dir::lookup(blocks, &self.sb, dir, name)?;
-        entry
-            .map(|entry| named(blocks, &self.sb, dir.number, entry.inode))
-            .transpose()
+    fn entry(&self, blocks: &dyn Blocks, dir: &Inode, name: &[u8]) -> Result<Option<Entry>> {
+        let Some(place) = dir::locate(blocks, &self.sb, dir, name)? else {
+            return Ok(None);
+        };
+        let inode = named(blocks, &self.sb, dir.number, place.entry.inode)?;
+        Ok(Some(Entry { inode, place }))
     }
 
     /// A directory can't come to lie below itself.
@@ -157,8 +164,7 @@ impl Fs {
         &self,
         blocks: &dyn Blocks,
         parents: &Parents,
-        moved: &Inode,
-        there: Option<&Inode>,
+        (moved, there): (&Inode, Option<&Inode>),
         flags: u32,
     ) -> Result<()> {
         if moved.kind() == mode::DIRECTORY
@@ -204,8 +210,7 @@ impl Fs {
         blocks: &dyn Blocks,
         by: &Caller,
         parents: &Parents,
-        moved: &Inode,
-        there: Option<&Inode>,
+        (moved, there): (&Inode, Option<&Inode>),
         flags: u32,
     ) -> Result<()> {
         self.may_take(blocks, by, &parents.from, moved)?;
@@ -244,21 +249,28 @@ impl Fs {
         txn: &mut Txn<'_>,
         by: &Caller,
         parents: &mut Parents,
-        (name, moved): (&[u8], &mut Inode),
-        (new_name, there): (&[u8], Option<&mut Inode>),
+        moved: &mut Entry,
+        (new_name, there): (&[u8], Option<&mut Entry>),
         time: Time,
     ) -> Result<Later> {
+        let Entry {
+            inode: moved,
+            place,
+        } = moved;
         let file_type = kind(moved)?.in_entry();
         let directory = moved.kind() == mode::DIRECTORY;
         // The old name first: the new one may take its room.
-        dir::remove(txn, &self.sb, &mut parents.from, name)?;
+        dir::remove(txn, &self.sb, &parents.from, place)?;
         if directory {
             shrink_links(&mut parents.from);
         }
         let to = parents.to_mut();
         let later = match there {
-            Some(there) => {
-                dir::replace(txn, &self.sb, to, new_name, moved.number, file_type)?;
+            Some(Entry {
+                inode: there,
+                place,
+            }) => {
+                dir::replace(txn, &self.sb, to, place, moved.number, file_type)?;
                 if there.kind() == mode::DIRECTORY {
                     shrink_links(to);
                 }
@@ -281,27 +293,15 @@ impl Fs {
         &self,
         txn: &mut Txn<'_>,
         parents: &mut Parents,
-        (name, moved): (&[u8], &mut Inode),
-        (new_name, there): (&[u8], &mut Inode),
+        moved: &mut Entry,
+        there: &mut Entry,
         time: Time,
     ) -> Result<Later> {
+        let (first, second) = (&moved.place, &there.place);
+        let (moved, there) = (&mut moved.inode, &mut there.inode);
         let types = [kind(moved)?.in_entry(), kind(there)?.in_entry()];
-        dir::replace(
-            txn,
-            &self.sb,
-            &mut parents.from,
-            name,
-            there.number,
-            types[1],
-        )?;
-        dir::replace(
-            txn,
-            &self.sb,
-            parents.to_mut(),
-            new_name,
-            moved.number,
-            types[0],
-        )?;
+        dir::replace(txn, &self.sb, &parents.from, first, there.number, types[1])?;
+        dir::replace(txn, &self.sb, parents.to(), second, moved.number, types[0])?;
         match (
             moved.kind() == mode::DIRECTORY,
             there.kind() == mode::DIRECTORY,

@@ -110,8 +110,12 @@ impl World {
     pub fn unlink(&self, name: &str) {
         let fs = &self.fs;
         let mut txn = fs.begin().unwrap();
-        let mut root = inode::load(&txn, &fs.sb, InodeNo::ROOT).unwrap();
-        let entry = dir::remove(&mut txn, &fs.sb, &mut root, name.as_bytes()).unwrap();
+        let root = inode::load(&txn, &fs.sb, InodeNo::ROOT).unwrap();
+        let place = dir::locate(&txn, &fs.sb, &root, name.as_bytes())
+            .unwrap()
+            .unwrap();
+        dir::remove(&mut txn, &fs.sb, &root, &place).unwrap();
+        let entry = place.entry;
         let mut inode = inode::load(&txn, &fs.sb, entry.inode).unwrap();
         inode.links -= 1;
         let later = fs.unlinked(&mut txn, &mut inode, fs.now(), false).unwrap();

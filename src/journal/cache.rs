@@ -8,8 +8,9 @@
 //! Asked in this order, then the image itself. The pinned block has a place of
 //! its own, since no checkpoint writes it.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use super::Block;
 use super::discard::Freed;
@@ -31,10 +32,10 @@ pub(super) enum Home {
 /// What an overlay entry costs in memory, about.
 const LOGGED_COST: usize = 96;
 
-/// Changed blocks, sorted as they will be written.
+/// Changed blocks.
 #[derive(Default)]
 pub(super) struct Changed {
-    homes: BTreeMap<BlockNo, Home>,
+    homes: HashMap<BlockNo, Home>,
     bytes: usize,
 }
 
@@ -62,13 +63,17 @@ impl Changed {
 
     /// Forgets blocks that belong to nobody any more.
     pub fn remove_range(&mut self, first: BlockNo, count: u64) {
-        let end = BlockNo(first.0.saturating_add(count));
-        let gone: Vec<BlockNo> = self
-            .homes
-            .range(first..end)
-            .map(|(block, _)| *block)
-            .collect();
-        gone.into_iter().for_each(|block| self.remove(block));
+        // One after the other, or a look at all that there are.
+        if count < self.homes.len() as u64 {
+            (first.0..first.0.saturating_add(count)).for_each(|block| self.remove(BlockNo(block)));
+            return;
+        }
+        let bytes = &mut self.bytes;
+        self.homes.retain(|block, home| {
+            let stays = block.since(first).is_none_or(|n| n >= count);
+            *bytes -= if stays { 0 } else { cost(home) };
+            stays
+        });
     }
 
     /// Memory that it holds, about.
@@ -84,8 +89,15 @@ impl Changed {
         self.homes.is_empty()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (BlockNo, &Home)> {
-        self.homes.iter().map(|(block, home)| (*block, home))
+    /// All of them, ascending, as they will be written.
+    pub fn sorted(&self) -> Vec<(BlockNo, &Home)> {
+        let mut all: Vec<_> = self
+            .homes
+            .iter()
+            .map(|(block, home)| (*block, home))
+            .collect();
+        all.sort_unstable_by_key(|(block, _)| *block);
+        all
     }
 }
 

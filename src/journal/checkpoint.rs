@@ -31,6 +31,8 @@ const PIECE: usize = 1 << 20;
 const WRITE_BACK: usize = 256 << 10;
 /// How many written blocks a checkpoint's record remembers.
 const SAMPLES: usize = 8;
+/// Blocks that are remembered as home without letting writers through.
+const KEPT_AT_ONCE: usize = 256;
 
 /// Proof that changes up to `through` may go home.
 struct Installable {
@@ -231,12 +233,17 @@ impl Inner {
     fn thaw(&self, frozen: &Frozen) {
         let mut state = self.state.write();
         state.frozen = Arc::default();
-        for (block, home) in frozen.changed.iter() {
-            if let (Home::Cached(bytes), false) = (home, state.dirty.contains(block)) {
-                self.clean.insert(block, bytes.clone());
+        self.note(&state);
+        drop(state);
+        // In steps, between which operations go on; the image has them all.
+        for some in frozen.changed.sorted().chunks(KEPT_AT_ONCE) {
+            let state = self.state.read();
+            for (block, home) in some {
+                if let (Home::Cached(bytes), false) = (home, state.dirty.contains(*block)) {
+                    self.clean.insert(*block, bytes.clone());
+                }
             }
         }
-        self.note(&state);
     }
 
     /// A frame says that older ones may be missing, and is durable, before
@@ -256,7 +263,7 @@ pub(super) fn write_home(inner: &Inner, changed: &Changed) -> Result<Vec<(BlockN
     let size = inner.block_size();
     let sampled = changed.len().div_ceil(SAMPLES).max(1);
     let mut samples = Vec::new();
-    let mut blocks = changed.iter().enumerate().peekable();
+    let mut blocks = changed.sorted().into_iter().enumerate().peekable();
     let mut piece = Vec::new();
     while let Some((_, (first, _))) = blocks.peek().copied() {
         let mut run: Vec<(usize, BlockNo, &Home)> = Vec::new();

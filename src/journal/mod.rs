@@ -29,6 +29,7 @@ use crate::units::{BlockNo, Clock, HostClock, Lsn};
 
 pub mod archive;
 mod background;
+mod block;
 pub mod blocks;
 mod cache;
 mod checkpoint;
@@ -50,6 +51,7 @@ mod view;
 
 pub use archive::Archive;
 pub use background::Background;
+pub use block::Block;
 pub use blocks::BlockIndex;
 pub use codec::Flaw;
 pub use commit::OnDurable;
@@ -63,10 +65,6 @@ pub use txn::Txn;
 pub use view::{Gather, View};
 
 use cache::{Clean, State};
-
-/// A block's bytes, shared with the cache: never changed in place while
-/// anyone else holds them.
-pub type Block = Arc<[u8]>;
 
 /// Whoever can read blocks of the image as of some moment: a [`View`], a
 /// [`Txn`] (its own changes included), or a checker's plain image.

@@ -6,7 +6,7 @@
 //! it is too late to make it longer: near a segment's end, all is told once
 //! too often.
 
-use std::collections::{HashMap, HashSet};
+use foldhash::{HashMap, HashSet};
 
 use super::record::Op;
 use super::{Blocks, Inner};

@@ -579,7 +579,7 @@ impl Inner {
             state.dirty.remove(block);
         }
         self.clean.remove(block);
-        change(Arc::make_mut(&mut bytes))?;
+        change(bytes.make_mut())?;
         self.set(state, block, bytes);
         Ok(())
     }

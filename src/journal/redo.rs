@@ -8,7 +8,9 @@
 use crate::units::BlockNo;
 
 /// Gaps shorter than this are logged along: a range's own head costs as much.
-const GAP: usize = 8;
+const GAP: usize = size_of::<u64>();
+/// Bytes that are compared at once.
+const STEP: usize = 256;
 
 /// One change of blocks. A record's redo is applied in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,38 +82,42 @@ impl Redo {
 pub fn differences(before: &[u8], after: &[u8]) -> Vec<(u16, Vec<u8>)> {
     debug_assert_eq!(before.len(), after.len());
     let mut ranges: Vec<(usize, usize)> = Vec::new();
-    let mut at = 0;
-    while let Some(start) = next_difference(before, after, at) {
-        let end = (start..after.len())
-            .find(|&i| before[i] == after[i])
-            .unwrap_or(after.len());
-        match ranges.last_mut() {
-            Some(last) if start - last.1 < GAP => last.1 = end,
-            _ => ranges.push((start, end)),
+    let mut add = |start: usize, end: usize| match ranges.last_mut() {
+        Some(last) if start - last.1 < GAP => last.1 = end,
+        _ => ranges.push((start, end)),
+    };
+    // Most of a block is equal: compare in large steps, and look closer where
+    // it is not. Equal bytes within a word are always too few for a gap.
+    let (old, old_rest) = before.as_chunks::<STEP>();
+    let (new, new_rest) = after.as_chunks::<STEP>();
+    for (n, (old, new)) in old.iter().zip(new).enumerate() {
+        if old == new {
+            continue;
         }
-        at = end;
+        let words = old
+            .as_chunks::<GAP>()
+            .0
+            .iter()
+            .zip(new.as_chunks::<GAP>().0);
+        for (word, (old, new)) in words.enumerate() {
+            let unequal = u64::from_le_bytes(*old) ^ u64::from_le_bytes(*new);
+            if unequal != 0 {
+                let at = n * STEP + word * GAP;
+                let (before, behind) = (unequal.trailing_zeros(), unequal.leading_zeros());
+                add(at + before as usize / 8, at + GAP - behind as usize / 8);
+            }
+        }
+    }
+    let rest = after.len() - new_rest.len();
+    for (n, (old, new)) in old_rest.iter().zip(new_rest).enumerate() {
+        if old != new {
+            add(rest + n, rest + n + 1);
+        }
     }
     ranges
         .into_iter()
         .map(|(start, end)| (start as u16, after[start..end].to_vec()))
         .collect()
-}
-
-/// Most of a block is equal: compare in steps, then look closer.
-fn next_difference(before: &[u8], after: &[u8], from: usize) -> Option<usize> {
-    let closer = |at: usize| (at..after.len()).find(|&i| before[i] != after[i]);
-    let (old, new) = (&before[from..], &after[from..]);
-    let (old, new) = (old.as_chunks::<64>().0, new.as_chunks::<64>().0);
-    let unequal = old.iter().zip(new).position(|(old, new)| differ(old, new));
-    closer(from + unequal.unwrap_or(old.len()) * 64)
-}
-
-/// Without a branch for each word, so that it becomes vector instructions.
-fn differ(old: &[u8; 64], new: &[u8; 64]) -> bool {
-    let word = |bytes: &[u8; 8]| u64::from_ne_bytes(*bytes);
-    let (old, new) = (old.as_chunks().0, new.as_chunks().0);
-    let pairs = old.iter().zip(new);
-    pairs.fold(0, |all, (old, new)| all | (word(old) ^ word(new))) != 0
 }
 
 /// Bytes that an `Edit` with these ranges takes.

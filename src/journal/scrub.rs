@@ -67,7 +67,7 @@ impl Unrecovered {
         let view = journal.view();
         let state = journal.0.state.read();
         let mut scrub = Scrub::default();
-        for (block, _) in state.dirty.iter() {
+        for (block, _) in state.dirty.sorted() {
             let Some(lsn) = touched.0.get(&block).copied() else {
                 continue;
             };

@@ -8,7 +8,6 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
 
 use super::cache::{Home, State};
 use super::paths::Told;
@@ -88,7 +87,7 @@ impl Change {
 
     fn bytes_mut(&mut self, data: &[u8], size: usize) -> &mut [u8] {
         let now = self.now.get_or_insert_with(|| self.base.bytes(data, size));
-        Arc::make_mut(now)
+        now.make_mut()
     }
 }
 
@@ -137,7 +136,7 @@ impl<'j> Txn<'j> {
         let change = self.changed.get_mut(&block).expect("just inserted");
         change.bytes_mut(self.data, size);
         let Change { now, patches, .. } = change;
-        Ok((Arc::make_mut(now.as_mut().expect("just made")), patches))
+        Ok((now.as_mut().expect("just made").make_mut(), patches))
     }
 
     /// A newly allocated block, all zeros, logged whole: its old contents

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::cache::Changed;
 use super::cache::{Home, State};
 use super::{Block, Blocks, Inner, Journal, Result, image_error};
 use crate::log::Place;
@@ -44,10 +45,13 @@ impl<'j> View<'j> {
 
     /// The blocks that are not home, ascending; without the pinned one.
     pub fn lacking(&self) -> Vec<BlockNo> {
-        let (dirty, frozen) = (self.state.dirty.iter(), self.state.frozen.iter());
-        let blocks = dirty.chain(frozen).map(|(block, _)| block);
-        let blocks: std::collections::BTreeSet<BlockNo> = blocks.collect();
-        blocks.into_iter().collect()
+        let all = [&self.state.dirty, &*self.state.frozen]
+            .map(Changed::sorted)
+            .concat();
+        let mut blocks: Vec<BlockNo> = all.into_iter().map(|(block, _)| block).collect();
+        blocks.sort_unstable();
+        blocks.dedup();
+        blocks
     }
 }
 

@@ -5,11 +5,11 @@
 //! next leaf. A full leaf is cut in two near the middle of its bytes; a full
 //! index node likewise; a full root gets a level below it.
 
-use super::{Place, block_count, close_gaps, leaf, locate_in, lost, map, raw, seed};
+use super::{Judgement, Place, block_count, close_gaps, leaf, locate_in, lost, map, raw, seed};
 use crate::ext4::Superblock;
 use crate::ext4::dirent::{self, Entry};
 use crate::ext4::hash::Hasher;
-use crate::ext4::htree::{self, Layout, Map, Slot};
+use crate::ext4::htree::{self, Layout, Map, RootInfo, Slot};
 use crate::ext4::inode::{Inode, flag};
 use crate::fs::damage::at as placed;
 use crate::fs::{Error, Result};
@@ -20,6 +20,12 @@ use crate::units::{BlockNo, FileBlock};
 pub(super) struct Path {
     nodes: Vec<Node>,
     pub(super) leaf: FileBlock,
+}
+
+/// An index, as its root tells.
+pub(super) struct Index {
+    root: Node,
+    info: RootInfo,
 }
 
 /// An index block, and the slot that leads on.
@@ -33,20 +39,24 @@ struct Node {
 impl Node {
     fn load(blocks: &dyn Blocks, sb: &Superblock, dir: &Inode, at: FileBlock) -> Result<Self> {
         let (number, block) = raw(blocks, sb, dir, at)?;
-        let layout = if at == FileBlock(0) {
-            Layout::Root
-        } else {
-            Layout::Node
+        let (layout, judgement) = match at {
+            FileBlock(0) => (Layout::Root, Judgement::Root),
+            _ => (Layout::Node, Judgement::Node),
         };
-        let node = Node {
+        let seed = seed(sb, dir);
+        let judged = block.once(judgement.mark(seed.unwrap_or(0)), |bytes| {
+            if layout == Layout::Root {
+                htree::root(bytes)?;
+            }
+            Map::decode(bytes, layout, seed).map(drop)
+        });
+        placed(dir.number, number, judged)?;
+        Ok(Node {
             number,
             block,
             layout,
             at: 0,
-        };
-        let map = Map::decode(&node.block, layout, seed(sb, dir));
-        placed(dir.number, number, map)?;
-        Ok(node)
+        })
     }
 
     fn map(&self, sb: &Superblock, dir: &Inode) -> Result<Map<'_>> {
@@ -65,19 +75,32 @@ impl Node {
     }
 }
 
-impl Path {
+impl Index {
+    pub(super) fn open(blocks: &dyn Blocks, sb: &Superblock, dir: &Inode) -> Result<Self> {
+        let root = Node::load(blocks, sb, dir, FileBlock(0))?;
+        let info = placed(dir.number, root.number, htree::root(&root.block))?;
+        Ok(Index { root, info })
+    }
+
+    /// Its hash function; `None` if we don't know it.
+    pub(super) fn hasher(&self, sb: &Superblock) -> Option<Hasher> {
+        Hasher::new(self.info.hash_version, sb.unsigned_hash, sb.hash_seed)
+    }
+
     /// The way to the leaf where names of this hash begin.
     pub(super) fn probe(
+        self,
         blocks: &dyn Blocks,
         sb: &Superblock,
         dir: &Inode,
         hash: u32,
-    ) -> Result<Self> {
-        let mut node = Node::load(blocks, sb, dir, FileBlock(0))?;
-        let root = placed(dir.number, node.number, htree::root(&node.block))?;
-        let levels = root.indirect_levels;
+    ) -> Result<Path> {
+        let Index {
+            root: mut node,
+            info,
+        } = self;
         let mut nodes = Vec::new();
-        for _ in 0..levels {
+        for _ in 0..info.indirect_levels {
             node.at = node.map(sb, dir)?.position(hash);
             let child = node.slot(sb, dir)?.child;
             nodes.push(node);
@@ -88,7 +111,9 @@ impl Path {
         nodes.push(node);
         Ok(Path { nodes, leaf })
     }
+}
 
+impl Path {
     /// Where the leaf's hashes begin. The lowest bit: they go on from the leaf before.
     pub(super) fn start(&self, sb: &Superblock, dir: &Inode) -> Result<u32> {
         match self.nodes.iter().rev().find(|node| node.at > 0) {
@@ -143,20 +168,9 @@ fn inner(dir: &Inode, child: FileBlock) -> Result<FileBlock> {
     }
 }
 
-/// The directory's hash function; `None` if we don't know it.
-pub(super) fn hasher(blocks: &dyn Blocks, sb: &Superblock, dir: &Inode) -> Result<Option<Hasher>> {
-    let (number, block) = raw(blocks, sb, dir, FileBlock(0))?;
-    let info = placed(dir.number, number, htree::root(&block))?;
-    Ok(Hasher::new(
-        info.hash_version,
-        sb.unsigned_hash,
-        sb.hash_seed,
-    ))
-}
-
 /// All leaves, in file order.
 pub(super) fn leaves(blocks: &dyn Blocks, sb: &Superblock, dir: &Inode) -> Result<Vec<FileBlock>> {
-    let mut path = Path::probe(blocks, sb, dir, 0)?;
+    let mut path = Index::open(blocks, sb, dir)?.probe(blocks, sb, dir, 0)?;
     let mut found = vec![path.leaf];
     // An index that leads in circles has more leaves than the directory has blocks.
     while path.advance(blocks, sb, dir)? && found.len() < block_count(sb, dir) as usize {
@@ -171,11 +185,11 @@ pub(super) fn locate(
     blocks: &dyn Blocks,
     sb: &Superblock,
     dir: &Inode,
-    hasher: Hasher,
+    (index, hasher): (Index, Hasher),
     name: &[u8],
 ) -> Result<Option<Place>> {
     let hash = hasher.hash(name).major;
-    let mut path = Path::probe(blocks, sb, dir, hash)?;
+    let mut path = index.probe(blocks, sb, dir, hash)?;
     loop {
         if let Some(place) = locate_in(blocks, sb, dir, path.leaf, name)? {
             return Ok(Some(place));
@@ -214,12 +228,13 @@ pub(super) fn insert(
     txn: &mut Txn<'_>,
     sb: &Superblock,
     dir: &mut Inode,
-    hasher: Hasher,
     entry: Entry<'_>,
     keep: u64,
 ) -> Result<()> {
     let seed = seed(sb, dir);
-    let mut path = Path::probe(txn, sb, dir, hasher.hash(entry.name).major)?;
+    let index = Index::open(txn, sb, dir)?;
+    let hasher = index.hasher(sb).ok_or(Error::Unsupported)?;
+    let mut path = index.probe(txn, sb, dir, hasher.hash(entry.name).major)?;
     let (number, block) = leaf(txn, sb, dir, path.leaf)?;
     if placed(
         dir.number,

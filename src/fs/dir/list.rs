@@ -12,7 +12,7 @@
 
 use std::collections::HashSet;
 
-use super::index::{self, Path};
+use super::index::{Index, Path};
 use super::{dots, future_hasher, leaf, leaves, lost};
 use crate::ext4::Superblock;
 use crate::ext4::dirent;
@@ -46,8 +46,9 @@ pub fn list(
     }
     let from = from.max(FIRST);
     if dir.has(flag::INDEX) {
-        return match index::hasher(blocks, sb, dir)? {
-            Some(hasher) => by_hash(blocks, sb, dir, hasher, from, each),
+        let index = Index::open(blocks, sb, dir)?;
+        return match index.hasher(sb) {
+            Some(hasher) => by_hash(blocks, sb, dir, (index, hasher), from, each),
             None => by_place(blocks, sb, dir, from, each),
         };
     }
@@ -70,11 +71,11 @@ fn by_hash(
     blocks: &dyn Blocks,
     sb: &Superblock,
     dir: &Inode,
-    hasher: Hasher,
+    (index, hasher): (Index, Hasher),
     from: u64,
     each: &mut Each<'_>,
 ) -> Result<()> {
-    let mut path = Path::probe(blocks, sb, dir, ((from >> 32) as u32) << 1)?;
+    let mut path = index.probe(blocks, sb, dir, ((from >> 32) as u32) << 1)?;
     // An index that leads in circles would fill the memory.
     let mut seen = HashSet::from([path.leaf]);
     let mut advance = |path: &mut Path| -> Result<bool> {

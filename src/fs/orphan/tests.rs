@@ -3,6 +3,7 @@
 use super::super::world::{FORMATS, World};
 use super::*;
 use crate::ext4::bytes::put32;
+use crate::fs::dir;
 use crate::fs::inode::load;
 
 /// Notes an inode in the orphan file, as the kernel does.
@@ -35,8 +36,9 @@ fn the_orphan_file_is_emptied_at_mount() {
     }
     let fs = &world.fs;
     let mut txn = fs.begin().unwrap();
-    let mut root = load(&txn, &fs.sb, InodeNo::ROOT).unwrap();
-    crate::fs::dir::remove(&mut txn, &fs.sb, &mut root, b"gone").unwrap();
+    let root = load(&txn, &fs.sb, InodeNo::ROOT).unwrap();
+    let place = dir::locate(&txn, &fs.sb, &root, b"gone").unwrap().unwrap();
+    dir::remove(&mut txn, &fs.sb, &root, &place).unwrap();
     store(&mut txn, &fs.sb, &root).unwrap();
     for (number, links, size) in [(gone, 0, 50_000), (short, 1, 4097)] {
         let mut inode = load(&txn, &fs.sb, number).unwrap();
