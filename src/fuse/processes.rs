@@ -6,11 +6,14 @@
 //! What a process runs is told to people with each change, so its file in
 //! `/proc` stays open: reading it again costs a small part of opening it, shows
 //! another program at once, and fails when the number means another process.
+//! What it said is believed for so short a time that no program can begin and
+//! ask for anything: an operation asks twice.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -21,14 +24,27 @@ const MOST: usize = 64;
 /// A program's name is at most 15 bytes and a newline; threads of the kernel
 /// have longer ones.
 const LONGEST: usize = 64;
+/// As long what a file said is believed: much less than execve(2) takes.
+const FRESH: Duration = Duration::from_micros(50);
 
 /// The host's process table.
 #[derive(Default)]
-pub struct Processes(Mutex<HashMap<u32, Known>>);
+pub struct Processes(Mutex<HashMap<u32, Arc<Known>>>);
 
 struct Known {
     process: u32,
     comm: File,
+    said: Mutex<(Instant, Vec<u8>)>,
+}
+
+impl Known {
+    fn program(&self) -> Option<Vec<u8>> {
+        let mut said = self.said.lock();
+        if said.0.elapsed() > FRESH {
+            *said = (Instant::now(), name(&self.comm)?);
+        }
+        Some(said.1.clone())
+    }
 }
 
 impl Processes {
@@ -40,21 +56,28 @@ impl Processes {
 
     /// The process that a task belongs to, and what it runs.
     fn know(&self, task: u32) -> Option<(u32, Vec<u8>)> {
-        let mut all = self.0.lock();
-        if let Some(known) = all.get(&task) {
-            match name(&known.comm) {
+        let known = self.0.lock().get(&task).cloned();
+        if let Some(known) = known {
+            match known.program() {
                 Some(program) => return Some((known.process, program)),
-                None => drop(all.remove(&task)), // another has the number now, or nobody
+                None => drop(self.0.lock().remove(&task)), // another has the number now, or nobody
             }
         }
         let status = std::fs::read_to_string(format!("/proc/{task}/status")).ok()?;
         let process = field(&status, "Tgid:")?.parse().ok()?;
         let comm = File::open(format!("/proc/{process}/comm")).ok()?;
         let program = name(&comm)?;
+        let said = Mutex::new((Instant::now(), program.clone()));
+        let known = Arc::new(Known {
+            process,
+            comm,
+            said,
+        });
+        let mut all = self.0.lock();
         if all.len() >= MOST {
             all.clear();
         }
-        all.insert(task, Known { process, comm });
+        all.insert(task, known);
         Some((process, program))
     }
 }
