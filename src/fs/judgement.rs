@@ -12,6 +12,8 @@ pub(super) enum Judgement {
     Root,
     /// and another block of it.
     Node,
+    /// A node of an extent tree.
+    Extents,
 }
 
 impl Judgement {

@@ -10,11 +10,12 @@
 
 use super::alloc::{free_blocks, new_blocks};
 use super::damage::at as placed;
+use super::judgement::Judgement;
 use super::{Error, Result};
 use crate::ext4::extent::{Extent, Index, Items, MAX_BLOCKS, MAX_DEPTH, Node, NodeRef, room};
 use crate::ext4::inode::Inode;
 use crate::ext4::{Corrupt, Superblock};
-use crate::journal::{Blocks, Txn};
+use crate::journal::{Block, Blocks, Txn};
 use crate::units::{BlockNo, FileBlock};
 
 /// What is done to a leaf's extents.
@@ -39,6 +40,17 @@ pub fn around(
     let root = NodeRef::open(&inode.block, inode.number, None);
     let root = placed(inode.number, BlockNo(0), root)?;
     descend(blocks, sb, inode, root, at, MAX_BLOCKS)
+}
+
+/// A node, if its block's checksum is right.
+fn whole<'a>(
+    block: &Block,
+    node: NodeRef<'a>,
+    sb: &Superblock,
+    seed: u32,
+) -> std::result::Result<NodeRef<'a>, Corrupt> {
+    let mark = Judgement::Extents.mark(seed);
+    block.once(mark, |_| node.verify(sb, seed)).map(|()| node)
 }
 
 fn descend(
@@ -66,7 +78,7 @@ fn descend(
             let number = placed(inode.number, BlockNo(0), node.child(slot, sb))?.child;
             let child = blocks.block(number)?;
             let below = NodeRef::open(&child, inode.number, Some(node.depth - 1));
-            let below = below.and_then(|below| below.verify(sb, inode.seed(sb)).map(|()| below));
+            let below = below.and_then(|below| whole(&child, below, sb, inode.seed(sb)));
             let below = placed(inode.number, number, below)?;
             descend(blocks, sb, inode, below, at, next)
         }
@@ -236,7 +248,7 @@ impl Tree<'_, '_> {
     fn load(&self, block: BlockNo, depth: u16) -> Result<Node> {
         let raw = self.txn.block(block)?;
         let node = NodeRef::open(&raw, self.inode.number, Some(depth))
-            .and_then(|node| node.verify(self.sb, self.seed).map(|()| node))
+            .and_then(|node| whole(&raw, node, self.sb, self.seed))
             .and_then(|node| node.decode(self.sb));
         placed(self.inode.number, block, node)
     }

@@ -21,6 +21,8 @@ pub type OnDurable = Box<dyn FnOnce(Result<()>) + Send>;
 /// Unsynced bytes from which write-back is started early, so that a sync
 /// finds little left to do.
 const WRITE_BACK: u64 = 8 << 20;
+/// From then on it goes in such steps.
+const STEP: u64 = 1 << 20;
 /// Unsynced bytes from which a sync is made without being asked.
 const SYNC: u64 = 32 << 20;
 
@@ -247,7 +249,7 @@ impl Inner {
 
     /// After each commit: wakes whoever should act before its time.
     pub(super) fn after_commit(&self, log: &Log) {
-        if log.unsynced() >= WRITE_BACK {
+        if log.unsynced() >= WRITE_BACK && log.idle() >= STEP {
             self.waiting.committer.ring();
         }
         if self.is_filling(log) {

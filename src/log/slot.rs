@@ -141,6 +141,13 @@ impl Log {
         self.0.tail.lock().placed - self.0.synced.load(Ordering::Acquire)
     }
 
+    /// Bytes of frames in the active segment that the host has not been made to
+    /// write.
+    pub fn idle(&self) -> u64 {
+        let tail = self.0.tail.lock();
+        tail.end - tail.written_back
+    }
+
     /// Makes the host start writing back what is unsynced, without waiting,
     /// so that the next sync finds little to do.
     pub fn write_back(&self) {
