@@ -46,6 +46,20 @@ fn what_is_appended_can_be_read_at_once_and_after_opening_again() {
 }
 
 #[test]
+fn what_the_host_was_made_to_write_is_not_idle() {
+    let log = open(&Arc::new(MemoryDir::default()), 1);
+    log.write_back();
+    assert_eq!(log.idle(), 0);
+    append_told(&log, 1);
+    let one = log.idle();
+    append_told(&log, 2);
+    assert!(0 < one && one < log.idle(), "{one}, {}", log.idle());
+    log.write_back();
+    assert_eq!(log.idle(), 0);
+    assert!(log.unsynced() > 0, "it was no sync");
+}
+
+#[test]
 fn any_piece_of_the_data_can_be_read_and_is_verified() {
     let dir = Arc::new(MemoryDir::default());
     let log = open(&dir, 1);
