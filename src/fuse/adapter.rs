@@ -343,18 +343,8 @@ impl<S: Service> fuser::Filesystem for Adapter<S> {
     }
 
     fn opendir(&self, by: &fuser::Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        if self.negotiate.no_opendir {
-            // "Don't ask again, and cache what you list."
-            return reply.error(Errno::ENOSYS);
-        }
         let inode = inode_of(node.0);
-        let request = Request::OpenDir { inode };
-        self.opened(
-            by,
-            request,
-            FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR,
-            reply,
-        );
+        self.opened(by, Request::OpenDir { inode }, FopenFlags::empty(), reply);
     }
 
     fn readdir(

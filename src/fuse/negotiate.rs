@@ -14,9 +14,6 @@ const MAX_BACKGROUND: u16 = 64;
 pub struct Negotiate {
     /// The kernel checks permissions, and ACLs with them.
     pub kernel_acls: bool,
-    /// Nobody may open directories whose listing we would refuse: spare the
-    /// kernel the question.
-    pub no_opendir: bool,
     /// The longest write that is one record. A longer request would become
     /// several, and a kill between them would leave it half done.
     pub longest_write: usize,
@@ -37,7 +34,10 @@ impl Negotiate {
         // ATOMIC_O_TRUNC: OPEN comes before the kernel finds that it must fail
         // (ETXTBSY); without it, a SETATTR follows when it has succeeded. Not
         // AUTO_INVAL_DATA: nobody else changes the image. Not SETXATTR_EXT:
-        // fuser 0.18 panics on it.
+        // fuser 0.18 panics on it. Not NO_OPENDIR_SUPPORT, and no directory is
+        // opened with CACHE_DIR: where several list a directory that changes,
+        // Linux may take an answer from before the change into the cache that
+        // it began after it.
         let mut wanted = InitFlags::FUSE_DONT_MASK // a default ACL takes the umask's place
             | InitFlags::FUSE_HANDLE_KILLPRIV_V2
             | InitFlags::FUSE_PARALLEL_DIROPS
@@ -47,9 +47,6 @@ impl Negotiate {
             | InitFlags::FUSE_EXPLICIT_INVAL_DATA
             | InitFlags::FUSE_ASYNC_DIO
             | InitFlags::FUSE_HAS_IOCTL_DIR;
-        if self.no_opendir {
-            wanted |= InitFlags::FUSE_NO_OPENDIR_SUPPORT;
-        }
         if self.kernel_acls {
             wanted |= InitFlags::FUSE_POSIX_ACL;
         }

@@ -386,7 +386,7 @@ impl<S: Service> Queue<S> {
             pid: header.pid,
             groups: Groups::ask(server.processes.clone()),
         };
-        match header.decode(&args, &payload[..len], server.negotiate) {
+        match header.decode(&args, &payload[..len]) {
             Asked::Refused(errno) => self.commit(slot, &header, Err(errno)),
             Asked::List {
                 inode,

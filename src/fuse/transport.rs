@@ -147,12 +147,8 @@ impl<S: Service> Mounted<S> {
         point: &Path,
         options: &MountOptions,
     ) -> Result<Self, Error> {
-        // Without allow_other nobody but the mounting user gets in, and root
-        // may list any directory; a kernel that checks by itself need not ask.
-        let kernel_checks = options.allow_other || options.default_permissions;
         let mut negotiate = Negotiate {
             kernel_acls: options.allow_other,
-            no_opendir: kernel_checks || nix::unistd::geteuid().is_root(),
             longest_write,
             over_rings: options.transport != Transport::Classic,
         };

@@ -10,7 +10,6 @@
 use crate::fs::{SetAttr, SetTime, Whence};
 use crate::units::{InodeNo, Time};
 
-use super::negotiate::Negotiate;
 use super::reply::{Told, inode_of};
 use super::request::Request;
 
@@ -20,7 +19,6 @@ pub use encode::{Form, Listing};
 
 const FOPEN_DIRECT_IO: u32 = 1 << 0;
 const FOPEN_KEEP_CACHE: u32 = 1 << 1;
-const FOPEN_CACHE_DIR: u32 = 1 << 3;
 
 /// `struct fuse_in_header`, as far as it is of interest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,17 +66,12 @@ impl Header {
 
     /// Decodes the request of this header. `args`: its operation's arguments;
     /// `payload`: what follows them.
-    pub fn decode<'a>(&self, args: &[u8], payload: &'a [u8], negotiated: Negotiate) -> Asked<'a> {
-        self.try_decode(args, payload, negotiated)
+    pub fn decode<'a>(&self, args: &[u8], payload: &'a [u8]) -> Asked<'a> {
+        self.try_decode(args, payload)
             .unwrap_or(Asked::Refused(libc::EINVAL))
     }
 
-    fn try_decode<'a>(
-        &self,
-        args: &[u8],
-        payload: &'a [u8],
-        negotiated: Negotiate,
-    ) -> Option<Asked<'a>> {
+    fn try_decode<'a>(&self, args: &[u8], payload: &'a [u8]) -> Option<Asked<'a>> {
         use Request as R;
         let (args, inode) = (Fields(args), inode_of(self.node));
         let mut names = Names(payload);
@@ -232,12 +225,7 @@ impl Header {
                 },
                 Form::Empty,
             ),
-            // OPENDIR: "don't ask again, and cache what you list".
-            27 if negotiated.no_opendir => return Some(Asked::Refused(libc::ENOSYS)),
-            27 => (
-                R::OpenDir { inode },
-                Form::Opened(FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR),
-            ),
+            27 => (R::OpenDir { inode }, Form::Opened(0)),
             // READDIR and READDIRPLUS
             28 | 44 => {
                 return Some(Asked::List {
@@ -398,7 +386,7 @@ mod tests {
 
     fn decode<'a>(opcode: u32, args: &[u32], payload: &'a [u8]) -> Asked<'a> {
         let args: Vec<u8> = args.iter().flat_map(|n| n.to_ne_bytes()).collect();
-        header(opcode).decode(&args, payload, Negotiate::default())
+        header(opcode).decode(&args, payload)
     }
 
     proptest! {
@@ -409,8 +397,7 @@ mod tests {
             payload in proptest::collection::vec(0u8..3, 0..40),
             room in 0usize..200,
         ) {
-            let negotiated = Negotiate::default();
-            if let Asked::Request(_, form) = header(opcode).decode(&args, &payload, negotiated) {
+            if let Asked::Request(_, form) = header(opcode).decode(&args, &payload) {
                 let mut payload = vec![0; room];
                 for reply in [Reply::Done, Reply::NoEntry, Reply::Bytes(args.clone())] {
                     if let Ok(len) = form.encode(&Ok(reply), &mut payload) {

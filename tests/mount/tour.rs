@@ -1,5 +1,6 @@
 //! POSIX in daily use, through the kernel.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
@@ -8,6 +9,7 @@ use std::os::unix::fs::{
 };
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
 
 use nix::fcntl::{FallocateFlags, RenameFlags, fallocate, renameat2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
@@ -360,6 +362,43 @@ fn space_is_reserved_punched_and_found() {
         Err(nix::Error::ENXIO)
     );
     drop(file);
+    world.umount_and_judge();
+}
+
+#[test]
+fn a_listing_shows_what_was_done_before_it_whoever_else_lists() {
+    needs_fuse!();
+    let mut world = World::new("32M");
+    world.mount(&[]);
+    let shared = world.at("shared");
+    fs::create_dir(&shared).unwrap();
+    let work = |who: usize| {
+        let name = |n: usize| format!("{who}-{}-{n}", "x".repeat(200));
+        let mut there = BTreeSet::new();
+        for round in 0..150 {
+            let name = name(round * 7 % 10);
+            match there.remove(&name) {
+                true => fs::remove_file(shared.join(&name)).unwrap(),
+                false => {
+                    File::create_new(shared.join(&name)).unwrap();
+                    there.insert(name);
+                }
+            }
+            let listed = fs::read_dir(&shared).unwrap();
+            let listed = listed.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let own: BTreeSet<String> = listed
+                .filter(|name| name.starts_with(&format!("{who}-")))
+                .collect();
+            assert_eq!(own, there, "round {round} of {who}");
+        }
+    };
+    thread::scope(|scope| {
+        let work = &work;
+        let workers: Vec<_> = (0..4).map(|who| scope.spawn(move || work(who))).collect();
+        workers
+            .into_iter()
+            .for_each(|worker| worker.join().unwrap());
+    });
     world.umount_and_judge();
 }
 
