@@ -196,6 +196,13 @@ impl Fs {
         if pending { self.reap(number) } else { Ok(()) }
     }
 
+    /// Whether more space may be free in a moment: of files without a name that
+    /// are still open, or whose blocks are being freed.
+    pub fn frees_soon(&self) -> bool {
+        let tables = self.tables.lock();
+        !(tables.held.is_empty() && tables.pending.is_empty())
+    }
+
     /// Goes on with freeing that waits for room in the journal.
     pub fn tidy(&self) -> Result<()> {
         self.record_damage();

@@ -216,7 +216,8 @@ impl Drop for World {
     }
 }
 
-fn open(disk: Arc<MemoryDisk>) -> Fs {
+/// A file system on an image, without a log.
+pub fn open(disk: Arc<MemoryDisk>) -> Fs {
     let mut raw = [0; 1024];
     disk.read_at(&mut raw, 1024).unwrap();
     let sb = Superblock::decode(&raw).unwrap();

@@ -12,7 +12,9 @@
 //!                       └─► no room in the journal: parked, done again after a checkpoint
 //! ```
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+
+use parking_lot::Mutex;
 
 use crate::ext4::inode::flag;
 use crate::fs::{Attr, Caller, Done, Error, Fs, Result};
@@ -40,7 +42,14 @@ pub struct Core {
     status: Status,
     meter: Arc<Meter>,
     tap: Option<Arc<dyn Tap>>,
+    patient: Mutex<Option<mpsc::Sender<Retry>>>,
 }
+
+/// Does a request again.
+pub type Retry = Box<dyn FnOnce() + Send>;
+
+/// How often a request that found no space is done again, at most.
+const TRIES: u32 = 4;
 
 /// An answer, and the record that must be durable before it may go out.
 struct Performed {
@@ -63,7 +72,13 @@ impl Core {
             status,
             meter,
             tap,
+            patient: Mutex::default(),
         })
+    }
+
+    /// Who does requests again a moment later; none: they are answered at once.
+    pub fn set_patient(&self, patient: Option<mpsc::Sender<Retry>>) {
+        *self.patient.lock() = patient;
     }
 
     /// The file system below.
@@ -76,7 +91,7 @@ impl Core {
         &self.meter
     }
 
-    fn serve_untapped<A>(self: &Arc<Self>, by: Caller, request: Request<'_>, answer: A)
+    fn serve_untapped<A>(self: &Arc<Self>, by: Caller, request: Request<'_>, tries: u32, answer: A)
     where
         A: FnOnce(Answer) + Send + 'static,
     {
@@ -90,7 +105,10 @@ impl Core {
                 reply,
                 after: Some(lsn),
             }) => self.when_durable(lsn, reply, answer),
-            Err(Error::Full) => self.park(by, request.into_owned(), answer),
+            Err(Error::Full) => self.park(by, request.into_owned(), tries, answer),
+            Err(Error::NoSpace) if tries > 0 && self.fs.frees_soon() => {
+                self.try_again(by, request.into_owned(), tries - 1, answer);
+            }
             Err(error) => answer(Err(error)),
         }
     }
@@ -105,7 +123,7 @@ impl Core {
 
     /// Does the request again when a checkpoint has made room. It has changed
     /// nothing so far: space is reserved before anything else.
-    fn park<A>(self: &Arc<Self>, by: Caller, request: Request<'static>, answer: A)
+    fn park<A>(self: &Arc<Self>, by: Caller, request: Request<'static>, tries: u32, answer: A)
     where
         A: FnOnce(Answer) + Send + 'static,
     {
@@ -113,9 +131,29 @@ impl Core {
         // Boxed, since a request that is parked again would otherwise be a
         // closure within a closure of the same type without end.
         let answer: Box<dyn FnOnce(Answer) + Send> = Box::new(answer);
-        self.fs
-            .journal()
-            .when_room(Box::new(move || core.serve_untapped(by, request, answer)));
+        self.fs.journal().when_room(Box::new(move || {
+            core.serve_untapped(by, request, tries, answer)
+        }));
+    }
+
+    /// Does the request again in a moment. The kernel doesn't wait for a
+    /// RELEASE: who has closed and removed a file and wants its space may be
+    /// served before that is.
+    fn try_again<A>(self: &Arc<Self>, by: Caller, request: Request<'static>, tries: u32, answer: A)
+    where
+        A: FnOnce(Answer) + Send + 'static,
+    {
+        let core = self.clone();
+        let answer: Box<dyn FnOnce(Answer) + Send> = Box::new(answer);
+        let retry: Retry = Box::new(move || core.serve_untapped(by, request, tries, answer));
+        let patient = self.patient.lock().clone();
+        let left = match patient {
+            Some(patient) => patient.send(retry).err().map(|unsent| unsent.0),
+            None => Some(retry),
+        };
+        if let Some(retry) = left {
+            retry();
+        }
     }
 
     /// The request on the file system: one call each.
@@ -425,7 +463,7 @@ impl Service for Core {
             answer(given);
         };
         let Some(tap) = self.tap.clone() else {
-            return self.serve_untapped(by, request, answer);
+            return self.serve_untapped(by, request, TRIES, answer);
         };
         // Boxed for the same reason as in `park`.
         let answer: Box<dyn FnOnce(Answer) + Send> = Box::new(answer);
@@ -433,7 +471,7 @@ impl Service for Core {
             Ok(()) => {
                 let served = Served::of(&request, self.asks(&request));
                 let tapped = move |given: Answer| answer(tap.after(served, given));
-                self.serve_untapped(by, request, tapped);
+                self.serve_untapped(by, request, TRIES, tapped);
             }
             Err(error) => answer(Err(error)),
         }
@@ -479,4 +517,99 @@ fn is_virtual(name: &[u8]) -> bool {
 /// Permission bits of a mode.
 fn perm(mode: u32) -> u16 {
     (mode & 0o7777) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::WriteFlags;
+    use crate::fs::world::{World, open};
+
+    /// A core on a small image, with a full file that is open.
+    fn full() -> (World, Arc<Core>, InodeNo) {
+        let world = World::new(&["-b4096"], 8 << 20);
+        let fs = Arc::new(open(world.disk.clone()));
+        let core = Core::new(fs, false, Box::new(String::new), Arc::default(), None);
+        let file = create(&core, b"full");
+        while write(&core, file).try_recv().unwrap().is_ok() {}
+        (world, core, file)
+    }
+
+    fn ask(core: &Arc<Core>, request: Request<'_>) -> mpsc::Receiver<Answer> {
+        let (tell, told) = mpsc::channel();
+        core.serve(Caller::default(), request, move |answer| {
+            tell.send(answer).unwrap()
+        });
+        told
+    }
+
+    fn create(core: &Arc<Core>, name: &[u8]) -> InodeNo {
+        let request = Request::Create {
+            parent: InodeNo::ROOT,
+            name: name.into(),
+            mode: 0o644,
+            umask: 0,
+            flags: 0,
+        };
+        match ask(core, request).try_recv().unwrap() {
+            Ok(Reply::Created(attr)) => attr.inode,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Appends a block.
+    fn write(core: &Arc<Core>, inode: InodeNo) -> mpsc::Receiver<Answer> {
+        let request = Request::Write {
+            inode,
+            offset: core.fs.getattr(inode).unwrap().size,
+            data: vec![1; 4096].into(),
+            flags: WriteFlags::default(),
+            durable: false,
+            crooked: false,
+        };
+        ask(core, request)
+    }
+
+    fn unlink(core: &Arc<Core>, name: &[u8]) {
+        let request = Request::Unlink {
+            parent: InodeNo::ROOT,
+            name: name.into(),
+        };
+        ask(core, request).try_recv().unwrap().unwrap();
+    }
+
+    #[test]
+    fn space_of_a_file_whose_close_comes_late_is_waited_for() {
+        let (_world, core, full) = full();
+        let (patient, retries) = mpsc::channel();
+        core.set_patient(Some(patient));
+        let other = create(&core, b"other");
+        unlink(&core, b"full");
+        let answer = write(&core, other);
+        assert!(answer.try_recv().is_err(), "answered at once");
+        let (inode, count) = (full, 1);
+        for closed in [Request::Release { inode }, Request::Forget { inode, count }] {
+            ask(&core, closed).try_recv().unwrap().unwrap();
+        }
+        retries.try_recv().expect("a request to be done again")();
+        assert!(matches!(answer.try_recv(), Ok(Ok(Reply::Written(4096)))));
+    }
+
+    #[test]
+    fn a_full_image_is_told_to_be_full_in_the_end() {
+        let (_world, core, full) = full();
+        let (patient, retries) = mpsc::channel();
+        core.set_patient(Some(patient));
+        let answer = write(&core, full).try_recv().unwrap();
+        assert!(matches!(answer, Err(Error::NoSpace)), "nothing to wait for");
+        unlink(&core, b"full");
+        let answer = write(&core, full);
+        let mut times = 0;
+        while let Ok(retry) = retries.try_recv() {
+            retry();
+            times += 1;
+        }
+        assert_eq!(times, TRIES);
+        assert!(matches!(answer.try_recv(), Ok(Err(Error::NoSpace))));
+    }
 }

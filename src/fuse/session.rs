@@ -11,7 +11,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::fs::{self, Fs};
 
-use super::core::Core;
+use super::core::{Core, Retry};
 use super::point;
 use super::processes::Processes;
 use super::reply::node_of;
@@ -19,11 +19,14 @@ use super::transport::{Error, MountOptions, Mounted};
 
 /// How often freeing that waits is tried again.
 const TIDY: Duration = Duration::from_secs(1);
+/// After how long a request is done again that found no space: a busy machine
+/// has come to all that was sent before it by then.
+const MOMENT: Duration = Duration::from_millis(30);
 
 /// A mounted file system; it answers once [`Session::run`] is called.
 pub struct Session {
     mounted: Mounted<Core>,
-    fs: Arc<Fs>,
+    core: Arc<Core>,
     point: PathBuf,
     /// Kept while the mount is served.
     notifier: Arc<Notifier>,
@@ -44,7 +47,7 @@ impl Session {
         forget_attributes_of_changed(&fs, &notifier);
         Ok(Session {
             mounted,
-            fs,
+            core,
             point: point.to_owned(),
             notifier,
         })
@@ -55,18 +58,21 @@ impl Session {
     pub fn run(self) -> io::Result<()> {
         let Session {
             mounted,
-            fs,
+            core,
             point,
             notifier,
         } = self;
+        let fs = core.fs().clone();
         let mount = point::find(&point);
         unmount_on_signals(point.clone())?;
-        let (ended, end) = mpsc::channel();
+        let (patient, retries) = mpsc::channel();
+        core.set_patient(Some(patient));
         let tidying = thread::Builder::new()
             .name("tidy".to_owned())
-            .spawn(move || tidy(&fs, &end))?;
+            .spawn(move || tidy(&fs, &retries))?;
         let served = mounted.run();
-        drop((ended, notifier));
+        core.set_patient(None);
+        drop(notifier);
         let _ = tidying.join();
         // Not if it ended by being unmounted, as it should.
         if mount.is_some() && point::find(&point) == mount {
@@ -89,14 +95,23 @@ fn forget_attributes_of_changed(fs: &Fs, notifier: &Arc<Notifier>) {
     }));
 }
 
-/// Goes on with the freeing of large files that found the journal full, until
-/// the mount ends.
-fn tidy(fs: &Fs, end: &mpsc::Receiver<()>) {
-    while end.recv_timeout(TIDY) == Err(mpsc::RecvTimeoutError::Timeout) {
+/// Goes on with the freeing of large files that found the journal full, and does
+/// requests again that found no space, until the mount ends.
+fn tidy(fs: &Fs, retries: &mpsc::Receiver<Retry>) {
+    loop {
+        let waiting: Vec<Retry> = match retries.recv_timeout(TIDY) {
+            Ok(first) => std::iter::once(first).chain(retries.try_iter()).collect(),
+            Err(mpsc::RecvTimeoutError::Timeout) => Vec::new(),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+        };
+        if !waiting.is_empty() {
+            thread::sleep(MOMENT);
+        }
         match fs.noting(fs.tidy()) {
             Ok(()) | Err(fs::Error::Full) => {}
             Err(error) => log::debug!("freeing what was removed: {error}"),
         }
+        waiting.into_iter().for_each(|retry| retry());
     }
 }
 
