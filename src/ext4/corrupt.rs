@@ -22,8 +22,8 @@ pub enum Corrupt {
         /// As computed.
         computed: u32,
     },
-    /// A pointer leads outside the image.
-    #[error("{what} refers to block {block} outside the image")]
+    /// A pointer leads outside the image, or to blocks that are the format's own.
+    #[error("{what} refers to block {block}, which no file can have")]
     BlockOutside {
         /// Who refers.
         what: String,

@@ -210,7 +210,7 @@ impl<'a> NodeRef<'a> {
         if len == 0 || extent.end() > u64::from(MAX_BLOCKS) {
             return Err(bad(self.owner, "ee_len", u64::from(len)));
         }
-        match sb.contains(extent.block, u64::from(extent.len)) {
+        match sb.may_hold_data(extent.block, u64::from(extent.len)) {
             true => Ok(extent),
             false => Err(self.outside(extent.block)),
         }
@@ -220,7 +220,7 @@ impl<'a> NodeRef<'a> {
     pub fn child(&self, at: usize, sb: &Superblock) -> Result<Index, Corrupt> {
         let raw = self.item(at);
         let child = BlockNo(u64::from(le32(raw, 4)) | u64::from(le16(raw, 8)) << 32);
-        match sb.contains(child, 1) {
+        match sb.may_hold_data(child, 1) {
             true => Ok(Index {
                 file: self.key(at),
                 child,
@@ -229,8 +229,29 @@ impl<'a> NodeRef<'a> {
         }
     }
 
+    /// Checks that every item is possible and begins behind the one before.
+    pub fn check(&self, sb: &Superblock) -> Result<(), Corrupt> {
+        let mut end = 0;
+        for n in 0..self.len() {
+            let (first, behind) = match self.depth {
+                0 => self
+                    .extent(n, sb)
+                    .map(|extent| (extent.file, extent.end()))?,
+                _ => self
+                    .child(n, sb)
+                    .map(|child| (child.file, u64::from(child.file.0) + 1))?,
+            };
+            if u64::from(first.0) < end {
+                return Err(bad(self.owner, "ee_block", u64::from(first.0)));
+            }
+            end = behind;
+        }
+        Ok(())
+    }
+
     /// All items, their order checked.
     pub fn decode(&self, sb: &Superblock) -> Result<Node, Corrupt> {
+        self.check(sb)?;
         let items = match self.depth {
             0 => Items::Extents(
                 (0..self.len())
@@ -243,25 +264,12 @@ impl<'a> NodeRef<'a> {
                     .collect::<Result<_, _>>()?,
             ),
         };
-        let disorder = match &items {
-            Items::Extents(list) => list
-                .windows(2)
-                .find(|w| w[0].end() > u64::from(w[1].file.0))
-                .map(|w| w[1].file),
-            Items::Children(list) => list
-                .windows(2)
-                .find(|w| w[0].file >= w[1].file)
-                .map(|w| w[1].file),
-        };
-        match disorder {
-            Some(file) => Err(bad(self.owner, "ee_block", u64::from(file.0))),
-            None => Ok(Node {
-                depth: self.depth,
-                max: self.max,
-                generation: le32(self.raw, 8),
-                items,
-            }),
-        }
+        Ok(Node {
+            depth: self.depth,
+            max: self.max,
+            generation: le32(self.raw, 8),
+            items,
+        })
     }
 
     fn outside(&self, block: BlockNo) -> Corrupt {

@@ -23,6 +23,7 @@ pub mod jbd2;
 pub mod orphan;
 pub mod superblock;
 pub mod xattr;
+pub mod zones;
 
 pub use corrupt::{Corrupt, Unusable};
 pub use superblock::Superblock;

@@ -8,6 +8,7 @@
 use super::bytes::{halves, le16, le32, put_halves, put32};
 use super::checksum::crc32c;
 use super::features::{Features, compat, incompat, ro_compat};
+use super::zones::Zones;
 use super::{Corrupt, Unusable};
 use crate::units::{BlockNo, GroupNo, InodeNo};
 
@@ -69,6 +70,8 @@ pub struct Superblock {
     pub journal_inode: u32,
     pub orphan_file_inode: u32,
     pub lost_found_inode: u32,
+    /// The format's own blocks, as far as they have been looked up.
+    pub zones: Zones,
 }
 
 impl Superblock {
@@ -157,6 +160,7 @@ impl Superblock {
                 0
             },
             lost_found_inode: le32(raw, 0x268),
+            zones: Zones::default(),
         })
     }
 
@@ -281,6 +285,11 @@ impl Superblock {
     pub fn group_blocks(&self, group: GroupNo) -> u32 {
         let rest = self.blocks_count.saturating_sub(self.group_start(group).0);
         rest.min(u64::from(self.blocks_per_group)) as u32
+    }
+    /// Whether a file may have these blocks: they lie within the image and are
+    /// none of the format's own.
+    pub fn may_hold_data(&self, first: BlockNo, count: u64) -> bool {
+        self.contains(first, count) && !self.zones.meet(first, count)
     }
     /// The group of a block (which must be a data block).
     pub fn group_of_block(&self, block: BlockNo) -> GroupNo {

@@ -8,9 +8,11 @@ use parking_lot::Mutex;
 
 use super::damage::at as placed;
 use super::inode::{group, store_group, superblock_mut};
+use super::judgement::Judgement;
 use super::{Error, Result};
 use crate::ext4::bitmap::{self, Which};
 use crate::ext4::group::{BLOCK_UNINIT, Group, INODE_UNINIT, INODE_ZEROED};
+use crate::ext4::zones::Zones;
 use crate::ext4::{Corrupt, Superblock, superblock};
 use crate::journal::{Block, Blocks, Txn};
 use crate::units::{BlockNo, GroupNo, InodeNo};
@@ -47,7 +49,7 @@ pub fn new_blocks(
 
 /// Gives blocks back.
 pub fn free_blocks(txn: &mut Txn<'_>, sb: &Superblock, first: BlockNo, count: u64) -> Result<()> {
-    if !sb.contains(first, count) {
+    if !sb.may_hold_data(first, count) {
         return Err(Corrupt::BlockOutside {
             what: "freeing".into(),
             block: first,
@@ -177,6 +179,12 @@ pub fn free_inode(
         group.used_dirs = less.ok_or_else(|| inconsistent(number, "bg_used_dirs_count", 0))?;
     }
     store_group(txn, sb, number, &group)
+}
+
+/// The format's own blocks. (A group whose descriptor is damaged has none that
+/// could be known, and can't be used either.)
+pub fn zones(blocks: &dyn Blocks, sb: &Superblock) -> Zones {
+    Zones::new(sb, |number| group(blocks, sb, number).ok())
 }
 
 /// Free blocks and inodes of all groups.
@@ -382,9 +390,37 @@ pub(super) fn block_bitmap(
         return Ok(initial_block_bitmap(blocks, sb, number, group)?.into());
     }
     let bits = blocks.block(group.block_bitmap)?;
-    let verified = bitmap::verify(sb, number, group, Which::Blocks, &bits);
-    placed(InodeNo(0), group.block_bitmap, verified)?;
+    bits.once(Judgement::BlockBitmap.mark(number.0), |bits| {
+        let verified = bitmap::verify(sb, number, group, Which::Blocks, bits);
+        placed(InodeNo(0), group.block_bitmap, verified)?;
+        agrees(sb, number, group, bits)
+    })?;
     Ok(bits)
+}
+
+/// Without a checksum a bitmap can still be seen to be wrong: what it calls
+/// free are as many as the descriptor says, and none of the format's own.
+fn agrees(sb: &Superblock, number: GroupNo, group: &Group, bits: &[u8]) -> Result<()> {
+    let (start, size) = (sb.group_start(number), sb.group_blocks(number));
+    let free = size - bitmap::ones(bits, size);
+    if free != group.free_blocks {
+        return Err(inconsistent(
+            number,
+            "bg_free_blocks_count against its bitmap",
+            free.into(),
+        ));
+    }
+    for (first, count) in sb.zones.within(start, size.into()) {
+        let (from, to) = ((first - start.0) as u32, (first - start.0 + count) as u32);
+        if let Some(at) = bitmap::next(bits, from, to, false) {
+            return Err(inconsistent(
+                number,
+                "bitmap that calls free what is the format's own: block",
+                start.0 + u64::from(at),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// What an uninitialised block bitmap stands for.

@@ -70,7 +70,7 @@ fn slot(sb: &Superblock, inside: u64, level: u32) -> usize {
 }
 
 fn checked(sb: &Superblock, inode: &Inode, block: BlockNo) -> Result<BlockNo> {
-    match block.0 == 0 || sb.contains(block, 1) {
+    match block.0 == 0 || sb.may_hold_data(block, 1) {
         true => Ok(block),
         false => Err(Corrupt::BlockOutside {
             what: format!("block map of inode {}", inode.number),

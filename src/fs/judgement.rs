@@ -14,11 +14,13 @@ pub(super) enum Judgement {
     Node,
     /// A node of an extent tree.
     Extents,
+    /// A bitmap of blocks.
+    BlockBitmap,
 }
 
 impl Judgement {
-    /// With the seed of the checksum, which is the owner's.
-    pub(super) fn mark(self, seed: u32) -> u64 {
-        (self as u64) << 32 | u64::from(seed)
+    /// With the seed of the checksum, which is the owner's, or a group's number.
+    pub(super) fn mark(self, whose: u32) -> u64 {
+        (self as u64) << 32 | u64::from(whose)
     }
 }

@@ -42,7 +42,7 @@ pub mod rename;
 mod space;
 mod tree;
 #[cfg(test)]
-mod world;
+pub(crate) mod world;
 pub mod xattr;
 
 pub use caller::{Caller, Groups, ProcessTable};
@@ -188,6 +188,8 @@ impl Fs {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let journal: Arc<Journal> = journal.into();
+        let zones = alloc::zones(&journal.view(), &sb);
+        let sb = Superblock { zones, ..sb };
         let hints = Arc::new(path::Hints::default());
         let (known, geometry) = (hints.clone(), sb.clone());
         journal.set_namer(Box::new(move |blocks, inode| {

@@ -38,6 +38,7 @@ pub fn around(
     at: FileBlock,
 ) -> Result<Around> {
     let root = NodeRef::open(&inode.block, inode.number, None);
+    let root = root.and_then(|root| root.check(sb).map(|()| root));
     let root = placed(inode.number, BlockNo(0), root)?;
     descend(blocks, sb, inode, root, at, MAX_BLOCKS)
 }
@@ -50,7 +51,8 @@ fn whole<'a>(
     seed: u32,
 ) -> std::result::Result<NodeRef<'a>, Corrupt> {
     let mark = Judgement::Extents.mark(seed);
-    block.once(mark, |_| node.verify(sb, seed)).map(|()| node)
+    let judge = |_: &[u8]| node.verify(sb, seed).and_then(|()| node.check(sb));
+    block.once(mark, judge).map(|()| node)
 }
 
 fn descend(
@@ -80,6 +82,9 @@ fn descend(
             let below = NodeRef::open(&child, inode.number, Some(node.depth - 1));
             let below = below.and_then(|below| whole(&child, below, sb, inode.seed(sb)));
             let below = placed(inode.number, number, below)?;
+            if !below.is_empty() && below.key(0) != node.key(slot) {
+                return Err(tangled(inode, below.key(0)));
+            }
             descend(blocks, sb, inode, below, at, next)
         }
     }

@@ -3,6 +3,8 @@
 use super::super::alloc::kernel_reserve;
 use super::super::world::{FORMATS, MAPPED, World};
 use super::*;
+use crate::device::Disk;
+use crate::units::GroupNo;
 
 const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
 const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP;
@@ -523,4 +525,96 @@ fn sample() -> [u8; 1024] {
         time: Time::default(),
     };
     new.superblock().unwrap().0
+}
+
+/// What reading and writing a file say of an image changed by `damage`, which
+/// gets it flushed; and the image goes on being read.
+fn after_damage(
+    world: &mut World,
+    file: InodeNo,
+    damage: impl FnOnce(&World),
+) -> (Result<Vec<u8>>, Result<usize>) {
+    world.fs.journal().flush().unwrap();
+    damage(world);
+    world.damaged = true;
+    let fs = crate::fs::world::open(world.disk.clone());
+    let read = fs.read(file, 0, 4096);
+    let written = fs.write(&world.by, file, 0, &[0; 4096], WriteFlags::default());
+    assert!(fs.lookup(&world.by, InodeNo::ROOT, b"file").is_ok());
+    assert!(fs.getattr(InodeNo::ROOT).is_ok());
+    (read, written.map(|done| done.value))
+}
+
+fn is_damage<T>(result: &Result<T>) -> bool {
+    matches!(result, Err(Error::Corrupt(_)))
+}
+
+#[test]
+fn a_file_that_claims_the_formats_own_blocks_is_damaged_and_harms_nobody() {
+    for (name, args) in FORMATS.iter().chain(MAPPED) {
+        let mut world = World::new(args, 8 << 20);
+        let file = world.file("file");
+        world.write(file, 0, &[1; 4096]).unwrap();
+        let mut inode = world.inode(file);
+        let group = crate::fs::inode::group(&world.fs.view(), &world.fs.sb, GroupNo(0)).unwrap();
+        for target in [group.block_bitmap, group.inode_bitmap, group.inode_table] {
+            // The only extent's first block, or the map's first pointer.
+            let at = if inode.has(flag::EXTENTS) { 20 } else { 0 };
+            inode.block[at..at + 4].copy_from_slice(&(target.0 as u32).to_le_bytes());
+            let mut txn = world.fs.begin().unwrap();
+            store(&mut txn, &world.fs.sb, &inode).unwrap();
+            txn.commit(&Op::Orphan { inode: file }).unwrap();
+            let (read, written) = after_damage(&mut world, file, |_| {});
+            assert!(is_damage(&read) && is_damage(&written), "{name}: {target}");
+            assert!(is_damage(&world.fs.truncate(&world.by, file, 0)), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_bitmap_without_a_checksum_that_calls_used_blocks_free_is_damage() {
+    for forged in [false, true] {
+        let mut world = World::new(&["-b1024", "-O^metadata_csum"], 8 << 20);
+        let file = world.file("file");
+        let group = crate::fs::inode::group(&world.fs.view(), &world.fs.sb, GroupNo(0)).unwrap();
+        let table = group.inode_table.0 - world.fs.sb.first_data_block;
+        let (_, written) = after_damage(&mut world, file, |world| {
+            let place = group.block_bitmap.0 * 1024;
+            let mut bits = [0; 1024];
+            world.disk.read_at(&mut bits, place).unwrap();
+            bits[table as usize / 8 + 1] = 0;
+            if forged {
+                // As many others are called used.
+                bits[1020] = 0xFF;
+            }
+            world.disk.write_at(&bits, place).unwrap();
+        });
+        assert!(is_damage(&written), "{written:?}");
+    }
+}
+
+#[test]
+fn extents_out_of_order_are_damage_also_without_checksums() {
+    for change in [
+        |items: &mut [u8]| items[5 * 12..7 * 12].rotate_left(12),
+        |items: &mut [u8]| items[5 * 12 + 4] = 20,
+        |items: &mut [u8]| items[0] += 1,
+    ] {
+        let mut world = World::new(&["-b1024", "-O^metadata_csum"], 8 << 20);
+        let file = world.file("file");
+        for n in 0..40 {
+            world.write(file, n * 2048, &[n as u8; 1024]).unwrap();
+        }
+        let leaf = map_block(&world.inode(file)).unwrap().0 * 1024;
+        let (read, written) = after_damage(&mut world, file, |world| {
+            let mut items = [0; 40 * 12];
+            world.disk.read_at(&mut items, leaf + 12).unwrap();
+            change(&mut items);
+            world.disk.write_at(&items, leaf + 12).unwrap();
+        });
+        assert!(
+            is_damage(&read) && is_damage(&written),
+            "{read:?} {written:?}"
+        );
+    }
 }
