@@ -203,17 +203,11 @@ pub fn set_parent(txn: &mut Txn<'_>, sb: &Superblock, dir: &Inode, parent: Inode
 pub fn dots(blocks: &dyn Blocks, sb: &Superblock, dir: &Inode) -> Result<(InodeNo, InodeNo)> {
     let (number, block) = raw(blocks, sb, dir, FileBlock(0))?;
     let seed = seed(sb, dir);
-    let (of, dir_is_indexed) = match dir.has(flag::INDEX) {
-        true => (Judgement::Root, true),
-        false => (Judgement::Leaf, false),
+    let of = match dir.has(flag::INDEX) {
+        true => Judgement::Root,
+        false => Judgement::Leaf,
     };
-    let verified = block.once(of.mark(seed.unwrap_or(0)), |bytes| match dir_is_indexed {
-        true => {
-            htree::root(bytes).and_then(|_| htree::Map::decode(bytes, Layout::Root, seed).map(drop))
-        }
-        false => dirent::verify(bytes, seed),
-    });
-    let dots = verified.and_then(|()| htree::dots(&block));
+    let dots = judge(&block, of, seed).and_then(|()| htree::dots(&block));
     placed(dir.number, number, dots)
 }
 
@@ -265,11 +259,21 @@ fn leaf(
     at: FileBlock,
 ) -> Result<(BlockNo, Block)> {
     let (number, block) = raw(blocks, sb, dir, at)?;
-    let seed = seed(sb, dir);
-    let mark = Judgement::Leaf.mark(seed.unwrap_or(0));
-    let verified = block.once(mark, |bytes| dirent::verify(bytes, seed));
-    placed(dir.number, number, verified)?;
+    let judged = judge(&block, Judgement::Leaf, seed(sb, dir));
+    placed(dir.number, number, judged)?;
     Ok((number, block))
+}
+
+/// Whether a block is whole, once; `seed`: see [`seed`].
+fn judge(block: &Block, of: Judgement, seed: Option<u32>) -> std::result::Result<(), Corrupt> {
+    block.once(of.mark(seed.unwrap_or(0)), |bytes| match of {
+        Judgement::Root => {
+            htree::root(bytes)?;
+            htree::Map::decode(bytes, Layout::Root, seed).map(drop)
+        }
+        Judgement::Node => htree::Map::decode(bytes, Layout::Node, seed).map(drop),
+        _ => dirent::verify(bytes, seed),
+    })
 }
 
 /// The blocks with plain entries, in file order.

@@ -5,7 +5,9 @@
 //! next leaf. A full leaf is cut in two near the middle of its bytes; a full
 //! index node likewise; a full root gets a level below it.
 
-use super::{Judgement, Place, block_count, close_gaps, leaf, locate_in, lost, map, raw, seed};
+use super::{
+    Judgement, Place, block_count, close_gaps, judge, leaf, locate_in, lost, map, raw, seed,
+};
 use crate::ext4::Superblock;
 use crate::ext4::dirent::{self, Entry};
 use crate::ext4::hash::Hasher;
@@ -43,13 +45,7 @@ impl Node {
             FileBlock(0) => (Layout::Root, Judgement::Root),
             _ => (Layout::Node, Judgement::Node),
         };
-        let seed = seed(sb, dir);
-        let judged = block.once(judgement.mark(seed.unwrap_or(0)), |bytes| {
-            if layout == Layout::Root {
-                htree::root(bytes)?;
-            }
-            Map::decode(bytes, layout, seed).map(drop)
-        });
+        let judged = judge(&block, judgement, seed(sb, dir));
         placed(dir.number, number, judged)?;
         Ok(Node {
             number,
