@@ -136,21 +136,17 @@ impl Fs {
         Ok(Done::nothing(()))
     }
 
-    /// Opens a directory.
+    /// Opens a directory, also a removed one that somebody is in. It is not
+    /// counted: what is left of a removed directory are attributes, which the
+    /// kernel's references keep.
     pub fn opendir(&self, by: &Caller, number: InodeNo) -> Result<Done<()>> {
         let view = self.view();
-        let inode = load_file(&view, &self.sb, number)?;
+        let (inode, _) = self.load_or_gone(&view, number)?;
         if inode.kind() != mode::DIRECTORY {
             return Err(Error::NotDirectory);
         }
         self.may(&view, by, &inode, READ)?;
-        self.opened(number);
         Ok(Done::nothing(()))
-    }
-
-    /// Closes a directory.
-    pub fn releasedir(&self, number: InodeNo) -> Result<Done<()>> {
-        self.release(number)
     }
 
     /// The kernel holds one reference more: its number won't be given away.

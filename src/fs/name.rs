@@ -322,11 +322,11 @@ impl Fs {
         by: &Caller,
         number: InodeNo,
     ) -> Result<Inode> {
-        let inode = load_file(blocks, &self.sb, number)?;
+        let (inode, _) = self.load_or_gone(blocks, number)?;
         if inode.kind() != mode::DIRECTORY {
             return Err(Error::NotDirectory);
         }
-        // Removed, but open: nothing can be in it or come into it any more.
+        // Removed, but somebody is in it: nothing else can be or come there.
         if inode.links == 0 {
             return Err(Error::NotFound);
         }

@@ -221,7 +221,7 @@ fn nothing_comes_into_a_removed_directory() {
     let (fs, by) = (&world.fs, &world.by);
     let dir = world.dir(ROOT, "dir");
     let file = world.file(ROOT, "file");
-    fs.opendir(by, dir).unwrap();
+    fs.remember(dir);
     fs.rmdir(by, ROOT, b"dir").unwrap();
     assert!(matches!(
         fs.create(by, dir, b"x", 0o644, 0),
@@ -233,7 +233,9 @@ fn nothing_comes_into_a_removed_directory() {
         Err(Error::NotFound)
     ));
     assert!(matches!(world.look(dir, ".."), Err(Error::NotFound)));
-    fs.releasedir(dir).unwrap();
+    fs.opendir(by, dir).unwrap();
+    fs.forget(dir, 1);
+    assert!(matches!(fs.opendir(by, dir), Err(Error::Stale)));
     world.judge();
 }
 
