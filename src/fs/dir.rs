@@ -37,8 +37,8 @@ pub struct Entry {
     pub kind: u8,
 }
 
-/// Where a name stands, until its directory changes; what else than names is
-/// changed or removed does not matter.
+/// Where a name stands, until one is added to its directory: that may move
+/// others. Removing or redirecting one moves none.
 pub(super) struct Place {
     block: BlockNo,
     at: usize,

@@ -43,7 +43,8 @@ pub fn around(
     descend(blocks, sb, inode, root, at, MAX_BLOCKS)
 }
 
-/// A node, if its block's checksum is right.
+/// A node, if its block's checksum is right and its items are possible and in
+/// order.
 fn whole<'a>(
     block: &Block,
     node: NodeRef<'a>,
