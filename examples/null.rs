@@ -318,7 +318,7 @@ impl Null {
             R::Rename { .. } => return Err(Error::Invalid),
             R::Open { inode, .. } => {
                 tree.write().node_mut(inode)?.opened += 1;
-                Reply::Opened { unmapped: false }
+                Reply::Opened { appends: false }
             }
             R::Release { inode } => {
                 let mut tree = tree.write();
@@ -342,7 +342,7 @@ impl Null {
                 tree.write().node_mut(inode)?.put(offset as usize, &data);
                 Reply::Written(data.len() as u32)
             }
-            R::OpenDir { .. } => Reply::Opened { unmapped: false },
+            R::OpenDir { .. } => Reply::Opened { appends: false },
             // A sync is answered, not refused: the kernel would never ask again.
             R::ReleaseDir { .. } | R::Sync { .. } | R::Access { .. } | R::Forget { .. } => {
                 Reply::Done

@@ -32,8 +32,8 @@ const OPEN_TO_RUN: i32 = 0x20;
 pub struct WriteFlags {
     /// Clear suid and sgid.
     pub kill_priv: bool,
-    /// The file is open with O_APPEND.
-    pub append: bool,
+    /// Through a handle that was to append only, and whose O_APPEND is gone.
+    pub astray: bool,
     /// The kernel brings what was stored into a mapping.
     pub mapped: bool,
 }
@@ -81,8 +81,8 @@ pub struct Statfs {
 }
 
 impl Fs {
-    /// Opens a file; `flags` as in open(2) (O_TRUNC counts). Answers whether it
-    /// must not be mapped: one that may only grow, opened to be written.
+    /// Opens a file; `flags` as in open(2) (O_TRUNC counts). Answers whether the
+    /// handle is to append only.
     pub fn open(&self, by: &Caller, number: InodeNo, flags: i32) -> Result<Done<bool>> {
         self.may_open(by, number, flags)?;
         let inode = load_file(&self.view(), &self.sb, number)?;
@@ -362,8 +362,8 @@ impl Fs {
         let mut inode = load_file(txn, &self.sb, number)?;
         must_be_regular(&inode)?;
         self.mutable(&inode)?;
-        // A program may give O_APPEND up: the kernel only knows ext4's flag.
-        if inode.has(flag::APPEND) && !flags.append && !flags.mapped {
+        // A program may give O_APPEND up: the kernel doesn't know the flag.
+        if inode.has(flag::APPEND) && flags.astray && !flags.mapped {
             return Err(Error::NotPermitted);
         }
         let room = max_size(&self.sb, &inode).saturating_sub(at);

@@ -286,7 +286,7 @@ impl<S: Service> fuser::Filesystem for Adapter<S> {
         &self,
         by: &fuser::Request,
         node: INodeNo,
-        _: FileHandle,
+        handle: FileHandle,
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
@@ -298,7 +298,7 @@ impl<S: Service> fuser::Filesystem for Adapter<S> {
             inode: inode_of(node.0),
             offset,
             data: data.into(),
-            flags: Request::write_flags(write_flags.bits(), flags.0),
+            flags: Request::write_flags(write_flags.bits(), handle.0, flags.0),
             durable: Request::is_durable(flags.0),
             crooked: Request::is_crooked(flags.0, offset, data.len() as u64),
         };

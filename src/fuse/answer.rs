@@ -63,8 +63,9 @@ impl<S: Service> Adapter<S> {
         reply: ReplyOpen,
     ) {
         self.serve(by, request, move |answer| match answer {
-            Ok(Reply::Opened { unmapped: true }) => {
-                reply.opened(FileHandle(0), flags | FopenFlags::FOPEN_DIRECT_IO);
+            Ok(Reply::Opened { appends: true }) => {
+                let handle = FileHandle(Request::APPENDS);
+                reply.opened(handle, flags | FopenFlags::FOPEN_DIRECT_IO);
             }
             Ok(_) => reply.opened(FileHandle(0), flags),
             Err(error) => reply.error(errno(&error)),

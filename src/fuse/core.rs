@@ -235,13 +235,13 @@ impl Core {
                 return self.nothing(fs.rename(by, *from, name, *to, new_name, *flags)?);
             }
             R::Open { inode, flags } => {
-                return self.done(fs.open(by, *inode, *flags)?, |unmapped| Reply::Opened {
-                    unmapped,
+                return self.done(fs.open(by, *inode, *flags)?, |appends| Reply::Opened {
+                    appends,
                 });
             }
             R::Release { inode } => return self.nothing(fs.release(*inode)?),
             R::OpenDir { inode, .. } => {
-                let opened = Reply::Opened { unmapped: false };
+                let opened = Reply::Opened { appends: false };
                 return self.done(fs.opendir(by, *inode)?, |()| opened);
             }
             R::ReleaseDir { .. } => Reply::Done,

@@ -175,9 +175,9 @@ pub enum Reply {
     Attr(Attr),
     /// A new file, opened.
     Created(Attr),
-    /// `unmapped`: it must not be mapped with MAP_SHARED.
+    /// `appends`: nothing else, so that it must not be mapped with MAP_SHARED.
     Opened {
-        unmapped: bool,
+        appends: bool,
     },
     Bytes(Vec<u8>),
     Written(u32),
@@ -205,14 +205,18 @@ impl Request<'_> {
             && flags & (libc::O_DSYNC | libc::O_SYNC) != 0
     }
 
+    /// The number of a handle (`fh` of linux/fuse.h) that is to append only;
+    /// others have 0.
+    pub const APPENDS: u64 = 1;
+
     /// How a write came, by its flags in the protocol (`write_flags` of
-    /// linux/fuse.h) and those of the open file.
-    pub fn write_flags(how: u32, flags: i32) -> WriteFlags {
+    /// linux/fuse.h), its handle and the flags that this has now.
+    pub fn write_flags(how: u32, handle: u64, flags: i32) -> WriteFlags {
         const CACHE: u32 = 1 << 0;
         const KILL_SUIDGID: u32 = 1 << 2;
         WriteFlags {
             kill_priv: how & KILL_SUIDGID != 0,
-            append: flags & libc::O_APPEND != 0,
+            astray: handle == Self::APPENDS && flags & libc::O_APPEND == 0,
             mapped: how & CACHE != 0,
         }
     }

@@ -179,7 +179,7 @@ impl Header {
                         inode,
                         offset: args.u64(8),
                         data: payload.get(..size)?.into(),
-                        flags: R::write_flags(args.u32(20), flags),
+                        flags: R::write_flags(args.u32(20), args.u64(0), flags),
                         durable: R::is_durable(flags),
                         crooked: R::is_crooked(flags, args.u64(8), size as u64),
                     },
@@ -433,7 +433,7 @@ mod tests {
         assert!(matches!(
             written,
             Asked::Request(
-                Request::Write { offset: 4096, flags: WriteFlags { kill_priv: true, append: false, mapped: false }, durable: false, data, .. },
+                Request::Write { offset: 4096, flags: WriteFlags { kill_priv: true, astray: false, mapped: false }, durable: false, data, .. },
                 Form::Written
             ) if *data == *b"abc"
         ));

@@ -291,7 +291,7 @@ impl Driver {
     fn write(&self, inode: InodeNo, offset: u64, bytes: &[u8]) -> Result<Answer> {
         let flags = WriteFlags {
             kill_priv: self.by.uid != 0,
-            append: false,
+            astray: false,
             mapped: false,
         };
         let done = self.fs.write(&self.by, inode, offset, bytes, flags)?;

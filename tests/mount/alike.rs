@@ -613,6 +613,10 @@ fn an_append_only_file_only_grows() {
             head -n 1 log
             chattr -a log; echo 0123456789 > log; chattr +a log
         done
+        # (Who had it open before may go on.)
+        echo 0123456789 > early
+        (chattr +a early; printf over >&3; cat early) 3<> early
+        (printf over >&3) 3<> early || cat early; chattr -a early
         # (What mmap(2) says is not quite the kernel's: ENODEV, not EACCES.)
         for how in '-a -c "mmap -rw 0 11"' '-a -c "mmap -r 0 11"' '-r -c "mmap -r 0 11"'; do
             eval "xfs_io $how -c 'mread -v 0 4' log" 2>&1 | grep -q 01 && echo "$how"

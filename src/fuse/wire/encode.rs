@@ -4,7 +4,7 @@ use crate::fs::{Attr, Kind};
 use crate::units::InodeNo;
 
 use super::super::reply::{TTL, Told, node_of, number_of};
-use super::super::request::{Answer, Reply};
+use super::super::request::{Answer, Reply, Request};
 use super::super::service::Entry;
 use super::{FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, Header};
 
@@ -78,12 +78,12 @@ impl Form {
             }
             (Form::Created, Reply::Created(attr)) => {
                 out.entry(attr);
-                out.opened(FOPEN_KEEP_CACHE);
+                out.opened(0, FOPEN_KEEP_CACHE);
             }
-            (Form::Opened(flags), Reply::Opened { unmapped: true }) => {
-                out.opened(flags | FOPEN_DIRECT_IO);
+            (Form::Opened(flags), Reply::Opened { appends: true }) => {
+                out.opened(Request::APPENDS, flags | FOPEN_DIRECT_IO);
             }
-            (Form::Opened(flags), _) => out.opened(flags),
+            (Form::Opened(flags), _) => out.opened(0, flags),
             (Form::Data, Reply::Bytes(bytes)) => out.bytes(bytes),
             (Form::Xattr(0), Reply::Bytes(bytes)) => out.u64(bytes.len() as u64),
             (Form::Xattr(size), Reply::Bytes(bytes)) if bytes.len() <= size as usize => {
@@ -250,8 +250,8 @@ impl<'p> Out<'p> {
     }
 
     /// `struct fuse_open_out`
-    fn opened(&mut self, flags: u32) {
-        self.u64(0);
+    fn opened(&mut self, handle: u64, flags: u32) {
+        self.u64(handle);
         self.u32(flags);
         self.u32(0);
     }

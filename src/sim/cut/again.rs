@@ -184,7 +184,7 @@ impl Again {
                         let (at, bytes) = (offset + piece.start as u64, &data[piece.clone()]);
                         let flags = WriteFlags {
                             kill_priv: by.uid != 0,
-                            append: true, // it was accepted
+                            astray: false, // it was accepted
                             mapped: false,
                         };
                         let written = self.fs.write(caller, inode, at, bytes, flags);
