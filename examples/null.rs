@@ -17,7 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use journalfs::fs::{Attr, Caller, Error, Kind, Result, SetAttr, SetTime, Statfs};
 use journalfs::fuse::processes::Processes;
 use journalfs::fuse::request::{Answer, Reply, Request};
-use journalfs::fuse::service::{Entry, Service};
+use journalfs::fuse::service::{Entry, Service, Work};
 use journalfs::fuse::transport::{MountOptions, Mounted, Transport};
 use journalfs::units::{InodeNo, Time};
 use parking_lot::RwLock;
@@ -367,8 +367,13 @@ impl Null {
 }
 
 impl Service for Null {
-    fn serve<A>(self: &Arc<Self>, by: Caller, request: Request<'_>, answer: A)
-    where
+    fn serve<A>(
+        self: &Arc<Self>,
+        by: Caller,
+        request: Request<'_>,
+        answer: A,
+        _: Option<&dyn Fn(Work)>,
+    ) where
         A: FnOnce(Answer) + Send + 'static,
     {
         answer(self.answer(&by, request));
@@ -387,8 +392,9 @@ impl Service for Null {
         inode: InodeNo,
         from: u64,
         plus: bool,
+        _: bool,
         add: &mut dyn FnMut(Entry<'_>) -> bool,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let tree = self.0.read();
         let dir = tree.node(inode)?;
         let mut add = |cookie, name: &[u8], attr: &Attr| {
@@ -403,7 +409,7 @@ impl Service for Null {
         // (".." is no matter here.)
         for (position, name) in [(1, &b"."[..]), (2, b"..")] {
             if position > from && !add(position, name, &dir.attr) {
-                return Ok(());
+                return Ok(true);
             }
         }
         for (&position, (name, number)) in dir.entries.range(from.max(2) + 1..) {
@@ -411,7 +417,7 @@ impl Service for Null {
                 break;
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -8,7 +8,7 @@ use super::{Atime, Caller, Done, Error, Fs, Result, Time, xattr};
 use crate::ext4::Superblock;
 use crate::ext4::features::ro_compat;
 use crate::ext4::inode::{Inode, flag, mode};
-use crate::journal::{Blocks, Gather, Op, Txn, View};
+use crate::journal::{Blocks, Gather, Op, Txn, View, ready};
 use crate::units::{BlockNo, FileBlock, InodeNo, Lsn};
 
 /// From this size on the image must say `large_file`.
@@ -200,7 +200,7 @@ impl Fs {
         for _ in 0..3 {
             let (inode, len, found) = self.find_to_read(number, offset, into.len())?;
             if self.journal.read(&found, &mut into[..len])? {
-                self.touch(&inode);
+                self.touch(&inode)?;
                 return Ok(len);
             }
         }
@@ -209,7 +209,7 @@ impl Fs {
         let len = (into.len() as u64).min(inode.size.saturating_sub(offset)) as usize;
         read_at(&view, &self.sb, &inode, offset, &mut into[..len])?;
         drop(view);
-        self.touch(&inode);
+        self.touch(&inode)?;
         Ok(len)
     }
 
@@ -222,11 +222,11 @@ impl Fs {
         into: &mut [u8],
     ) -> Result<Option<usize>> {
         let (inode, len, found) = self.find_to_read(number, offset, into.len())?;
-        let ready = self.journal.read_ready(&found, &mut into[..len])?;
-        Ok(ready.then(|| {
-            self.touch(&inode);
-            len
-        }))
+        if !self.journal.read_ready(&found, &mut into[..len])? {
+            return Ok(None);
+        }
+        self.touch(&inode)?;
+        Ok(Some(len))
     }
 
     /// A file, how many bytes of `room` it has from `offset` on, and where they are.
@@ -545,8 +545,8 @@ impl Fs {
     }
 
     /// Notes the access time of a read, where the options want it. A failure
-    /// is not the reader's.
-    pub(super) fn touch(&self, inode: &Inode) {
+    /// is not the reader's, unless a disk must not be waited for.
+    pub(super) fn touch(&self, inode: &Inode) -> Result<()> {
         let now = self.now();
         let wanted = match self.options.atime {
             Atime::Noatime => false,
@@ -559,10 +559,17 @@ impl Fs {
             }
         };
         if !wanted || self.options.read_only || inode.has(flag::NOATIME) || inode.atime == now {
-            return;
+            return Ok(());
         }
-        if let Err(error) = self.noting(self.store_atime(inode.number, now)) {
-            log::debug!("access time of inode {}: {error}", inode.number);
+        let number = inode.number;
+        let stored = self.journal.fetching(|| self.store_atime(number, now));
+        match self.noting(stored) {
+            Err(error) if ready::is_lacking() => Err(error),
+            Err(error) => {
+                log::debug!("access time of inode {number}: {error}");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
         }
     }
 

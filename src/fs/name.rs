@@ -11,7 +11,7 @@ use crate::ext4::features::ro_compat;
 use crate::ext4::inode::{Inode, flag, mode};
 use crate::ext4::{Corrupt, Superblock};
 use crate::journal::record::Name;
-use crate::journal::{Blocks, Op, Txn};
+use crate::journal::{self, Blocks, Op, Txn, ready};
 use crate::units::{BlockNo, InodeNo, Time};
 
 /// Gets an entry of a directory: the cookie behind it, name, inode, type; and
@@ -192,7 +192,7 @@ impl Fs {
             false => target.copy_from_slice(&inode.block[..inode.size as usize]),
         }
         drop(view);
-        self.touch(&inode);
+        self.touch(&inode)?;
         Ok(target)
     }
 
@@ -214,7 +214,7 @@ impl Fs {
                     Some(kind) => kind,
                     None => self.kind_of(view, inode, entry),
                 };
-                each(cookie, name, entry, kind)
+                !ready::is_lacking() && each(cookie, name, entry, kind)
             },
         )
     }
@@ -234,6 +234,9 @@ impl Fs {
             from,
             &mut |view, cookie, entry, file_type, name| {
                 let found = named(view, &self.sb, inode, entry).and_then(|inode| attr(&inode));
+                if ready::is_lacking() {
+                    return false;
+                }
                 let kind = match &found {
                     Ok(attr) => attr.kind,
                     Err(_) => Kind::of_entry(file_type).unwrap_or(Kind::Regular),
@@ -257,6 +260,11 @@ impl Fs {
     }
 
     fn list(&self, by: &Caller, inode: InodeNo, from: u64, each: &mut Each<'_>) -> Result<()> {
+        if from == 0 {
+            // Before it is listed, since a part may do if the rest has to be waited for.
+            let dir = self.listed(&self.view(), by, inode)?;
+            self.touch(&dir)?;
+        }
         let view = self.view();
         let dir = self.listed(&view, by, inode)?;
         dir::list(
@@ -266,11 +274,10 @@ impl Fs {
             from,
             &mut |cookie, inode, file_type, name| each(&view, cookie, inode, file_type, name),
         )?;
-        drop(view);
-        if from == 0 {
-            self.touch(&dir);
+        match ready::is_lacking() {
+            true => Err(journal::Error::Lacking.into()),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// An inode lost a name (a directory its only one): without any it goes,

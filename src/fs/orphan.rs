@@ -15,7 +15,7 @@ use super::{Fs, Result, alloc, xattr};
 use crate::ext4::features::ro_compat;
 use crate::ext4::inode::{Inode, mode};
 use crate::ext4::{Corrupt, Superblock, orphan, superblock as raw};
-use crate::journal::{Blocks, Op, Txn};
+use crate::journal::{Blocks, Op, Txn, ready};
 use crate::units::{BlockNo, FileBlock, InodeNo, Time};
 
 /// An orphan file is no larger, or the image is forged. (mkfs makes 2 MiB at most.)
@@ -179,11 +179,14 @@ impl Fs {
     }
 
     /// Does what a committed transaction left to do. If the journal has no
-    /// room for it now, it is done before the file's next change, or by
-    /// [`Fs::tidy`], or at the next mount.
+    /// room for it now, or a disk would have to be waited for, it is done before
+    /// the file's next change, or by [`Fs::tidy`], or at the next mount.
     pub(super) fn finish(&self, later: Later) -> Result<()> {
         use super::Error::{Corrupt, Full, ReadOnly};
-        match later.0.map(|number| self.noting(self.reap(number))) {
+        let Later(Some(number)) = later else {
+            return Ok(());
+        };
+        match ready::or_leave(|| self.reap(number)).map(|done| self.noting(done)) {
             // Damage is noted, and e2fsck will find the inode on the chain.
             None | Some(Ok(()) | Err(Full | Corrupt(_) | ReadOnly(_))) => Ok(()),
             Some(Err(error)) => Err(error),
@@ -248,42 +251,43 @@ impl Fs {
     /// Frees an orphan's blocks in as many transactions as it takes, and the
     /// inode itself if it has no name and nobody has it open.
     fn reap(&self, number: InodeNo) -> Result<()> {
-        loop {
-            let mut txn = self.begin()?;
-            let mut inode = match load(&txn, &self.sb, number) {
-                Ok(inode) => inode,
-                Err(super::Error::Stale) => break, // its transaction was given up, or it is gone already
-                Err(error) => return Err(error),
-            };
-            let open = self.tables.lock().is_had(number);
-            let done = match inode.links {
-                0 if open => self.free_behind_end(&mut txn, &mut inode)?,
-                0 => self.free_blocks_of(&mut txn, &mut inode)?,
-                _ => self.free_behind_end(&mut txn, &mut inode)?,
-            };
-            match (done, inode.links) {
-                (false, _) => store(&mut txn, &self.sb, &inode)?,
-                (true, 0) if open => store(&mut txn, &self.sb, &inode)?,
-                (true, 0) => {
-                    self.before.remove(&mut txn, &self.sb, &mut inode)?;
-                    self.delete(&mut txn, &mut inode, self.now())?;
-                }
-                (true, _) => {
-                    self.before.remove(&mut txn, &self.sb, &mut inode)?;
-                    store(&mut txn, &self.sb, &inode)?;
-                }
-            }
-            txn.commit(&Op::Orphan { inode: number })?;
-            if done {
-                break;
-            }
-        }
+        while !self.journal.fetching(|| self.reap_some(number))? {}
         let mut tables = self.tables.lock();
         tables.pending.remove(&number);
         if !tables.is_had(number) {
             tables.held.remove(&number);
         }
         Ok(())
+    }
+
+    /// One of those transactions; answers whether it was the last.
+    fn reap_some(&self, number: InodeNo) -> Result<bool> {
+        let mut txn = self.begin()?;
+        let mut inode = match load(&txn, &self.sb, number) {
+            Ok(inode) => inode,
+            Err(super::Error::Stale) => return Ok(true), // its transaction was given up, or it is gone already
+            Err(error) => return Err(error),
+        };
+        let open = self.tables.lock().is_had(number);
+        let done = match inode.links {
+            0 if open => self.free_behind_end(&mut txn, &mut inode)?,
+            0 => self.free_blocks_of(&mut txn, &mut inode)?,
+            _ => self.free_behind_end(&mut txn, &mut inode)?,
+        };
+        match (done, inode.links) {
+            (false, _) => store(&mut txn, &self.sb, &inode)?,
+            (true, 0) if open => store(&mut txn, &self.sb, &inode)?,
+            (true, 0) => {
+                self.before.remove(&mut txn, &self.sb, &mut inode)?;
+                self.delete(&mut txn, &mut inode, self.now())?;
+            }
+            (true, _) => {
+                self.before.remove(&mut txn, &self.sb, &mut inode)?;
+                store(&mut txn, &self.sb, &inode)?;
+            }
+        }
+        txn.commit(&Op::Orphan { inode: number })?;
+        Ok(done)
     }
 
     /// A last handle is closed, or the kernel's last reference dropped: an inode

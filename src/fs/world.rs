@@ -217,7 +217,7 @@ impl Drop for World {
 }
 
 /// A file system on an image, without a log.
-pub fn open(disk: Arc<MemoryDisk>) -> Fs {
+pub fn open(disk: Arc<dyn Disk>) -> Fs {
     let mut raw = [0; 1024];
     disk.read_at(&mut raw, 1024).unwrap();
     let sb = Superblock::decode(&raw).unwrap();

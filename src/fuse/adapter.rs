@@ -355,9 +355,13 @@ impl<S: Service> fuser::Filesystem for Adapter<S> {
         from: u64,
         mut reply: ReplyDirectory,
     ) {
-        let listed = self
-            .service
-            .list(&self.by(by), inode_of(node.0), from, false, &mut |entry| {
+        let listed = self.service.list(
+            &self.by(by),
+            inode_of(node.0),
+            from,
+            false,
+            true,
+            &mut |entry| {
                 let name = OsStr::from_bytes(entry.name);
                 !reply.add(
                     INodeNo(entry.inode.0.into()),
@@ -365,9 +369,10 @@ impl<S: Service> fuser::Filesystem for Adapter<S> {
                     file_type(entry.kind),
                     name,
                 )
-            });
+            },
+        );
         match listed {
-            Ok(()) => reply.ok(),
+            Ok(_) => reply.ok(),
             Err(error) => reply.error(errno(&error)),
         }
     }
@@ -380,9 +385,13 @@ impl<S: Service> fuser::Filesystem for Adapter<S> {
         from: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let listed = self
-            .service
-            .list(&self.by(by), inode_of(node.0), from, true, &mut |entry| {
+        let listed = self.service.list(
+            &self.by(by),
+            inode_of(node.0),
+            from,
+            true,
+            true,
+            &mut |entry| {
                 let name = OsStr::from_bytes(entry.name);
                 let (node, attr, generation, ttl) = match &entry.attr {
                     Some(attr) => {
@@ -395,9 +404,10 @@ impl<S: Service> fuser::Filesystem for Adapter<S> {
                     }
                 };
                 !reply.add(node, entry.cookie, name, &ttl, &attr, generation)
-            });
+            },
+        );
         match listed {
-            Ok(()) => reply.ok(),
+            Ok(_) => reply.ok(),
             Err(error) => reply.error(errno(&error)),
         }
     }

@@ -29,7 +29,7 @@ impl<S: Service> Adapter<S> {
         request: Request<'_>,
         answer: impl FnOnce(Answer) + Send + 'static,
     ) {
-        self.service.serve(self.by(by), request, answer);
+        self.service.serve(self.by(by), request, answer, None);
     }
 
     pub(super) fn empty(&self, by: &fuser::Request, request: Request<'_>, reply: ReplyEmpty) {

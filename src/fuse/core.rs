@@ -3,26 +3,30 @@
 //!
 //! A transport decodes, calls [`Service::serve`] with a
 //! continuation, and encodes what that gets. No thread of a transport ever
-//! waits for a disk's sync, for room in the journal or for a checkpoint:
+//! waits for a disk's sync, for room in the journal or for a checkpoint, and
+//! none that must not for a read:
 //!
 //! ```text
 //!   serve ──► perform ──┬─► answered at once
+//!                       ├─► a block lacks: fetched, done again
 //!                       ├─► to be durable first: the committer answers
 //!         (a trim) ─────┼─► a checkpoint answers
 //!                       └─► no room in the journal: parked, done again after a checkpoint
 //! ```
 
+use std::cell::Cell;
 use std::sync::{Arc, mpsc};
 
 use parking_lot::Mutex;
 
 use crate::ext4::inode::flag;
 use crate::fs::{Attr, Caller, Done, Error, Fs, Result};
+use crate::journal::ready::{self, Undone};
 use crate::units::{InodeNo, Lsn};
 
 use super::meter::Meter;
 use super::request::{Answer, Reply, Request};
-use super::service::{Entry, Service};
+use super::service::{Entry, Service, Work};
 use super::tap::{Served, Tap, Wanted};
 
 /// The last record's Lsn and the watermarks, as JSON, on the root directory;
@@ -42,11 +46,8 @@ pub struct Core {
     status: Status,
     meter: Arc<Meter>,
     tap: Option<Arc<dyn Tap>>,
-    patient: Mutex<Option<mpsc::Sender<Retry>>>,
+    patient: Mutex<Option<mpsc::Sender<Work>>>,
 }
-
-/// Does a request again.
-pub type Retry = Box<dyn FnOnce() + Send>;
 
 /// How often a request that found no space is done again, at most.
 const TRIES: u32 = 4;
@@ -77,7 +78,7 @@ impl Core {
     }
 
     /// Who does requests again a moment later; none: they are answered at once.
-    pub fn set_patient(&self, patient: Option<mpsc::Sender<Retry>>) {
+    pub fn set_patient(&self, patient: Option<mpsc::Sender<Work>>) {
         *self.patient.lock() = patient;
     }
 
@@ -91,15 +92,36 @@ impl Core {
         &self.meter
     }
 
-    fn serve_untapped<A>(self: &Arc<Self>, by: Caller, request: Request<'_>, tries: u32, answer: A)
-    where
+    fn serve_untapped<A>(
+        self: &Arc<Self>,
+        by: Caller,
+        request: Request<'_>,
+        tries: u32,
+        answer: A,
+        elsewhere: Option<&dyn Fn(Work)>,
+    ) where
         A: FnOnce(Answer) + Send + 'static,
     {
         if let Request::Trim { start, len, least } = request {
             let tell = move |trimmed: Result<u64>| answer(trimmed.map(Reply::Trimmed));
             return self.fs.trim(&by, (start, len), least, Box::new(tell));
         }
-        match self.fs.noting(self.perform(&by, &request)) {
+        let performed = match elsewhere {
+            None => {
+                let journal = self.fs.journal();
+                journal.fetching(|| self.perform(&by, &request))
+            }
+            Some(elsewhere) => match ready::at_once(|| self.perform(&by, &request)) {
+                Ok(performed) => Ok(performed),
+                Err(Undone::Failed(error)) => Err(error),
+                Err(Undone::Lacks(_)) => {
+                    let (core, request) = (self.clone(), request.into_owned());
+                    let again = move || core.serve_untapped(by, request, tries, answer, None);
+                    return elsewhere(Box::new(again));
+                }
+            },
+        };
+        match self.fs.noting(performed) {
             Ok(Performed { reply, after: None }) => answer(Ok(reply)),
             Ok(Performed {
                 reply,
@@ -132,7 +154,7 @@ impl Core {
         // closure within a closure of the same type without end.
         let answer: Box<dyn FnOnce(Answer) + Send> = Box::new(answer);
         self.fs.journal().when_room(Box::new(move || {
-            core.serve_untapped(by, request, tries, answer)
+            core.serve_untapped(by, request, tries, answer, None)
         }));
     }
 
@@ -145,7 +167,7 @@ impl Core {
     {
         let core = self.clone();
         let answer: Box<dyn FnOnce(Answer) + Send> = Box::new(answer);
-        let retry: Retry = Box::new(move || core.serve_untapped(by, request, tries, answer));
+        let retry: Work = Box::new(move || core.serve_untapped(by, request, tries, answer, None));
         let patient = self.patient.lock().clone();
         let left = match patient {
             Some(patient) => patient.send(retry).err().map(|unsent| unsent.0),
@@ -344,9 +366,9 @@ impl Core {
                     attr: None,
                 })
             });
-            return fs.noting(listed);
+            return listed;
         }
-        let listed = fs.readdirplus(by, inode, from, &mut |cookie, name, found, kind, attr| {
+        fs.readdirplus(by, inode, from, &mut |cookie, name, found, kind, attr| {
             let entry = Entry {
                 cookie,
                 name,
@@ -361,8 +383,7 @@ impl Core {
                 self.fs.remember(found);
             }
             taken
-        });
-        fs.noting(listed)
+        })
     }
 
     fn getxattr(&self, by: &Caller, inode: InodeNo, name: &[u8]) -> Result<Vec<u8>> {
@@ -453,8 +474,13 @@ impl Core {
 }
 
 impl Service for Core {
-    fn serve<A>(self: &Arc<Self>, by: Caller, request: Request<'_>, answer: A)
-    where
+    fn serve<A>(
+        self: &Arc<Self>,
+        by: Caller,
+        request: Request<'_>,
+        answer: A,
+        elsewhere: Option<&dyn Fn(Work)>,
+    ) where
         A: FnOnce(Answer) + Send + 'static,
     {
         let (meter, running) = (self.meter.clone(), self.meter.begin(&request));
@@ -463,7 +489,7 @@ impl Service for Core {
             answer(given);
         };
         let Some(tap) = self.tap.clone() else {
-            return self.serve_untapped(by, request, TRIES, answer);
+            return self.serve_untapped(by, request, TRIES, answer, elsewhere);
         };
         // Boxed for the same reason as in `park`.
         let answer: Box<dyn FnOnce(Answer) + Send> = Box::new(answer);
@@ -471,7 +497,7 @@ impl Service for Core {
             Ok(()) => {
                 let served = Served::of(&request, self.asks(&request));
                 let tapped = move |given: Answer| answer(tap.after(served, given));
-                self.serve_untapped(by, request, TRIES, tapped);
+                self.serve_untapped(by, request, TRIES, tapped, elsewhere);
             }
             Err(error) => answer(Err(error)),
         }
@@ -488,7 +514,11 @@ impl Service for Core {
             crooked: false,
         };
         let running = self.meter.begin(&request);
-        let read = self.fs.noting(self.fs.read_ready(inode, offset, into));
+        let read = match ready::at_once(|| self.fs.read_ready(inode, offset, into)) {
+            Ok(read) => Ok(read),
+            Err(Undone::Lacks(_)) => Ok(None),
+            Err(Undone::Failed(error)) => self.fs.noting(Err(error)),
+        };
         if !matches!(read, Ok(None)) {
             self.meter.end_unanswered(running, read.is_err());
         }
@@ -501,12 +531,31 @@ impl Service for Core {
         inode: InodeNo,
         from: u64,
         plus: bool,
+        waits: bool,
         add: &mut dyn FnMut(Entry<'_>) -> bool,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let running = self.meter.begin_listing();
-        let listed = self.list_unmetered(by, inode, from, plus, add);
+        let added = Cell::new(false);
+        let mut add = |entry: Entry<'_>| {
+            let taken = add(entry);
+            added.set(added.get() || taken);
+            taken
+        };
+        let mut list = || match self.list_unmetered(by, inode, from, plus, &mut add) {
+            Err(_) if ready::is_lacking() && added.get() => Ok(()),
+            listed => listed,
+        };
+        let listed = match waits {
+            true => self.fs.journal().fetching(&mut list),
+            false => match ready::at_once(&mut list) {
+                Ok(()) => Ok(()),
+                Err(Undone::Failed(error)) => Err(error),
+                Err(Undone::Lacks(_)) => return Ok(false),
+            },
+        };
+        let listed = self.fs.noting(listed);
         self.meter.end_unanswered(running, listed.is_err());
-        listed
+        listed.map(|()| true)
     }
 }
 
@@ -520,96 +569,4 @@ fn perm(mode: u32) -> u16 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fs::WriteFlags;
-    use crate::fs::world::{World, open};
-
-    /// A core on a small image, with a full file that is open.
-    fn full() -> (World, Arc<Core>, InodeNo) {
-        let world = World::new(&["-b4096"], 8 << 20);
-        let fs = Arc::new(open(world.disk.clone()));
-        let core = Core::new(fs, false, Box::new(String::new), Arc::default(), None);
-        let file = create(&core, b"full");
-        while write(&core, file).try_recv().unwrap().is_ok() {}
-        (world, core, file)
-    }
-
-    fn ask(core: &Arc<Core>, request: Request<'_>) -> mpsc::Receiver<Answer> {
-        let (tell, told) = mpsc::channel();
-        core.serve(Caller::default(), request, move |answer| {
-            tell.send(answer).unwrap()
-        });
-        told
-    }
-
-    fn create(core: &Arc<Core>, name: &[u8]) -> InodeNo {
-        let request = Request::Create {
-            parent: InodeNo::ROOT,
-            name: name.into(),
-            mode: 0o644,
-            umask: 0,
-            flags: 0,
-        };
-        match ask(core, request).try_recv().unwrap() {
-            Ok(Reply::Created(attr)) => attr.inode,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// Appends a block.
-    fn write(core: &Arc<Core>, inode: InodeNo) -> mpsc::Receiver<Answer> {
-        let request = Request::Write {
-            inode,
-            offset: core.fs.getattr(inode).unwrap().size,
-            data: vec![1; 4096].into(),
-            flags: WriteFlags::default(),
-            durable: false,
-            crooked: false,
-        };
-        ask(core, request)
-    }
-
-    fn unlink(core: &Arc<Core>, name: &[u8]) {
-        let request = Request::Unlink {
-            parent: InodeNo::ROOT,
-            name: name.into(),
-        };
-        ask(core, request).try_recv().unwrap().unwrap();
-    }
-
-    #[test]
-    fn space_of_a_file_whose_close_comes_late_is_waited_for() {
-        let (_world, core, full) = full();
-        let (patient, retries) = mpsc::channel();
-        core.set_patient(Some(patient));
-        let other = create(&core, b"other");
-        unlink(&core, b"full");
-        let answer = write(&core, other);
-        assert!(answer.try_recv().is_err(), "answered at once");
-        let (inode, count) = (full, 1);
-        for closed in [Request::Release { inode }, Request::Forget { inode, count }] {
-            ask(&core, closed).try_recv().unwrap().unwrap();
-        }
-        retries.try_recv().expect("a request to be done again")();
-        assert!(matches!(answer.try_recv(), Ok(Ok(Reply::Written(4096)))));
-    }
-
-    #[test]
-    fn a_full_image_is_told_to_be_full_in_the_end() {
-        let (_world, core, full) = full();
-        let (patient, retries) = mpsc::channel();
-        core.set_patient(Some(patient));
-        let answer = write(&core, full).try_recv().unwrap();
-        assert!(matches!(answer, Err(Error::NoSpace)), "nothing to wait for");
-        unlink(&core, b"full");
-        let answer = write(&core, full);
-        let mut times = 0;
-        while let Ok(retry) = retries.try_recv() {
-            retry();
-            times += 1;
-        }
-        assert_eq!(times, TRIES);
-        assert!(matches!(answer.try_recv(), Ok(Err(Error::NoSpace))));
-    }
-}
+mod tests;

@@ -6,18 +6,18 @@ use std::thread;
 
 use parking_lot::Mutex;
 
+use super::service::Work;
+
 /// How many reads may wait for disks at a time.
 const COUNT: usize = 16;
 
-type Read = Box<dyn FnOnce() + Send>;
-
 /// A queue of reads and the threads that take from it; they end with it.
-pub struct Readers(mpsc::Sender<Read>);
+pub struct Readers(mpsc::Sender<Work>);
 
 impl Readers {
     /// With its threads. `watch` is made on each and dropped at its end.
     pub fn start<W: 'static>(watch: fn() -> W) -> io::Result<Readers> {
-        let (give, take) = mpsc::channel::<Read>();
+        let (give, take) = mpsc::channel::<Work>();
         let take = Arc::new(Mutex::new(take));
         for n in 0..COUNT {
             let take = take.clone();
@@ -37,9 +37,9 @@ impl Readers {
     }
 
     /// Has one of them do this.
-    pub fn have(&self, read: impl FnOnce() + Send + 'static) {
+    pub fn have(&self, read: Work) {
         // (They are there as long as the queue is.)
-        let _ = self.0.send(Box::new(read));
+        let _ = self.0.send(read);
     }
 }
 
@@ -54,13 +54,13 @@ mod tests {
         let (release, released) = mpsc::channel::<()>();
         let (tell, told) = mpsc::channel();
         let first = tell.clone();
-        readers.have(move || {
+        readers.have(Box::new(move || {
             let _ = released.recv();
             let _ = first.send("the first");
-        });
-        readers.have(move || {
+        }));
+        readers.have(Box::new(move || {
             let _ = tell.send("the second");
-        });
+        }));
         let patience = Duration::from_secs(60);
         assert_eq!(told.recv_timeout(patience), Ok("the second"));
         drop(release);

@@ -6,8 +6,8 @@
 //!   kernel ◄─ commit of the slot ◄─── encode ◄─ outbox ◄─┴─► or later, from another thread
 //! ```
 //! Only its own thread touches a ring and the slots' memory: an answer from
-//! another thread waits in the outbox, and a bell wakes the ring's thread. Reads
-//! of files that would wait for a disk are left to other threads.
+//! another thread waits in the outbox, and a bell wakes the ring's thread. What
+//! would wait for a disk is left to other threads.
 //! fuser mounts, shakes hands and goes on with FORGET and INTERRUPT.
 //!
 //! Source: the kernel's "FUSE-over-io-uring design documentation" and
@@ -33,8 +33,8 @@ use super::processes::Processes;
 use super::processor;
 use super::readers::Readers;
 use super::reply::number_of;
-use super::request::{Answer, Request};
-use super::service::Service;
+use super::request::{Answer, Reply, Request};
+use super::service::{Entry, Service};
 use super::wire::{Asked, Form, Header, Listing};
 
 /// Requests that a processor's programs may have under way. One that waits for
@@ -374,6 +374,7 @@ impl<S: Service> Queue<S> {
 
     fn serve(&mut self, slot: usize) {
         let (server, outbox) = (self.server.clone(), self.outbox.clone());
+        let readers = self.readers.clone();
         let (head, payload) = self.parts(slot);
         let header = Header::read(head);
         let mut args = [0; ARGS_END - ARGS];
@@ -395,13 +396,33 @@ impl<S: Service> Queue<S> {
                 plus,
             } => {
                 let room = payload.len().min(size);
-                let mut listing = Listing::new(&mut payload[..room], plus);
-                let listed = server
-                    .service
-                    .list(&by, inode, from, plus, &mut |entry| listing.add(&entry));
-                let len = listing.len();
-                let answer = listed.map(|()| len).map_err(|error| number_of(&error));
-                self.commit(slot, &header, answer);
+                let list = move |waits: bool, into: &mut [u8]| {
+                    let mut listing = Listing::new(into, plus);
+                    let mut add = |entry: Entry<'_>| listing.add(&entry);
+                    let service = &server.service;
+                    let listed = service.list(&by, inode, from, plus, waits, &mut add);
+                    listed.map(|done| done.then(|| listing.len()))
+                };
+                match list(false, &mut payload[..room]).transpose() {
+                    Some(listed) => {
+                        let answer = listed.map_err(|error| number_of(&error));
+                        self.commit(slot, &header, answer);
+                    }
+                    None => {
+                        self.waiting[slot] = Some((header, Form::Data));
+                        readers.have(Box::new(move || {
+                            let mut bytes = vec![0; room];
+                            let listed = list(true, &mut bytes);
+                            outbox.put(
+                                slot,
+                                listed.map(|len| {
+                                    bytes.truncate(len.unwrap_or(0));
+                                    Reply::Bytes(bytes)
+                                }),
+                            );
+                        }));
+                    }
+                }
             }
             Asked::Request(
                 Request::Read {
@@ -428,17 +449,17 @@ impl<S: Service> Queue<S> {
                     Some(answer) => self.commit(slot, &header, answer),
                     None => {
                         self.waiting[slot] = Some((header, form));
-                        self.readers.have(move || {
+                        readers.have(Box::new(move || {
                             let answer = move |answer| outbox.put(slot, answer);
-                            server.service.serve(by, request, answer);
-                        });
+                            server.service.serve(by, request, answer, None);
+                        }));
                     }
                 }
             }
             Asked::Request(request, form) => {
-                server
-                    .service
-                    .serve(by, request, move |answer| outbox.put(slot, answer));
+                let answer = move |answer| outbox.put(slot, answer);
+                let elsewhere = |work| readers.have(work);
+                server.service.serve(by, request, answer, Some(&elsewhere));
                 self.waiting[slot] = Some((header, form));
             }
         }

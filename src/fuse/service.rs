@@ -7,12 +7,21 @@ use crate::units::InodeNo;
 
 use super::request::{Answer, Request};
 
+/// What a thread of a transport leaves to others.
+pub type Work = Box<dyn FnOnce() + Send>;
+
 /// Whoever answers requests.
 pub trait Service: Send + Sync + 'static {
     /// Serves one request. `answer` is called exactly once, from this thread
-    /// or another.
-    fn serve<A>(self: &Arc<Self>, by: Caller, request: Request<'_>, answer: A)
-    where
+    /// or another. `elsewhere` does what would wait for a disk; without it this
+    /// thread waits.
+    fn serve<A>(
+        self: &Arc<Self>,
+        by: Caller,
+        request: Request<'_>,
+        answer: A,
+        elsewhere: Option<&dyn Fn(Work)>,
+    ) where
         A: FnOnce(Answer) + Send + 'static;
 
     /// Reads a file's bytes into a transport's buffer; answers how many there
@@ -22,15 +31,17 @@ pub trait Service: Send + Sync + 'static {
 
     /// Lists a directory from a cookie on, as far as `add` takes entries (it
     /// answers whether it took one). With `plus` each brings its attributes
-    /// and counts as looked up.
+    /// and counts as looked up. If a disk has to be waited for, that may be all
+    /// (the next call goes on); `false`: nothing was added, since `waits` forbids it.
     fn list(
         &self,
         by: &Caller,
         inode: InodeNo,
         from: u64,
         plus: bool,
+        waits: bool,
         add: &mut dyn FnMut(Entry<'_>) -> bool,
-    ) -> Result<()>;
+    ) -> Result<bool>;
 }
 
 /// An entry of a directory, for a transport's buffer.

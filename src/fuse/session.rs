@@ -11,10 +11,11 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::fs::{self, Fs};
 
-use super::core::{Core, Retry};
+use super::core::Core;
 use super::point;
 use super::processes::Processes;
 use super::reply::node_of;
+use super::service::Work;
 use super::transport::{Error, MountOptions, Mounted};
 
 /// How often freeing that waits is tried again.
@@ -97,9 +98,9 @@ fn forget_attributes_of_changed(fs: &Fs, notifier: &Arc<Notifier>) {
 
 /// Goes on with the freeing of large files that found the journal full, and does
 /// requests again that found no space, until the mount ends.
-fn tidy(fs: &Fs, retries: &mpsc::Receiver<Retry>) {
+fn tidy(fs: &Fs, retries: &mpsc::Receiver<Work>) {
     loop {
-        let waiting: Vec<Retry> = match retries.recv_timeout(TIDY) {
+        let waiting: Vec<Work> = match retries.recv_timeout(TIDY) {
             Ok(first) => std::iter::once(first).chain(retries.try_iter()).collect(),
             Err(mpsc::RecvTimeoutError::Timeout) => Vec::new(),
             Err(mpsc::RecvTimeoutError::Disconnected) => return,

@@ -293,15 +293,20 @@ mod tests {
     use super::*;
     use crate::fs::{Attr, Caller, Error as FsError, Kind};
     use crate::fuse::request::{Answer, Reply, Request};
-    use crate::fuse::service::Entry;
+    use crate::fuse::service::{Entry, Work};
     use crate::units::{InodeNo, Time};
 
     /// A root directory with nothing in it.
     struct Empty;
 
     impl Service for Empty {
-        fn serve<A>(self: &Arc<Self>, by: Caller, request: Request<'_>, answer: A)
-        where
+        fn serve<A>(
+            self: &Arc<Self>,
+            by: Caller,
+            request: Request<'_>,
+            answer: A,
+            _: Option<&dyn Fn(Work)>,
+        ) where
             A: FnOnce(Answer) + Send + 'static,
         {
             let epoch = Time { secs: 0, nanos: 0 };
@@ -338,9 +343,10 @@ mod tests {
             _: InodeNo,
             _: u64,
             _: bool,
+            _: bool,
             _: &mut dyn FnMut(Entry<'_>) -> bool,
-        ) -> crate::fs::Result<()> {
-            Ok(())
+        ) -> crate::fs::Result<bool> {
+            Ok(true)
         }
     }
 

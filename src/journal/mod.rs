@@ -40,6 +40,7 @@ mod names;
 pub mod past;
 mod paths;
 mod places;
+pub mod ready;
 pub mod record;
 mod recover;
 pub mod redo;
@@ -148,6 +149,9 @@ pub enum Error {
     /// The host gives the log no space, and no checkpoint can.
     #[error("the journal's host has no space left")]
     HostFull,
+    /// A disk would have to be waited for, and [`ready`] forbids it.
+    #[error("a disk would have to be waited for")]
+    Lacking,
     /// The image's host can't give space back.
     #[error("the image's host can't discard")]
     CantDiscard,

@@ -14,7 +14,7 @@ use super::paths::Told;
 use super::record::{Op, Operation, Record};
 use super::redo::{Redo, differences, edit_len, whole};
 use super::room::Promise;
-use super::{Block, Blocks, Error, Inner, Keep, Result};
+use super::{Block, Blocks, Error, Inner, Keep, Result, ready};
 use crate::log::{Log, Slot};
 use crate::sync::RwLockWriteGuard;
 use crate::sync::atomic::Ordering;
@@ -233,7 +233,10 @@ impl<'j> Txn<'j> {
     pub fn commit(self, op: &Op) -> Result<Lsn> {
         match &self.inner.keep {
             Keep::Log(log) => self.commit_to_log(log, op),
-            Keep::Scratch | Keep::Memory => Ok(self.commit_to_memory()),
+            Keep::Scratch | Keep::Memory => {
+                ready::commits()?;
+                Ok(self.commit_to_memory())
+            }
         }
     }
 
@@ -244,6 +247,7 @@ impl<'j> Txn<'j> {
         let inodes: Vec<InodeNo> = told.paths.iter().map(|(inode, _)| *inode).collect();
         let program = told.program.clone();
         let meta = self.record(op, told, redo)?;
+        ready::commits()?;
         let slot = self.reserve(log, &meta)?;
         let lsn = slot.lsn();
         self.publish(&slot);

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::cache::Changed;
 use super::cache::{Home, State};
-use super::{Block, Blocks, Inner, Journal, Result, image_error};
+use super::{Block, Blocks, Inner, Journal, Result, image_error, ready};
 use crate::log::Place;
 use crate::sync::RwLockReadGuard;
 use crate::sync::atomic::Ordering;
@@ -76,6 +76,11 @@ enum Piece {
 }
 
 impl Gather {
+    /// Bytes.
+    pub(super) fn len(&self) -> usize {
+        self.pieces.iter().map(Piece::len).sum()
+    }
+
     /// Notes a hole.
     pub fn zeros(&mut self, len: usize) {
         self.pieces.push(Piece::Zeros(len));
@@ -118,18 +123,38 @@ impl Inner {
         match state.newest(block) {
             Some(Home::Cached(bytes)) => return Ok(bytes),
             Some(Home::Logged { place, from }) => {
-                let mut bytes = vec![0; self.block_size()];
-                self.read_logged(&place, from as usize, &mut bytes)?;
-                return Ok(bytes.into());
+                return self.load_piece(Piece::Log(place, from as usize, self.block_size()));
             }
             None => {}
         }
         if let Some(bytes) = self.clean.get(block) {
             return Ok(bytes);
         }
-        let bytes = self.read_home(block)?;
+        self.inside(block, 1)?;
+        let size = self.block_size();
+        let bytes = self.load_piece(Piece::Image(block.0 * size as u64, size))?;
         self.clean.insert(block, bytes.clone());
         Ok(bytes)
+    }
+
+    fn load_piece(&self, piece: Piece) -> Result<Block> {
+        let mut bytes = vec![0; piece.len()];
+        self.read_or_note(vec![piece], &mut bytes)?;
+        Ok(bytes.into())
+    }
+
+    /// Reads, under a guard: unless that has to wait and must not.
+    fn read_or_note(&self, pieces: Vec<Piece>, buf: &mut [u8]) -> Result<()> {
+        if !ready::tries() {
+            return self.read_pieces(&pieces, buf);
+        }
+        match self.read_ready_pieces(&pieces, buf)? {
+            true => Ok(()),
+            false => Err(ready::lacks(Gather {
+                pieces,
+                checkpoints: self.checkpoints.load(Ordering::SeqCst),
+            })),
+        }
     }
 
     /// Bytes of consecutive blocks; stretches that are home, or that lie
@@ -143,7 +168,7 @@ impl Inner {
     ) -> Result<()> {
         let mut pieces = Vec::new();
         self.find_run(state, block, offset, buf.len(), &mut pieces)?;
-        self.read_pieces(&pieces, buf)
+        self.read_or_note(pieces, buf)
     }
 
     fn find_run(
