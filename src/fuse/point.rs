@@ -65,6 +65,19 @@ pub struct Mount {
     pub device: String,
 }
 
+impl Mount {
+    /// Has the kernel read files at least so many KiB ahead. FUSE gives it 128,
+    /// less than a request may have; only root may say more.
+    pub fn read_ahead(&self, kib: u32) -> io::Result<()> {
+        let setting = format!("/sys/class/bdi/{}/read_ahead_kb", self.device);
+        let now: Option<u32> = fs::read_to_string(&setting)?.trim().parse().ok();
+        match now.is_some_and(|now| now < kib) {
+            true => fs::write(&setting, kib.to_string()),
+            false => Ok(()),
+        }
+    }
+}
+
 /// The topmost mount at exactly this path.
 pub fn find(point: &Path) -> Option<Mount> {
     let table = fs::read("/proc/self/mountinfo").ok()?;

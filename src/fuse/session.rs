@@ -24,6 +24,10 @@ const TIDY: Duration = Duration::from_secs(1);
 /// has come to all that was sent before it by then.
 const MOMENT: Duration = Duration::from_millis(30);
 
+/// In KiB: several of the largest requests, so that one is on its way while
+/// another is answered.
+const READ_AHEAD: u32 = 4096;
+
 /// A mounted file system; it answers once [`Session::run`] is called.
 pub struct Session {
     mounted: Mounted<Core>,
@@ -65,6 +69,9 @@ impl Session {
         } = self;
         let fs = core.fs().clone();
         let mount = point::find(&point);
+        if let Some(Err(error)) = mount.as_ref().map(|mount| mount.read_ahead(READ_AHEAD)) {
+            log::debug!("reading ahead as ever: {error}");
+        }
         unmount_on_signals(point.clone())?;
         let (patient, retries) = mpsc::channel();
         core.set_patient(Some(patient));

@@ -131,3 +131,23 @@ fn permissions_that_the_kernel_checks_cost_two_requests_more() {
     costs(&world, "create, write, close, unlink", 7, short_lived);
     world.umount_and_judge();
 }
+
+#[test]
+fn a_file_is_read_in_large_requests() {
+    needs_fuse!();
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can have the kernel read further ahead");
+        return;
+    }
+    let mut world = World::new("128M");
+    world.mount(&[]);
+    let file = |point: &Path| point.join("file");
+    fs::write(file(&world.point()), vec![7; 32 << 20]).unwrap();
+    world.umount_and_judge();
+    world.mount(&[]);
+    let before = counts(&world);
+    assert_eq!(fs::read(file(&world.point())).unwrap(), vec![7; 32 << 20]);
+    let reads = less(&counts(&world), &before)["read"];
+    assert!(reads < 100, "{reads} requests for 32 MiB");
+    world.umount_and_judge();
+}
