@@ -17,7 +17,7 @@ const DAY: i64 = 24 * 60 * 60;
 /// Bytes of a record that a write leaves to metadata, if it is a large one.
 const METADATA: usize = 768 << 10;
 /// The kernel's.
-const PAGE: usize = 4096;
+pub(super) const PAGE: usize = 4096;
 
 /// Bytes of data in a record of at most `limit` bytes; the rest is for
 /// bitmaps, descriptors and the tree.
@@ -524,12 +524,12 @@ impl Fs {
         })
     }
 
-    /// Blocks that no file can have: what mkfs noted, or the sum.
+    /// Blocks that no file can have. (What mkfs noted in the superblock is not
+    /// asked, by the kernel neither: tools change the format and leave it.)
     fn overhead(&self) -> Result<u64> {
         let sb = &self.sb;
-        let noted = u64::from(sb.overhead_blocks);
-        if noted != 0 && noted < sb.blocks_count {
-            return Ok(noted);
+        if let Some(known) = self.overhead.get() {
+            return Ok(*known);
         }
         let groups = (0..sb.group_count()).map(crate::units::GroupNo);
         let bases: u64 = groups.map(|group| u64::from(sb.base_blocks(group))).sum();
@@ -541,7 +541,8 @@ impl Fs {
                     / u64::from(sb.block_size)
             }
         };
-        Ok(sb.first_data_block + bases + tables + journal)
+        let sum = sb.first_data_block + bases + tables + journal;
+        Ok(*self.overhead.get_or_init(|| sum))
     }
 
     /// Notes the access time of a read, where the options want it. A failure

@@ -62,6 +62,8 @@ pub struct Fs {
     hints: Arc<path::Hints>,
     /// Groups without free inodes.
     full: alloc::Full,
+    /// Blocks that no file can have, once they are counted.
+    overhead: OnceLock<u64>,
     before: orphan::Before,
     noted: damage::Noted,
 }
@@ -135,6 +137,8 @@ struct Tables {
     pending: BTreeSet<InodeNo>,
     /// Inodes without a name that somebody still has; on the orphan chain too.
     held: BTreeSet<InodeNo>,
+    /// How often an inode came to one of the two.
+    left: u64,
     /// Blocks above the reserve, as of the last count.
     room: Room,
 }
@@ -208,6 +212,7 @@ impl Fs {
             changed: OnceLock::new(),
             hints,
             full: alloc::Full::default(),
+            overhead: OnceLock::new(),
             before: orphan::Before::default(),
             noted: damage::Noted::default(),
         }

@@ -151,6 +151,7 @@ impl Fs {
         }
         store(txn, &self.sb, inode)?;
         let mut tables = self.tables.lock();
+        tables.left += 1;
         if open {
             tables.held.insert(number);
             return Ok(Later(None));
@@ -166,7 +167,9 @@ impl Fs {
         if !(held && self.is_chained(txn, inode.number)?) {
             self.before.add(txn, &self.sb, inode)?;
         }
-        self.tables.lock().pending.insert(inode.number);
+        let mut tables = self.tables.lock();
+        tables.left += 1;
+        tables.pending.insert(inode.number);
         Ok(Later(Some(inode.number)))
     }
 
@@ -200,10 +203,12 @@ impl Fs {
     }
 
     /// Whether more space may be free in a moment: of files without a name that
-    /// are still open, or whose blocks are being freed.
-    pub fn frees_soon(&self) -> bool {
+    /// are still open, or whose blocks are being freed. Answers how many there
+    /// have been: who waited in vain for those need not do it again.
+    pub fn frees_soon(&self) -> Option<u64> {
         let tables = self.tables.lock();
-        !(tables.held.is_empty() && tables.pending.is_empty())
+        let none = tables.held.is_empty() && tables.pending.is_empty();
+        (!none).then_some(tables.left)
     }
 
     /// Goes on with freeing that waits for room in the journal.

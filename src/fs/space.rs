@@ -1,7 +1,7 @@
 //! A file's size and its space: truncate and fallocate.
 
 use super::attr::kill_priv;
-use super::file::{max_size, must_be_regular, zero_part, zero_tail};
+use super::file::{PAGE, max_size, must_be_regular, zero_part, zero_tail};
 use super::inode::{load_file, store};
 use super::map::{self, Mapping};
 use super::orphan::Later;
@@ -21,6 +21,12 @@ enum Space {
     Punch,
     /// Make it read as zeros, and stay allocated.
     Zero,
+}
+
+/// Where a hole to `end` ends: as on ext4, with the page that has the file's
+/// last byte, and what is allocated behind that stays.
+fn punched(inode: &Inode, end: u64) -> u64 {
+    end.min(inode.size.next_multiple_of(PAGE as u64))
 }
 
 impl Fs {
@@ -116,7 +122,13 @@ impl Fs {
             let time = self.now();
             let reached = match space {
                 Space::Reserve => self.reserve(&mut txn, &mut inode, at, end, self.kept(by))?,
-                Space::Punch => self.punch(&mut txn, &mut inode, at, end)?,
+                Space::Punch => match punched(&inode, end) {
+                    to if to <= at => end,
+                    to => match self.punch(&mut txn, &mut inode, at, to)? {
+                        reached if reached == to => end,
+                        reached => reached,
+                    },
+                },
                 Space::Zero => self.zero(&mut txn, &mut inode, at, end, self.kept(by))?,
             };
             if mode & KEEP == 0 && reached > inode.size {

@@ -15,7 +15,9 @@
 //! ```
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -46,11 +48,15 @@ pub struct Core {
     status: Status,
     meter: Arc<Meter>,
     tap: Option<Arc<dyn Tap>>,
-    patient: Mutex<Option<mpsc::Sender<Work>>>,
+    patient: Mutex<Option<mpsc::Sender<(Duration, Work)>>>,
+    /// What [`Fs::frees_soon`] said when it was waited for in vain.
+    vain: AtomicU64,
 }
 
-/// How often a request that found no space is done again, at most.
-const TRIES: u32 = 4;
+/// After how many milliseconds a request that found no space is done again, and again: a
+/// busy machine has come in the end to all that was sent before it. After the
+/// first, only if what is waited for has not been waited for in vain already.
+const MOMENTS: [u64; 4] = [2, 8, 30, 80];
 
 /// An answer, and the record that must be durable before it may go out.
 struct Performed {
@@ -74,11 +80,12 @@ impl Core {
             meter,
             tap,
             patient: Mutex::default(),
+            vain: AtomicU64::new(u64::MAX),
         })
     }
 
-    /// Who does requests again a moment later; none: they are answered at once.
-    pub fn set_patient(&self, patient: Option<mpsc::Sender<Work>>) {
+    /// Who does requests again some time later; none: they are answered at once.
+    pub fn set_patient(&self, patient: Option<mpsc::Sender<(Duration, Work)>>) {
         *self.patient.lock() = patient;
     }
 
@@ -96,7 +103,7 @@ impl Core {
         self: &Arc<Self>,
         by: Caller,
         request: Request<'_>,
-        tries: u32,
+        tried: usize,
         answer: A,
         elsewhere: Option<&dyn Fn(Work)>,
     ) where
@@ -116,7 +123,7 @@ impl Core {
                 Err(Undone::Failed(error)) => Err(error),
                 Err(Undone::Lacks(_)) => {
                     let (core, request) = (self.clone(), request.into_owned());
-                    let again = move || core.serve_untapped(by, request, tries, answer, None);
+                    let again = move || core.serve_untapped(by, request, tried, answer, None);
                     return elsewhere(Box::new(again));
                 }
             },
@@ -127,10 +134,11 @@ impl Core {
                 reply,
                 after: Some(lsn),
             }) => self.when_durable(lsn, reply, answer),
-            Err(Error::Full) => self.park(by, request.into_owned(), tries, answer),
-            Err(Error::NoSpace) if tries > 0 && self.fs.frees_soon() => {
-                self.try_again(by, request.into_owned(), tries - 1, answer);
-            }
+            Err(Error::Full) => self.park(by, request.into_owned(), tried, answer),
+            Err(Error::NoSpace) => match self.moment(tried) {
+                Some(moment) => self.try_again(moment, by, request.into_owned(), tried + 1, answer),
+                None => answer(Err(Error::NoSpace)),
+            },
             Err(error) => answer(Err(error)),
         }
     }
@@ -145,7 +153,7 @@ impl Core {
 
     /// Does the request again when a checkpoint has made room. It has changed
     /// nothing so far: space is reserved before anything else.
-    fn park<A>(self: &Arc<Self>, by: Caller, request: Request<'static>, tries: u32, answer: A)
+    fn park<A>(self: &Arc<Self>, by: Caller, request: Request<'static>, tried: usize, answer: A)
     where
         A: FnOnce(Answer) + Send + 'static,
     {
@@ -154,23 +162,40 @@ impl Core {
         // closure within a closure of the same type without end.
         let answer: Box<dyn FnOnce(Answer) + Send> = Box::new(answer);
         self.fs.journal().when_room(Box::new(move || {
-            core.serve_untapped(by, request, tries, answer, None)
+            core.serve_untapped(by, request, tried, answer, None)
         }));
+    }
+
+    /// When to do a request once more that found no space so many times.
+    fn moment(&self, tried: usize) -> Option<Duration> {
+        let left = self.fs.frees_soon()?;
+        let vain = self.vain.load(Ordering::Relaxed) == left;
+        let moment = MOMENTS.get(tried).filter(|_| tried == 0 || !vain);
+        if moment.is_none() {
+            self.vain.store(left, Ordering::Relaxed);
+        }
+        moment.map(|moment| Duration::from_millis(*moment))
     }
 
     /// Does the request again in a moment. The kernel doesn't wait for a
     /// RELEASE: who has closed and removed a file and wants its space may be
     /// served before that is.
-    fn try_again<A>(self: &Arc<Self>, by: Caller, request: Request<'static>, tries: u32, answer: A)
-    where
+    fn try_again<A>(
+        self: &Arc<Self>,
+        moment: Duration,
+        by: Caller,
+        request: Request<'static>,
+        tried: usize,
+        answer: A,
+    ) where
         A: FnOnce(Answer) + Send + 'static,
     {
         let core = self.clone();
         let answer: Box<dyn FnOnce(Answer) + Send> = Box::new(answer);
-        let retry: Work = Box::new(move || core.serve_untapped(by, request, tries, answer, None));
+        let retry: Work = Box::new(move || core.serve_untapped(by, request, tried, answer, None));
         let patient = self.patient.lock().clone();
         let left = match patient {
-            Some(patient) => patient.send(retry).err().map(|unsent| unsent.0),
+            Some(patient) => patient.send((moment, retry)).err().map(|unsent| unsent.0.1),
             None => Some(retry),
         };
         if let Some(retry) = left {
@@ -489,7 +514,7 @@ impl Service for Core {
             answer(given);
         };
         let Some(tap) = self.tap.clone() else {
-            return self.serve_untapped(by, request, TRIES, answer, elsewhere);
+            return self.serve_untapped(by, request, 0, answer, elsewhere);
         };
         // Boxed for the same reason as in `park`.
         let answer: Box<dyn FnOnce(Answer) + Send> = Box::new(answer);
@@ -497,7 +522,7 @@ impl Service for Core {
             Ok(()) => {
                 let served = Served::of(&request, self.asks(&request));
                 let tapped = move |given: Answer| answer(tap.after(served, given));
-                self.serve_untapped(by, request, TRIES, tapped, elsewhere);
+                self.serve_untapped(by, request, 0, tapped, elsewhere);
             }
             Err(error) => answer(Err(error)),
         }

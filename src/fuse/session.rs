@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fuser::{INodeNo, Notifier};
 use nix::sys::signal::{SigSet, Signal};
@@ -20,9 +20,6 @@ use super::transport::{Error, MountOptions, Mounted};
 
 /// How often freeing that waits is tried again.
 const TIDY: Duration = Duration::from_secs(1);
-/// After how long a request is done again that found no space: a busy machine
-/// has come to all that was sent before it by then.
-const MOMENT: Duration = Duration::from_millis(30);
 
 /// In KiB: several of the largest requests, so that one is on its way while
 /// another is answered.
@@ -105,21 +102,31 @@ fn forget_attributes_of_changed(fs: &Fs, notifier: &Arc<Notifier>) {
 
 /// Goes on with the freeing of large files that found the journal full, and does
 /// requests again that found no space, until the mount ends.
-fn tidy(fs: &Fs, retries: &mpsc::Receiver<Work>) {
+fn tidy(fs: &Fs, retries: &mpsc::Receiver<(Duration, Work)>) {
+    let mut waiting: Vec<(Instant, Work)> = Vec::new();
     loop {
-        let waiting: Vec<Work> = match retries.recv_timeout(TIDY) {
-            Ok(first) => std::iter::once(first).chain(retries.try_iter()).collect(),
-            Err(mpsc::RecvTimeoutError::Timeout) => Vec::new(),
-            Err(mpsc::RecvTimeoutError::Disconnected) => return,
-        };
-        if !waiting.is_empty() {
-            thread::sleep(MOMENT);
+        let first = waiting.iter().map(|(due, _)| *due).min();
+        let patience = first.map(|due| due.saturating_duration_since(Instant::now()));
+        match retries.recv_timeout(patience.unwrap_or(TIDY)) {
+            Ok((moment, retry)) => {
+                waiting.push((Instant::now() + moment, retry));
+                if first.is_none_or(|due| due > Instant::now()) {
+                    continue;
+                }
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                return waiting.into_iter().for_each(|(_, retry)| retry());
+            }
         }
         match fs.noting(fs.tidy()) {
             Ok(()) | Err(fs::Error::Full) => {}
             Err(error) => log::debug!("freeing what was removed: {error}"),
         }
-        waiting.into_iter().for_each(|retry| retry());
+        let now = Instant::now();
+        for (_, retry) in waiting.extract_if(.., |(due, _)| *due <= now) {
+            retry();
+        }
     }
 }
 

@@ -215,7 +215,8 @@ impl Options {
     /// the journal, 32 to 512 MiB.
     pub fn for_image(image_len: u64, block_size: usize) -> Self {
         let capacity = (image_len / 4).clamp(32 << 20, 512 << 20);
-        let segment_size = (capacity / 8).clamp(4 << 20, 64 << 20);
+        // (In whole pages, whatever the image's length.)
+        let segment_size = (capacity / 8).clamp(4 << 20, 64 << 20) & !4095;
         Options {
             block_size,
             pinned: None,

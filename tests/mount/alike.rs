@@ -563,6 +563,21 @@ fn nothing_is_punched_behind_the_largest_size() {
 }
 
 #[test]
+fn a_hole_ends_with_the_last_page_and_leaves_what_is_allocated_behind() {
+    alike(
+        r#"
+        for size in 0 100 4095 4096 5000 8192; do
+            for hole in '0 1000000' '0 4096' '4096 4096' '100 8192' '4096 100000' '16384 8192'; do
+                rm -f f; head -c $size /dev/zero | tr '\0' x > f; fallocate -n -l 50000 f
+                set -- $hole; fallocate -p -o $1 -l $2 f
+                echo "$size $hole: $(stat -c '%s %b' f) $(cksum < f)"
+            done
+        done
+        "#,
+    );
+}
+
+#[test]
 fn the_last_fiftieth_stays_free() {
     alike(
         r#"

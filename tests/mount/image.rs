@@ -36,6 +36,21 @@ fn plant(root: &Path) {
     }
 }
 
+#[test]
+fn an_image_may_end_anywhere() {
+    needs_fuse!();
+    for size in [(128 << 20) + 4096, 200_001 << 10, 524_289 << 10] {
+        let mut world = World::with_image(&DEBIAN.make(size));
+        world.mount_to_kill(&[]);
+        fs::write(world.point().join("file"), b"contents").unwrap();
+        world.kill();
+        world.succeeds(&["recover", world.image_str()]);
+        world.mount(&[]);
+        assert_eq!(fs::read(world.point().join("file")).unwrap(), b"contents");
+        world.umount_and_judge();
+    }
+}
+
 fn kernel_sees_the_same(variant: Variant) {
     let image = variant.make(96 << 20);
     let mut world = World::with_image(&image);
