@@ -10,6 +10,7 @@ use crate::fs::guard::{self, Standing};
 use crate::fs::jbd2::Pending;
 use crate::fs::mount::{self, Course, Held, Mounted};
 use crate::fs::{self, Fs};
+use crate::journal;
 use crate::log::{Survey, Verdict};
 use crate::sim::cut::Rig;
 
@@ -231,7 +232,7 @@ fn options(wish: &Options, point: &[u8]) -> mount::Options {
     // Eight segments, as the journal cuts its usual size too.
     let segment = wish
         .journal_size
-        .map(|size| (size / 8).clamp(1 << 20, 1 << 30) & !4095);
+        .map(|size| journal::Options::segment_size(size).clamp(1 << 20, 1 << 30));
     mount::Options {
         fs: fs::Options {
             access: wish.access(),

@@ -40,6 +40,7 @@ mod path;
 mod perm;
 pub mod rename;
 mod space;
+mod statfs;
 mod tree;
 #[cfg(test)]
 pub(crate) mod world;
@@ -47,7 +48,8 @@ pub mod xattr;
 
 pub use caller::{Caller, Groups, ProcessTable};
 pub use damage::Damage;
-pub use file::{Statfs, Whence, WriteFlags};
+pub use file::{Whence, WriteFlags};
+pub use statfs::Statfs;
 
 /// The file system of one image. It keeps nothing of the image in memory:
 /// every request decodes the blocks it needs, as of its own transaction or
@@ -138,7 +140,7 @@ struct Tables {
     /// Inodes without a name that somebody still has; on the orphan chain too.
     held: BTreeSet<InodeNo>,
     /// How often an inode came to one of the two.
-    left: u64,
+    arrivals: u64,
     /// Blocks above the reserve, as of the last count.
     room: Room,
 }

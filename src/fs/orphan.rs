@@ -151,7 +151,7 @@ impl Fs {
         }
         store(txn, &self.sb, inode)?;
         let mut tables = self.tables.lock();
-        tables.left += 1;
+        tables.arrivals += 1;
         if open {
             tables.held.insert(number);
             return Ok(Later(None));
@@ -168,7 +168,7 @@ impl Fs {
             self.before.add(txn, &self.sb, inode)?;
         }
         let mut tables = self.tables.lock();
-        tables.left += 1;
+        tables.arrivals += 1;
         tables.pending.insert(inode.number);
         Ok(Later(Some(inode.number)))
     }
@@ -208,7 +208,7 @@ impl Fs {
     pub fn frees_soon(&self) -> Option<u64> {
         let tables = self.tables.lock();
         let none = tables.held.is_empty() && tables.pending.is_empty();
-        (!none).then_some(tables.left)
+        (!none).then_some(tables.arrivals)
     }
 
     /// Goes on with freeing that waits for room in the journal.

@@ -168,11 +168,11 @@ impl Core {
 
     /// When to do a request once more that found no space so many times.
     fn moment(&self, tried: usize) -> Option<Duration> {
-        let left = self.fs.frees_soon()?;
-        let vain = self.vain.load(Ordering::Relaxed) == left;
+        let arrivals = self.fs.frees_soon()?;
+        let vain = self.vain.load(Ordering::Relaxed) == arrivals;
         let moment = MOMENTS.get(tried).filter(|_| tried == 0 || !vain);
         if moment.is_none() {
-            self.vain.store(left, Ordering::Relaxed);
+            self.vain.store(arrivals, Ordering::Relaxed);
         }
         moment.map(|moment| Duration::from_millis(*moment))
     }

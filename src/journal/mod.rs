@@ -215,8 +215,7 @@ impl Options {
     /// the journal, 32 to 512 MiB.
     pub fn for_image(image_len: u64, block_size: usize) -> Self {
         let capacity = (image_len / 4).clamp(32 << 20, 512 << 20);
-        // (In whole pages, whatever the image's length.)
-        let segment_size = (capacity / 8).clamp(4 << 20, 64 << 20) & !4095;
+        let segment_size = Options::segment_size(capacity).clamp(4 << 20, 64 << 20);
         Options {
             block_size,
             pinned: None,
@@ -230,6 +229,12 @@ impl Options {
             seed: 0,
             archive: None,
         }
+    }
+
+    /// Bytes of a segment, of which eight make a journal: whole pages, whatever
+    /// its size.
+    pub fn segment_size(capacity: u64) -> u64 {
+        (capacity / 8) & !4095
     }
 
     fn log(&self) -> crate::log::Options {

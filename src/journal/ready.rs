@@ -112,9 +112,9 @@ impl Journal {
         self.read(found, &mut vec![0; found.len()]).map(drop)
     }
 
-    /// Does work, of one transaction at most, and holds no guard while a disk is
-    /// waited for. Within work that is done [`at_once`] it waits for none, and
-    /// its commit is none of that work's: it may be done twice.
+    /// Does work, and holds no guard while a disk is waited for before its first
+    /// commit. Within work that is done [`at_once`] it waits for none, and its
+    /// commit is none of that work's: that may be done again, and this with it.
     pub fn fetching<T, E: From<Error>>(
         &self,
         mut work: impl FnMut() -> std::result::Result<T, E>,
@@ -130,5 +130,43 @@ impl Journal {
             }
         }
         work()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::memory::MemoryDisk;
+    use std::sync::Arc;
+
+    fn found() -> Gather {
+        let disk = Arc::new(MemoryDisk::zeroed(8 << 10));
+        Journal::scratch(disk, 1024).view().gather()
+    }
+
+    #[test]
+    fn nothing_is_committed_once_something_lacks() {
+        let tried: std::result::Result<(), _> = at_once(|| {
+            let _ = lacks(found()); // taken for an answer
+            assert!(is_lacking());
+            commits()
+        });
+        assert!(matches!(tried, Err(Undone::Lacks(_))));
+        assert!(!tries() && commits().is_ok(), "it outlives the work");
+    }
+
+    #[test]
+    fn after_a_commit_work_waits_and_what_follows_is_left() {
+        let tried = at_once(|| {
+            assert!(tries());
+            commits()?;
+            assert!(!tries());
+            let left = or_leave(|| Err::<(), _>(lacks(found())));
+            assert!(left.is_none() && !tries());
+            Err::<(), _>(Error::Full)
+        });
+        assert!(matches!(tried, Err(Undone::Failed(Error::Full))));
+        // Without that it is done.
+        assert!(or_leave(|| Ok::<_, Error>(tries())).is_some_and(|done| !done.unwrap()));
     }
 }
