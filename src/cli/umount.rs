@@ -1,10 +1,13 @@
 //! `journalfs umount`: takes the mount away and waits until the image is an
 //! ordinary ext4 file system again. (umount(2) alone returns before that.)
 
-use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::fs::mount::journal_folder;
 use crate::fuse::point::{self, Mount};
@@ -34,11 +37,12 @@ pub fn run(args: &Args) -> Outcome {
     let image = PathBuf::from(&mount.source);
     // Asked while it can still answer; root may not ask a user's mount.
     let live = Live::ask(&dir);
+    let daemon = live.as_ref().and_then(|live| handle_on(live.pid));
     let dead = point::is_dead(&dir);
     unmount(&dir, dead).map_err(|e| Failure::refused(advice(&e)))?;
     // A look at the past leaves nothing behind.
-    if let Some(view) = live.as_ref().filter(|live| live.past.is_some()) {
-        wait_for_end(view.pid);
+    if live.as_ref().is_some_and(|live| live.past.is_some()) {
+        daemon.as_ref().inspect(|daemon| wait_for_end(daemon));
         return Ok(0);
     }
     if view::is_view(&mount.source) {
@@ -58,9 +62,7 @@ pub fn run(args: &Args) -> Outcome {
     let progress = Progress::of("bringing everything home");
     place::wait_until_free(&image, &journal_at)
         .map_err(|e| Failure::refused(at(&image, format!("can't be waited for: {e}"))))?;
-    if let Some(live) = &live {
-        wait_for_end(live.pid);
-    }
+    daemon.as_ref().inspect(|daemon| wait_for_end(daemon));
     drop(progress);
     // It has written nothing, so that a lagging image still lags.
     if mount.read_only && live.as_ref().is_none_or(|live| live.read_only) {
@@ -105,24 +107,30 @@ fn advice(error: &point::Error) -> String {
     }
 }
 
-/// The lock has been released; the process ends in its own time.
-fn wait_for_end(pid: u32) {
-    let process = PathBuf::from(format!("/proc/{pid}/exe"));
-    let is_ours = || {
-        let Ok(exe) = std::fs::read_link(&process) else {
-            return false;
-        };
-        exe.file_name().is_some_and(|name| {
-            name.as_encoded_bytes()
-                .starts_with(OsStr::new("journalfs").as_encoded_bytes())
-        })
-    };
-    for _ in 0..3000 {
-        if !is_ours() {
-            return;
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
+/// So long a process that has given up its lock may take to end.
+const PATIENCE: Timespec = Timespec {
+    tv_sec: 3,
+    tv_nsec: 0,
+};
+
+/// A handle on the daemon's process, taken while it still runs, so that its
+/// number can't come to mean another; `None` where the number says nothing to
+/// us (another namespace of processes).
+fn handle_on(pid: u32) -> Option<OwnedFd> {
+    let number = Pid::from_raw(pid.try_into().ok()?)?;
+    let daemon = pidfd_open(number, PidfdFlags::empty()).ok()?;
+    let exe = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    let name = exe.file_name()?.as_encoded_bytes();
+    name.starts_with(b"journalfs").then_some(daemon)
+}
+
+/// The lock has been released; the process ends in its own time, and holds
+/// its host (and room there: segments that are removed, what a power switch
+/// keeps aside) until it has closed everything. That is after it has lost its
+/// memory and with it `/proc/PID/exe`: only the handle tells.
+fn wait_for_end(daemon: &OwnedFd) {
+    let mut ended = [PollFd::new(daemon, PollFlags::IN)];
+    let _ = poll(&mut ended, Some(&PATIENCE));
 }
 
 /// A guarded image means that the daemon could not finish: says why. (With a
