@@ -6,7 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo, IoctlFlags,
@@ -40,7 +41,16 @@ pub struct Adapter<S> {
 
 thread_local! {
     static PLACED: Cell<bool> = const { Cell::new(false) };
+    /// When this thread last had nothing left to forget, as far as it knew.
+    static FORGOT: Cell<Option<Instant>> = const { Cell::new(None) };
 }
+
+/// Beside rings, so long a thread rests after a FORGET. Nobody waits for one,
+/// but each wakes a thread, for which the program that asks loses its
+/// processor; those of the meantime then come in one batch.
+const REST: Duration = Duration::from_millis(2);
+/// What follows within this time was in the same batch.
+const SAME_BATCH: Duration = Duration::from_micros(5);
 
 impl<S: Service> Adapter<S> {
     /// Over a service.
@@ -69,6 +79,18 @@ impl<S: Service> Adapter<S> {
             processor::pin(self.placed.fetch_add(1, Ordering::Relaxed));
         }
     }
+
+    /// After a FORGET, unless the kernel's other requests come here too.
+    fn rest(&self) {
+        if !self.over_rings.load(Ordering::Relaxed) {
+            return;
+        }
+        let in_batch = |at: Instant| at.elapsed() < SAME_BATCH;
+        if !FORGOT.get().is_some_and(in_batch) {
+            thread::sleep(REST);
+        }
+        FORGOT.set(Some(Instant::now()));
+    }
 }
 
 impl<S: Service> fuser::Filesystem for Adapter<S> {
@@ -92,6 +114,7 @@ impl<S: Service> fuser::Filesystem for Adapter<S> {
             },
             drop,
         );
+        self.rest();
     }
 
     fn getattr(&self, by: &fuser::Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
