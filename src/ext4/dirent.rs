@@ -62,16 +62,16 @@ impl<'a> Record<'a> {
             }),
         }
     }
-
-    /// Bytes that the record needs.
-    fn used(&self) -> usize {
-        self.entry.map_or(0, |entry| needed(entry.name))
-    }
 }
 
 /// Bytes that a record with this name needs.
 pub fn needed(name: &[u8]) -> usize {
-    (HEADER + name.len()).next_multiple_of(4)
+    space(name.len())
+}
+
+/// Bytes that a record with a name of so many needs.
+fn space(name_len: usize) -> usize {
+    (HEADER + name_len).next_multiple_of(4)
 }
 
 /// Bytes of a block that records may fill.
@@ -106,26 +106,57 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// The record at `at`; `None` if it makes no sense, for which [`flaw`] has words.
-#[inline]
-fn decode(block: &[u8], at: usize) -> Option<Record<'_>> {
+/// A record's first eight bytes.
+struct Head {
+    /// 0: unused.
+    inode: u32,
+    len: usize,
+    /// 0 if unused.
+    name_len: usize,
+    kind: u8,
+}
+
+/// The head of the record at `at`; `None` if the record makes no sense, for
+/// which [`flaw`] has words. Searches see little else of a block: as one word it
+/// costs them a few instructions.
+#[inline(always)]
+fn head(block: &[u8], at: usize) -> Option<Head> {
     let raw = block.get(at..)?;
-    let header = raw.first_chunk::<HEADER>()?;
-    let len = usize::from(le16(header, 4));
+    let word = u64::from_le_bytes(*raw.first_chunk::<HEADER>()?);
+    let (inode, len) = (word as u32, usize::from((word >> 32) as u16));
     if len < HEADER + 4 || len % 4 != 0 || len > raw.len() {
         return None;
     }
-    let (inode, name_len) = (InodeNo(le32(header, 0)), usize::from(header[6]));
-    let entry = match inode {
-        InodeNo(0) => None,
-        _ if name_len == 0 => return None,
-        _ => Some(Entry {
-            inode,
-            kind: header[7],
-            name: raw[HEADER..len].get(..name_len)?,
-        }),
+    let name_len = match inode {
+        0 => 0,
+        _ => usize::from((word >> 48) as u8),
     };
-    Some(Record { at, len, entry })
+    if (inode != 0 && name_len == 0) || name_len > len - HEADER {
+        return None;
+    }
+    let kind = (word >> 56) as u8;
+    Some(Head {
+        inode,
+        len,
+        name_len,
+        kind,
+    })
+}
+
+/// The record at `at`, like [`head`].
+#[inline]
+fn decode(block: &[u8], at: usize) -> Option<Record<'_>> {
+    let head = head(block, at)?;
+    let entry = (head.inode != 0).then(|| Entry {
+        inode: InodeNo(head.inode),
+        kind: head.kind,
+        name: &block[at + HEADER..][..head.name_len],
+    });
+    Some(Record {
+        at,
+        len: head.len,
+        entry,
+    })
 }
 
 #[cold]
@@ -157,15 +188,23 @@ pub fn entries(block: &[u8]) -> impl Iterator<Item = Result<Entry<'_>, Corrupt>>
     })
 }
 
+/// Whether two names are the same. Those of neighbours often have the length
+/// and the beginning in common, not the end: one byte of it spares most calls of
+/// memcmp, which would cost more than going through the block does.
+#[inline]
+fn same(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len() && one.last() == other.last() && one == other
+}
+
 /// The record with this name.
 pub fn find<'a>(block: &'a [u8], name: &[u8]) -> Result<Option<Record<'a>>, Corrupt> {
     let mut at = 0;
     while at < block.len() {
-        let record = decode(block, at).ok_or_else(|| flaw(block, at))?;
-        if record.entry.is_some_and(|entry| entry.name == name) {
-            return Ok(Some(record));
+        let head = head(block, at).ok_or_else(|| flaw(block, at))?;
+        if head.name_len == name.len() && same(&block[at + HEADER..][..head.name_len], name) {
+            return Ok(decode(block, at));
         }
-        at += record.len;
+        at += head.len;
     }
     Ok(None)
 }
@@ -209,57 +248,57 @@ pub fn init(block: &mut [u8], inode: InodeNo, parent: InodeNo, seed: Option<u32>
     seal(block, seed);
 }
 
-/// Whether [`insert`] would find room for a name.
-pub fn has_room(block: &[u8], name: &[u8], seed: Option<u32>) -> Result<bool, Corrupt> {
-    Ok(room(block, name, seed)?.is_some())
+/// A record with room for a name behind its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Gap {
+    at: usize,
+    used: usize,
+    len: usize,
 }
 
-/// The first record with room behind its name: where, bytes used, length.
-fn room(
-    block: &[u8],
-    name: &[u8],
-    seed: Option<u32>,
-) -> Result<Option<(usize, usize, usize)>, Corrupt> {
+/// The first place of a block that has room for a name.
+pub fn gap(block: &[u8], name: &[u8], seed: Option<u32>) -> Result<Option<Gap>, Corrupt> {
     let want = needed(name);
     let block = &block[..capacity(block.len(), seed)];
     let mut at = 0;
     while at < block.len() {
-        let record = decode(block, at).ok_or_else(|| flaw(block, at))?;
-        if record.len - record.used() >= want {
-            return Ok(Some((record.at, record.used(), record.len)));
+        let Head {
+            inode,
+            len,
+            name_len,
+            ..
+        } = head(block, at).ok_or_else(|| flaw(block, at))?;
+        let used = if inode == 0 { 0 } else { space(name_len) };
+        if len - used >= want {
+            return Ok(Some(Gap { at, used, len }));
         }
-        at += record.len;
+        at += len;
     }
     Ok(None)
 }
 
-/// Adds an entry where a record has room behind its name; `false` if none has.
+/// Adds an entry in a gap that [`gap`] found in this block for its name.
 /// Whether the name is there already is for the caller to know.
-pub fn insert(block: &mut [u8], entry: Entry, seed: Option<u32>) -> Result<bool, Corrupt> {
-    let Some((at, used, len)) = room(block, entry.name, seed)? else {
-        return Ok(false);
-    };
+pub fn fill(block: &mut [u8], gap: Gap, entry: Entry, seed: Option<u32>) {
+    let Gap { at, used, len } = gap;
     if used > 0 {
         put16(block, at + 4, used as u16);
     }
     write(block, at + used, len - used, entry);
     seal(block, seed);
-    Ok(true)
 }
 
 /// Removes the record at `at` (as [`find`] gave it).
 pub fn remove(block: &mut [u8], at: usize, seed: Option<u32>) -> Result<(), Corrupt> {
     let mut before: Option<(usize, usize)> = None;
-    let mut found = None;
-    for record in records(block) {
-        let record = record?;
-        if record.at == at {
-            found = Some(record.len);
-            break;
-        }
-        before = Some((record.at, record.len));
+    let mut here = 0;
+    while here < at {
+        let len = head(block, here).ok_or_else(|| flaw(block, here))?.len;
+        before = Some((here, len));
+        here += len;
     }
-    let len = found.ok_or_else(|| Corrupt::Field {
+    let found = head(block, at).filter(|_| here == at);
+    let len = found.map(|head| head.len).ok_or_else(|| Corrupt::Field {
         what: "directory block".into(),
         field: "rec_len",
         value: at as u64,
@@ -354,6 +393,12 @@ mod tests {
             kind: 1,
             name,
         }
+    }
+
+    fn insert(block: &mut [u8], entry: Entry, seed: Option<u32>) -> Result<bool, Corrupt> {
+        let found = gap(block, entry.name, seed)?;
+        found.iter().for_each(|gap| fill(block, *gap, entry, seed));
+        Ok(found.is_some())
     }
 
     fn names(block: &[u8]) -> Vec<Vec<u8>> {

@@ -333,13 +333,10 @@ fn insert_where_there_is_room(
     let seed = seed(sb, dir);
     for at in (0..block_count(sb, dir)).map(FileBlock) {
         let (number, block) = leaf(txn, sb, dir, at)?;
-        if placed(
-            dir.number,
-            number,
-            dirent::has_room(&block, entry.name, seed),
-        )? {
-            let inserted = dirent::insert(txn.block_mut(number)?, entry, seed);
-            return placed(dir.number, number, inserted);
+        let gap = dirent::gap(&block, entry.name, seed);
+        if let Some(gap) = placed(dir.number, number, gap)? {
+            dirent::fill(txn.block_mut(number)?, gap, entry, seed);
+            return Ok(true);
         }
         // Entries of a directory with one block are listed by hash, so they
         // may move to close gaps. (Listed by place, they must stay.)

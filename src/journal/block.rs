@@ -1,5 +1,7 @@
 //! A block's bytes, and what was found out about them.
 
+use std::cell::RefCell;
+use std::mem;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,12 +40,43 @@ impl Block {
     }
 }
 
+/// So many buffers a thread keeps for its next versions of blocks: more than
+/// one operation on metadata makes.
+const SPARE: usize = 64;
+
+thread_local! {
+    /// Buffers of versions that nobody has any more. Every change makes a
+    /// version and gives one up, and malloc(3) is slow with pages.
+    static SPARES: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+}
+
 impl Clone for Page {
     fn clone(&self) -> Self {
+        let spare = SPARES.try_with(|spares| spares.borrow_mut().pop());
+        let fits = |spare: &Box<[u8]>| spare.len() == self.bytes.len();
+        let bytes = match spare.ok().flatten().filter(fits) {
+            Some(mut spare) => {
+                spare.copy_from_slice(&self.bytes);
+                spare
+            }
+            None => self.bytes.clone(),
+        };
         Page {
-            bytes: self.bytes.clone(),
+            bytes,
             passed: AtomicU64::new(self.passed.load(Ordering::Relaxed)),
         }
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        // (A thread that is ending has none.)
+        let _ = SPARES.try_with(|spares| {
+            let mut spares = spares.borrow_mut();
+            if spares.len() < SPARE {
+                spares.push(mem::take(&mut self.bytes));
+            }
+        });
     }
 }
 

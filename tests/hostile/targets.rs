@@ -166,8 +166,8 @@ pub fn dirent(data: &[u8]) {
             kind: 1,
             name: b"another",
         };
-        if dirent::has_room(&block, entry.name, seed).unwrap_or(false) {
-            let _ = dirent::insert(&mut block, entry, seed);
+        if let Ok(Some(gap)) = dirent::gap(&block, entry.name, seed) {
+            dirent::fill(&mut block, gap, entry, seed);
         }
         let first = dirent::find(&block, b"another")
             .ok()

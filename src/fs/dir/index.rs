@@ -35,6 +35,8 @@ struct Node {
     number: BlockNo,
     block: Block,
     layout: Layout,
+    /// See [`seed`].
+    seed: Option<u32>,
     at: usize,
 }
 
@@ -45,23 +47,25 @@ impl Node {
             FileBlock(0) => (Layout::Root, Judgement::Root),
             _ => (Layout::Node, Judgement::Node),
         };
-        let judged = judge(&block, judgement, seed(sb, dir));
+        let seed = seed(sb, dir);
+        let judged = judge(&block, judgement, seed);
         placed(dir.number, number, judged)?;
         Ok(Node {
             number,
             block,
             layout,
+            seed,
             at: 0,
         })
     }
 
-    fn map(&self, sb: &Superblock, dir: &Inode) -> Result<Map<'_>> {
-        let map = Map::unsummed(&self.block, self.layout, seed(sb, dir));
+    fn map(&self, dir: &Inode) -> Result<Map<'_>> {
+        let map = Map::unsummed(&self.block, self.layout, self.seed);
         placed(dir.number, self.number, map)
     }
 
-    fn slot(&self, sb: &Superblock, dir: &Inode) -> Result<Slot> {
-        let slot = self.map(sb, dir)?.slot(self.at);
+    fn slot(&self, dir: &Inode) -> Result<Slot> {
+        let slot = self.map(dir)?.slot(self.at);
         slot.ok_or_else(|| lost(dir, "index slot", FileBlock(self.at as u32)))
     }
 
@@ -97,13 +101,13 @@ impl Index {
         } = self;
         let mut nodes = Vec::new();
         for _ in 0..info.indirect_levels {
-            node.at = node.map(sb, dir)?.position(hash);
-            let child = node.slot(sb, dir)?.child;
+            node.at = node.map(dir)?.position(hash);
+            let child = node.slot(dir)?.child;
             nodes.push(node);
             node = Node::load(blocks, sb, dir, inner(dir, child)?)?;
         }
-        node.at = node.map(sb, dir)?.position(hash);
-        let leaf = inner(dir, node.slot(sb, dir)?.child)?;
+        node.at = node.map(dir)?.position(hash);
+        let leaf = inner(dir, node.slot(dir)?.child)?;
         nodes.push(node);
         Ok(Path { nodes, leaf })
     }
@@ -111,17 +115,17 @@ impl Index {
 
 impl Path {
     /// Where the leaf's hashes begin. The lowest bit: they go on from the leaf before.
-    pub(super) fn start(&self, sb: &Superblock, dir: &Inode) -> Result<u32> {
+    pub(super) fn start(&self, dir: &Inode) -> Result<u32> {
         match self.nodes.iter().rev().find(|node| node.at > 0) {
-            Some(node) => Ok(node.slot(sb, dir)?.hash),
+            Some(node) => Ok(node.slot(dir)?.hash),
             None => Ok(0),
         }
     }
 
     /// Where the next leaf's hashes begin; `None` if this is the last leaf.
-    pub(super) fn peek(&self, sb: &Superblock, dir: &Inode) -> Result<Option<u32>> {
+    pub(super) fn peek(&self, dir: &Inode) -> Result<Option<u32>> {
         for node in self.nodes.iter().rev() {
-            if let Some(slot) = node.map(sb, dir)?.slot(node.at + 1) {
+            if let Some(slot) = node.map(dir)?.slot(node.at + 1) {
                 return Ok(Some(slot.hash));
             }
         }
@@ -138,14 +142,14 @@ impl Path {
         let depth = self.nodes.len();
         while let Some(mut node) = self.nodes.pop() {
             node.at += 1;
-            if node.at >= node.map(sb, dir)?.count() {
+            if node.at >= node.map(dir)?.count() {
                 continue;
             }
-            let mut child = inner(dir, node.slot(sb, dir)?.child)?;
+            let mut child = inner(dir, node.slot(dir)?.child)?;
             self.nodes.push(node);
             while self.nodes.len() < depth {
                 let node = Node::load(blocks, sb, dir, child)?;
-                child = inner(dir, node.slot(sb, dir)?.child)?;
+                child = inner(dir, node.slot(dir)?.child)?;
                 self.nodes.push(node);
             }
             self.leaf = child;
@@ -190,7 +194,7 @@ pub(super) fn locate(
         if let Some(place) = locate_in(blocks, sb, dir, path.leaf, name)? {
             return Ok(Some(place));
         }
-        match path.peek(sb, dir)? {
+        match path.peek(dir)? {
             Some(start) if start & !1 == hash => path.advance(blocks, sb, dir)?,
             _ => return Ok(None),
         };
@@ -232,13 +236,10 @@ pub(super) fn insert(
     let hasher = index.hasher(sb).ok_or(Error::Unsupported)?;
     let mut path = index.probe(txn, sb, dir, hasher.hash(entry.name).major)?;
     let (number, block) = leaf(txn, sb, dir, path.leaf)?;
-    if placed(
-        dir.number,
-        number,
-        dirent::has_room(&block, entry.name, seed),
-    )? {
-        let inserted = dirent::insert(txn.block_mut(number)?, entry, seed);
-        return placed(dir.number, number, inserted).map(drop);
+    let gap = dirent::gap(&block, entry.name, seed);
+    if let Some(gap) = placed(dir.number, number, gap)? {
+        dirent::fill(txn.block_mut(number)?, gap, entry, seed);
+        return Ok(());
     }
     if close_gaps(txn, dir.number, number, &block, entry, seed)? {
         return Ok(());
@@ -331,7 +332,7 @@ fn make_room(
     loop {
         let mut open = None;
         for (at, node) in path.nodes.iter().enumerate() {
-            if !node.map(sb, dir)?.is_full() {
+            if !node.map(dir)?.is_full() {
                 open = Some(at);
             }
         }
@@ -353,7 +354,7 @@ fn split_node(
     at: usize,
     keep: u64,
 ) -> Result<()> {
-    let slots: Vec<Slot> = path.nodes[at].map(sb, dir)?.slots().collect();
+    let slots: Vec<Slot> = path.nodes[at].map(dir)?.slots().collect();
     let half = slots.len() / 2;
     let (child, number) = map::append_directory_block(txn, sb, dir, keep)?;
     let seed = seed(sb, dir);
@@ -391,7 +392,7 @@ fn add_level(
     path: &mut Path,
     keep: u64,
 ) -> Result<()> {
-    let slots: Vec<Slot> = path.nodes[0].map(sb, dir)?.slots().collect();
+    let slots: Vec<Slot> = path.nodes[0].map(dir)?.slots().collect();
     let (child, number) = map::append_directory_block(txn, sb, dir, keep)?;
     let seed = seed(sb, dir);
     htree::init_node(txn.block_mut(number)?, slots, seed);
@@ -407,6 +408,7 @@ fn add_level(
             number,
             block,
             layout: Layout::Node,
+            seed,
             at,
         },
     );

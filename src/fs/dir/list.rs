@@ -86,10 +86,10 @@ fn by_hash(
         }
     };
     loop {
-        let lowest = key(path.start(sb, dir)?, 0).max(FIRST);
+        let lowest = key(path.start(dir)?, 0).max(FIRST);
         let mut chain = vec![leaf(blocks, sb, dir, path.leaf)?];
         // Names of one hash, parted between leaves, are put in order together.
-        while path.peek(sb, dir)?.is_some_and(|start| start & 1 == 1) {
+        while path.peek(dir)?.is_some_and(|start| start & 1 == 1) {
             advance(&mut path)?;
             chain.push(leaf(blocks, sb, dir, path.leaf)?);
         }
