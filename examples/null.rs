@@ -17,7 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use journalfs::fs::{Attr, Caller, Error, Kind, Result, SetAttr, SetTime, Statfs};
 use journalfs::fuse::processes::Processes;
 use journalfs::fuse::request::{Answer, Reply, Request};
-use journalfs::fuse::service::{Entry, Service, Work};
+use journalfs::fuse::service::{Entry, Patience, Service, Work};
 use journalfs::fuse::transport::{MountOptions, Mounted, Transport};
 use journalfs::units::{InodeNo, Time};
 use parking_lot::RwLock;
@@ -379,7 +379,13 @@ impl Service for Null {
         answer(self.answer(&by, request));
     }
 
-    fn read_ready(&self, inode: InodeNo, offset: u64, into: &mut [u8]) -> Result<Option<usize>> {
+    fn read(
+        &self,
+        inode: InodeNo,
+        offset: u64,
+        _: Patience,
+        into: &mut [u8],
+    ) -> Result<Option<usize>> {
         let tree = self.0.read();
         let data = tree.read(inode, offset, into.len())?;
         into[..data.len()].copy_from_slice(data);
@@ -392,7 +398,7 @@ impl Service for Null {
         inode: InodeNo,
         from: u64,
         plus: bool,
-        _: bool,
+        _: Patience,
         add: &mut dyn FnMut(Entry<'_>) -> bool,
     ) -> Result<bool> {
         let tree = self.0.read();

@@ -25,7 +25,7 @@ use super::reply::{
     TTL, Told, attributes, errno, file_type, generation, inode_of, node_of, time, unreadable,
 };
 use super::request::Request;
-use super::service::Service;
+use super::service::{Patience, Service};
 
 /// A service under fuser.
 pub struct Adapter<S> {
@@ -383,7 +383,7 @@ impl<S: Service> fuser::Filesystem for Adapter<S> {
             inode_of(node.0),
             from,
             false,
-            true,
+            Patience::Waits,
             &mut |entry| {
                 let name = OsStr::from_bytes(entry.name);
                 !reply.add(
@@ -413,7 +413,7 @@ impl<S: Service> fuser::Filesystem for Adapter<S> {
             inode_of(node.0),
             from,
             true,
-            true,
+            Patience::Waits,
             &mut |entry| {
                 let name = OsStr::from_bytes(entry.name);
                 let (node, attr, generation, ttl) = match &entry.attr {

@@ -28,7 +28,7 @@ use crate::units::{InodeNo, Lsn};
 
 use super::meter::Meter;
 use super::request::{Answer, Reply, Request};
-use super::service::{Entry, Service, Work};
+use super::service::{Entry, Patience, Service, Work};
 use super::tap::{Served, Tap, Wanted};
 
 /// The last record's Lsn and the watermarks, as JSON, on the root directory;
@@ -528,7 +528,13 @@ impl Service for Core {
         }
     }
 
-    fn read_ready(&self, inode: InodeNo, offset: u64, into: &mut [u8]) -> Result<Option<usize>> {
+    fn read(
+        &self,
+        inode: InodeNo,
+        offset: u64,
+        patience: Patience,
+        into: &mut [u8],
+    ) -> Result<Option<usize>> {
         if self.tap.is_some() {
             return Ok(None); // one way for all that is watched
         }
@@ -539,10 +545,16 @@ impl Service for Core {
             crooked: false,
         };
         let running = self.meter.begin(&request);
-        let read = match ready::at_once(|| self.fs.read_ready(inode, offset, into)) {
-            Ok(read) => Ok(read),
-            Err(Undone::Lacks(_)) => Ok(None),
-            Err(Undone::Failed(error)) => self.fs.noting(Err(error)),
+        let read = match patience {
+            Patience::AtOnce => match ready::at_once(|| self.fs.read_ready(inode, offset, into)) {
+                Ok(read) => Ok(read),
+                Err(Undone::Lacks(_)) => Ok(None),
+                Err(Undone::Failed(error)) => self.fs.noting(Err(error)),
+            },
+            Patience::Waits => {
+                let fetching = || self.fs.read_into(inode, offset, into).map(Some);
+                self.fs.noting(self.fs.journal().fetching(fetching))
+            }
         };
         if !matches!(read, Ok(None)) {
             self.meter.end_unanswered(running, read.is_err());
@@ -556,7 +568,7 @@ impl Service for Core {
         inode: InodeNo,
         from: u64,
         plus: bool,
-        waits: bool,
+        patience: Patience,
         add: &mut dyn FnMut(Entry<'_>) -> bool,
     ) -> Result<bool> {
         let running = self.meter.begin_listing();
@@ -570,9 +582,9 @@ impl Service for Core {
             Err(_) if ready::is_lacking() && added.get() => Ok(()),
             listed => listed,
         };
-        let listed = match waits {
-            true => self.fs.journal().fetching(&mut list),
-            false => match ready::at_once(&mut list) {
+        let listed = match patience {
+            Patience::Waits => self.fs.journal().fetching(&mut list),
+            Patience::AtOnce => match ready::at_once(&mut list) {
                 Ok(()) => Ok(()),
                 Err(Undone::Failed(error)) => Err(error),
                 Err(Undone::Lacks(_)) => return Ok(false),

@@ -5,9 +5,10 @@
 //!   kernel ─► completion of a slot ─► decode ─► service ─┬─► answered here and now
 //!   kernel ◄─ commit of the slot ◄─── encode ◄─ outbox ◄─┴─► or later, from another thread
 //! ```
-//! Only its own thread touches a ring and the slots' memory: an answer from
-//! another thread waits in the outbox, and a bell wakes the ring's thread. What
-//! would wait for a disk is left to other threads.
+//! Only its own thread touches a ring: an answer from another thread waits in
+//! the outbox, and a bell wakes the ring's thread. What would wait for a disk is
+//! left to other threads; one that reads a file's bytes or lists a directory has
+//! the slot's payload meanwhile.
 //! fuser mounts, shakes hands and goes on with FORGET and INTERRUPT.
 //!
 //! Source: the kernel's "FUSE-over-io-uring design documentation" and
@@ -33,8 +34,8 @@ use super::processes::Processes;
 use super::processor;
 use super::readers::Readers;
 use super::reply::number_of;
-use super::request::{Answer, Reply, Request};
-use super::service::{Entry, Service};
+use super::request::{Answer, Request};
+use super::service::{Entry, Patience, Service};
 use super::wire::{Asked, Form, Header, Listing};
 
 /// Requests that a processor's programs may have under way. One that waits for
@@ -209,17 +210,26 @@ fn refuse(device: BorrowedFd<'_>) {
     }
 }
 
+/// An answer on its way to a ring's thread.
+enum Coming {
+    /// To be encoded.
+    Answer(Answer),
+    /// So much of the payload, or why nothing.
+    Filled(Result<usize, i32>),
+}
+
 /// Answers on their way to a ring's thread.
 struct Outbox {
-    answers: Mutex<Vec<(usize, Answer)>>,
+    /// Each for a slot, with its payload if that was lent.
+    answers: Mutex<Vec<(usize, Option<MmapMut>, Coming)>>,
     /// The thread waits, or is about to, and has to be woken.
     asleep: AtomicBool,
     bell: EventFd,
 }
 
 impl Outbox {
-    fn put(&self, slot: usize, answer: Answer) {
-        self.answers.lock().push((slot, answer));
+    fn put(&self, slot: usize, lent: Option<MmapMut>, coming: Coming) {
+        self.answers.lock().push((slot, lent, coming));
         if self.asleep.swap(false, Ordering::SeqCst) {
             let _ = self.bell.write(1);
         }
@@ -230,15 +240,17 @@ impl Outbox {
 struct Queue<S> {
     /// Before the memory that the kernel writes to: it goes first.
     ring: IoUring<Entry128>,
-    memory: MmapMut,
+    /// The slots' headers.
+    heads: MmapMut,
+    /// Their payloads; `None` while another thread fills it.
+    payloads: Vec<Option<MmapMut>>,
     /// Header and payload of each slot, as the kernel is told of them.
     places: Vec<[libc::iovec; 2]>,
-    payload: usize,
     number: u16,
     waiting: Vec<Option<(Header, Form)>>,
     outbox: Arc<Outbox>,
     /// Reused.
-    answers: Vec<(usize, Answer)>,
+    answers: Vec<(usize, Option<MmapMut>, Coming)>,
     /// Slots that will still come back from the kernel or be given to it.
     live: usize,
     server: Arc<Server<S>>,
@@ -254,18 +266,18 @@ impl<S: Service> Queue<S> {
             .setup_defer_taskrun()
             .build(2 * DEPTH as u32)?;
         let payload = server.negotiate.longest_payload();
-        let mut memory = MmapMut::map_anon(DEPTH * (HEADER + payload))?;
-        let place = |slot: &mut [u8]| {
-            let (header, payload) = slot.split_at_mut(HEADER);
-            [header, payload].map(|part| libc::iovec {
+        let mut heads = MmapMut::map_anon(DEPTH * HEADER)?;
+        let mut payloads = (0..DEPTH)
+            .map(|_| MmapMut::map_anon(payload))
+            .collect::<io::Result<Vec<_>>>()?;
+        let place = |(head, payload): (&mut [u8], &mut MmapMut)| {
+            [head, payload].map(|part| libc::iovec {
                 iov_base: part.as_mut_ptr().cast(),
                 iov_len: part.len(),
             })
         };
-        let places = memory
-            .chunks_exact_mut(HEADER + payload)
-            .map(place)
-            .collect();
+        let slots = heads.chunks_exact_mut(HEADER).zip(&mut payloads);
+        let places = slots.map(place).collect();
         let bell =
             EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
         let outbox = Arc::new(Outbox {
@@ -275,9 +287,9 @@ impl<S: Service> Queue<S> {
         });
         Ok(Queue {
             ring,
-            memory,
+            heads,
+            payloads: payloads.into_iter().map(Some).collect(),
             places,
-            payload,
             number,
             waiting: vec![None; DEPTH],
             outbox,
@@ -396,30 +408,25 @@ impl<S: Service> Queue<S> {
                 plus,
             } => {
                 let room = payload.len().min(size);
-                let list = move |waits: bool, into: &mut [u8]| {
+                let list = move |patience, into: &mut [u8]| {
                     let mut listing = Listing::new(into, plus);
                     let mut add = |entry: Entry<'_>| listing.add(&entry);
                     let service = &server.service;
-                    let listed = service.list(&by, inode, from, plus, waits, &mut add);
-                    listed.map(|done| done.then(|| listing.len()))
+                    let listed = service.list(&by, inode, from, plus, patience, &mut add);
+                    listed
+                        .map(|done| done.then(|| listing.len()))
+                        .map_err(|error| number_of(&error))
                 };
-                match list(false, &mut payload[..room]).transpose() {
-                    Some(listed) => {
-                        let answer = listed.map_err(|error| number_of(&error));
-                        self.commit(slot, &header, answer);
-                    }
+                match list(Patience::AtOnce, &mut payload[..room]).transpose() {
+                    Some(answer) => self.commit(slot, &header, answer),
                     None => {
-                        self.waiting[slot] = Some((header, Form::Data));
+                        let Some(mut payload) = self.lend(slot, header, Form::Data) else {
+                            return;
+                        };
                         readers.have(Box::new(move || {
-                            let mut bytes = vec![0; room];
-                            let listed = list(true, &mut bytes);
-                            outbox.put(
-                                slot,
-                                listed.map(|len| {
-                                    bytes.truncate(len.unwrap_or(0));
-                                    Reply::Bytes(bytes)
-                                }),
-                            );
+                            let listed = list(Patience::Waits, &mut payload[..room]);
+                            let listed = listed.map(Option::unwrap_or_default);
+                            outbox.put(slot, Some(payload), Coming::Filled(listed));
                         }));
                     }
                 }
@@ -429,35 +436,46 @@ impl<S: Service> Queue<S> {
                     inode,
                     offset,
                     size,
-                    crooked,
+                    crooked: false,
                 },
                 form,
             ) => {
                 let room = payload.len().min(size as usize);
-                let into = &mut payload[..room];
-                let read = match crooked {
-                    true => Ok(None),
-                    false => server.service.read_ready(inode, offset, into),
+                let service = server.service.clone();
+                let read = move |patience, into: &mut [u8]| {
+                    let read = service.read(inode, offset, patience, into).transpose()?;
+                    Some(read.map_err(|error| number_of(&error)))
                 };
-                let request = Request::Read {
-                    inode,
-                    offset,
-                    size: room as u32,
-                    crooked,
-                };
-                match read.map_err(|error| number_of(&error)).transpose() {
+                match read(Patience::AtOnce, &mut payload[..room]) {
                     Some(answer) => self.commit(slot, &header, answer),
                     None => {
-                        self.waiting[slot] = Some((header, form));
+                        let Some(mut payload) = self.lend(slot, header, form) else {
+                            return;
+                        };
+                        let request = Request::Read {
+                            inode,
+                            offset,
+                            size: room as u32,
+                            crooked: false,
+                        };
                         readers.have(Box::new(move || {
-                            let answer = move |answer| outbox.put(slot, answer);
-                            server.service.serve(by, request, answer, None);
+                            match read(Patience::Waits, &mut payload[..room]) {
+                                Some(read) => {
+                                    outbox.put(slot, Some(payload), Coming::Filled(read));
+                                }
+                                None => {
+                                    let answer = move |answer| {
+                                        outbox.put(slot, Some(payload), Coming::Answer(answer));
+                                    };
+                                    server.service.serve(by, request, answer, None);
+                                }
+                            }
                         }));
                     }
                 }
             }
             Asked::Request(request, form) => {
-                let answer = move |answer| outbox.put(slot, answer);
+                let answer = move |answer| outbox.put(slot, None, Coming::Answer(answer));
                 let elsewhere = |work| readers.have(work);
                 server.service.serve(by, request, answer, Some(&elsewhere));
                 self.waiting[slot] = Some((header, form));
@@ -469,14 +487,27 @@ impl<S: Service> Queue<S> {
     fn deliver(&mut self) {
         let mut answers = std::mem::take(&mut self.answers);
         std::mem::swap(&mut *self.outbox.answers.lock(), &mut answers);
-        for (slot, answer) in answers.drain(..) {
+        for (slot, lent, coming) in answers.drain(..) {
+            if lent.is_some() {
+                self.payloads[slot] = lent;
+            }
             if let Some((header, form)) = self.waiting[slot].take() {
-                let (_, payload) = self.parts(slot);
-                let encoded = form.encode(&answer, payload);
-                self.commit(slot, &header, encoded);
+                let answer = match coming {
+                    Coming::Answer(answer) => form.encode(&answer, self.parts(slot).1),
+                    Coming::Filled(answer) => answer,
+                };
+                self.commit(slot, &header, answer);
             }
         }
         self.answers = answers;
+    }
+
+    /// Lets another thread fill a slot's payload; its answer is waited for, and
+    /// brings that back.
+    fn lend(&mut self, slot: usize, header: Header, form: Form) -> Option<MmapMut> {
+        let payload = self.payloads[slot].take()?;
+        self.waiting[slot] = Some((header, form));
+        Some(payload)
     }
 
     /// Gives a slot back to the kernel, answered.
@@ -497,10 +528,10 @@ impl<S: Service> Queue<S> {
         push(&mut self.ring, &entry).unwrap_or_else(|error| give_up(&error));
     }
 
-    /// A slot's header and payload.
+    /// A slot's header and payload, which is empty while it is lent.
     fn parts(&mut self, slot: usize) -> (&mut [u8], &mut [u8]) {
-        let len = HEADER + self.payload;
-        self.memory[slot * len..(slot + 1) * len].split_at_mut(HEADER)
+        let head = &mut self.heads[slot * HEADER..(slot + 1) * HEADER];
+        (head, self.payloads[slot].as_deref_mut().unwrap_or_default())
     }
 }
 
@@ -531,7 +562,8 @@ fn with_len(mut entry: Entry128, len: u32) -> Entry128 {
 #[allow(unsafe_code)]
 fn push(ring: &mut IoUring<Entry128>, entry: &Entry128) -> io::Result<()> {
     // SAFETY: an entry names a slot's memory, the list of a slot's places or
-    // the bell, all of which their queue keeps until after its ring has gone;
+    // the bell, all of which their queue keeps until after its ring has gone (a
+    // payload that is lent comes back before its slot is the kernel's again);
     // a slot's memory is left alone while the kernel has it.
     unsafe { ring.submission().push(entry) }.map_err(|_| io::Error::other("the ring is full"))
 }

@@ -10,6 +10,15 @@ use super::request::{Answer, Request};
 /// What a thread of a transport leaves to others.
 pub type Work = Box<dyn FnOnce() + Send>;
 
+/// Whether a thread may wait for a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// It may.
+    Waits,
+    /// It serves others.
+    AtOnce,
+}
+
 /// Whoever answers requests.
 pub trait Service: Send + Sync + 'static {
     /// Serves one request. `answer` is called exactly once, from this thread
@@ -25,21 +34,27 @@ pub trait Service: Send + Sync + 'static {
         A: FnOnce(Answer) + Send + 'static;
 
     /// Reads a file's bytes into a transport's buffer; answers how many there
-    /// were: fewer than there is room for only at the file's end. `None`: a disk
-    /// has to be waited for, which [`Service::serve`] does.
-    fn read_ready(&self, inode: InodeNo, offset: u64, into: &mut [u8]) -> Result<Option<usize>>;
+    /// were: fewer than there is room for only at the file's end. `None`: that
+    /// would have to wait, or, whatever the patience, it is for [`Service::serve`].
+    fn read(
+        &self,
+        inode: InodeNo,
+        offset: u64,
+        patience: Patience,
+        into: &mut [u8],
+    ) -> Result<Option<usize>>;
 
     /// Lists a directory from a cookie on, as far as `add` takes entries (it
     /// answers whether it took one). With `plus` each brings its attributes
     /// and counts as looked up. If a disk has to be waited for, that may be all
-    /// (the next call goes on); `false`: nothing was added, since `waits` forbids it.
+    /// (the next call goes on); `false`: nothing was added, for want of patience.
     fn list(
         &self,
         by: &Caller,
         inode: InodeNo,
         from: u64,
         plus: bool,
-        waits: bool,
+        patience: Patience,
         add: &mut dyn FnMut(Entry<'_>) -> bool,
     ) -> Result<bool>;
 }

@@ -293,7 +293,7 @@ mod tests {
     use super::*;
     use crate::fs::{Attr, Caller, Error as FsError, Kind};
     use crate::fuse::request::{Answer, Reply, Request};
-    use crate::fuse::service::{Entry, Work};
+    use crate::fuse::service::{Entry, Patience, Work};
     use crate::units::{InodeNo, Time};
 
     /// A root directory with nothing in it.
@@ -333,7 +333,13 @@ mod tests {
             });
         }
 
-        fn read_ready(&self, _: InodeNo, _: u64, _: &mut [u8]) -> crate::fs::Result<Option<usize>> {
+        fn read(
+            &self,
+            _: InodeNo,
+            _: u64,
+            _: Patience,
+            _: &mut [u8],
+        ) -> crate::fs::Result<Option<usize>> {
             Err(FsError::Unsupported)
         }
 
@@ -343,7 +349,7 @@ mod tests {
             _: InodeNo,
             _: u64,
             _: bool,
-            _: bool,
+            _: Patience,
             _: &mut dyn FnMut(Entry<'_>) -> bool,
         ) -> crate::fs::Result<bool> {
             Ok(true)

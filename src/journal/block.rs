@@ -53,13 +53,12 @@ thread_local! {
 impl Clone for Page {
     fn clone(&self) -> Self {
         let spare = SPARES.try_with(|spares| spares.borrow_mut().pop());
-        let fits = |spare: &Box<[u8]>| spare.len() == self.bytes.len();
-        let bytes = match spare.ok().flatten().filter(fits) {
-            Some(mut spare) => {
+        let bytes = match spare.ok().flatten() {
+            Some(mut spare) if spare.len() == self.bytes.len() => {
                 spare.copy_from_slice(&self.bytes);
                 spare
             }
-            None => self.bytes.clone(),
+            _ => self.bytes.clone(),
         };
         Page {
             bytes,

@@ -366,7 +366,7 @@ fn a_listing_gives_what_is_at_hand_and_misses_nothing() {
         let (mut names, mut from, mut left) = (HashSet::new(), 0, 0);
         loop {
             let (before, waited) = (names.len(), disk.waited.load(Ordering::SeqCst));
-            let mut list = |waits| {
+            let mut list = |patience| {
                 let start = from;
                 let mut add = |entry: Entry<'_>| {
                     assert!(!plus || entry.attr.is_some(), "without attributes");
@@ -374,13 +374,13 @@ fn a_listing_gives_what_is_at_hand_and_misses_nothing() {
                     from = entry.cookie;
                     true
                 };
-                core.list(&world.by, dir, start, plus, waits, &mut add)
+                core.list(&world.by, dir, start, plus, patience, &mut add)
                     .unwrap()
             };
-            if !list(false) {
+            if !list(Patience::AtOnce) {
                 left += 1;
                 assert_eq!(disk.waited.load(Ordering::SeqCst), waited);
-                assert!(list(true));
+                assert!(list(Patience::Waits));
             }
             if names.len() == before {
                 break;
