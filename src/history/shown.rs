@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::chart::{self, Chart};
 use super::fragment::Fragments;
+use crate::journal::ranges::Ranges;
 use crate::journal::record::Operation;
 use crate::journal::redo::Redo;
 use crate::journal::{Op, Record};
@@ -71,8 +72,8 @@ impl Blocks<'_> {
                 }
             }
             Redo::Edit { block, ranges } => {
-                for (at, bytes) in ranges {
-                    self.edit(*block, usize::from(*at), bytes);
+                for (at, bytes) in ranges.iter() {
+                    self.edit(*block, at, bytes);
                 }
             }
             Redo::Patch {
@@ -281,8 +282,7 @@ fn edits(redo: &[Redo], block: BlockNo) -> impl Iterator<Item = (usize, &[u8])> 
         Redo::Edit { ranges, .. } => Some(ranges),
         _ => None,
     });
-    let ranges = ranges.flatten();
-    ranges.map(|(at, bytes)| (usize::from(*at), bytes.as_slice()))
+    ranges.flat_map(Ranges::iter)
 }
 
 /// The data that are put into part of a block, if they are.
@@ -366,14 +366,11 @@ fn run_of(op: &Op, redo: &Redo, block_size: usize) -> String {
 /// The bytes of a block that differ, or that the record gives.
 fn ranges(redo: &[Redo], block: BlockNo, was: Option<&[u8]>, now: Option<&[u8]>) -> Vec<Bytes> {
     match (was, now) {
-        (Some(was), Some(now)) => (crate::journal::redo::differences(was, now).into_iter())
-            .map(|(at, after)| {
-                let at = usize::from(at);
-                Bytes {
-                    at,
-                    before: was.get(at..at + after.len()).map(<[u8]>::to_vec),
-                    after,
-                }
+        (Some(was), Some(now)) => (crate::journal::redo::differences(was, now).iter())
+            .map(|(at, after)| Bytes {
+                at,
+                before: was.get(at..at + after.len()).map(<[u8]>::to_vec),
+                after: after.to_vec(),
             })
             .collect(),
         (None, Some(now)) => vec![Bytes {

@@ -387,6 +387,7 @@ fn take(list: &mut &[u8]) -> Option<u64> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::ranges::Ranges;
     use super::super::record::{Op, Operation};
     use super::*;
     use crate::units::{Epoch, InodeNo, Time};
@@ -425,7 +426,7 @@ mod tests {
             0 => Redo::Zeros { block },
             1 => Redo::Edit {
                 block,
-                ranges: vec![(0, vec![1])],
+                ranges: Ranges::from_iter([(0, [1])]),
             },
             2 => Redo::Put {
                 first: block,

@@ -3,6 +3,7 @@
 //! Decoding takes any bytes and never panics: a frame's checksum says that
 //! they are what was written, not that it was we who wrote them.
 
+use super::ranges::Ranges;
 use super::record::{Base, By, Clean, Name, Op, Operation, Record, Session};
 use super::redo::Redo;
 use crate::units::{BlockNo, InodeNo, Lsn, Time};
@@ -194,8 +195,8 @@ impl Redo {
                 w.u8(3);
                 w.u64(block.0);
                 w.u16(ranges.len() as u16);
-                for (offset, bytes) in ranges {
-                    w.u16(*offset);
+                for (offset, bytes) in ranges.iter() {
+                    w.u16(offset as u16);
                     w.u16(bytes.len() as u16);
                     w.0.extend_from_slice(bytes);
                 }
@@ -235,7 +236,7 @@ impl Redo {
             },
             3 => {
                 let block = r.block()?;
-                let ranges = (0..r.u16()?).map(|_| r.range()).collect::<Read<_>>()?;
+                let ranges = (0..r.u16()?).map(|_| r.range()).collect::<Read<Ranges>>()?;
                 Redo::Edit { block, ranges }
             }
             4 => Redo::Put {
@@ -644,9 +645,9 @@ impl<'a> Reader<'a> {
             _ => Err("an option is neither there nor absent".into()),
         }
     }
-    fn range(&mut self) -> Read<(u16, Vec<u8>)> {
+    fn range(&mut self) -> Read<(u16, &'a [u8])> {
         let (offset, len) = (self.u16()?, self.u16()?);
-        Ok((offset, self.take(len.into())?.to_vec()))
+        Ok((offset, self.take(len.into())?))
     }
 }
 

@@ -40,6 +40,7 @@ mod names;
 pub mod past;
 mod paths;
 mod places;
+pub mod ranges;
 pub mod ready;
 pub mod record;
 mod recover;

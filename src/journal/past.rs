@@ -454,7 +454,7 @@ fn apply(
             (whole.len() == size).then(|| bytes.copy_from_slice(whole))
         }
         Redo::Edit { ranges, .. } => ranges.iter().try_for_each(|(at, range)| {
-            let into = bytes.get_mut(usize::from(*at)..)?.get_mut(..range.len())?;
+            let into = bytes.get_mut(at..)?.get_mut(..range.len())?;
             into.copy_from_slice(range);
             Some(())
         }),

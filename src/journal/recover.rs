@@ -505,7 +505,7 @@ fn redo_fits(inner: &Inner, redo: &Redo, data_len: usize) -> std::result::Result
         Redo::Image { bytes, .. } => bytes.len() == size,
         Redo::Edit { ranges, .. } => ranges
             .iter()
-            .all(|(at, bytes)| within((*at).into(), bytes.len(), size)),
+            .all(|(at, bytes)| within(at, bytes.len(), size)),
         Redo::Put { count, from, .. } => {
             let len = (*count as usize).checked_mul(size);
             let pinned = inner.options.pinned.and_then(|pinned| pinned.since(first));
@@ -534,8 +534,7 @@ impl Inner {
             Redo::Zeros { block } => self.set(state, *block, self.zeros.clone()),
             Redo::Image { block, bytes } => self.set(state, *block, bytes.as_slice().into()),
             Redo::Edit { block, ranges } => self.edit(state, *block, |bytes| {
-                for (at, range) in ranges {
-                    let at = usize::from(*at);
+                for (at, range) in ranges.iter() {
                     bytes[at..at + range.len()].copy_from_slice(range);
                 }
                 Ok(())

@@ -5,12 +5,14 @@
 //! gives the whole block all the same, so that replay never builds on a home
 //! block that a power cut may have torn.
 
+use super::ranges::Ranges;
 use crate::units::BlockNo;
 
 /// Gaps shorter than this are logged along: a range's own head costs as much.
 const GAP: usize = size_of::<u64>();
-/// Bytes that are compared at once.
+/// Bytes that are compared at once: first many, then few of those.
 const STEP: usize = 256;
+const SMALL: usize = 64;
 
 /// One change of blocks. A record's redo is applied in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +33,8 @@ pub enum Redo {
     Edit {
         /// Which block.
         block: BlockNo,
-        /// Offsets, ascending, and what stands there.
-        ranges: Vec<(u16, Vec<u8>)>,
+        /// Where in it, ascending, and what stands there.
+        ranges: Ranges,
     },
     /// Whole blocks become the record's data.
     Put {
@@ -79,9 +81,9 @@ impl Redo {
 
 /// The ranges in which `after` differs from `before`, which is as long, near
 /// ones joined.
-pub fn differences(before: &[u8], after: &[u8]) -> Vec<(u16, Vec<u8>)> {
+pub fn differences(before: &[u8], after: &[u8]) -> Ranges {
     debug_assert_eq!(before.len(), after.len());
-    let mut ranges: Vec<(usize, usize)> = Vec::new();
+    let mut ranges: Vec<(usize, usize)> = Vec::with_capacity(8);
     let mut add = |start: usize, end: usize| match ranges.last_mut() {
         Some(last) if start - last.1 < GAP => last.1 = end,
         _ => ranges.push((start, end)),
@@ -94,17 +96,15 @@ pub fn differences(before: &[u8], after: &[u8]) -> Vec<(u16, Vec<u8>)> {
         if old == new {
             continue;
         }
-        let words = old
-            .as_chunks::<GAP>()
-            .0
-            .iter()
-            .zip(new.as_chunks::<GAP>().0);
-        for (word, (old, new)) in words.enumerate() {
-            let unequal = u64::from_le_bytes(*old) ^ u64::from_le_bytes(*new);
-            if unequal != 0 {
-                let at = n * STEP + word * GAP;
-                let (before, behind) = (unequal.trailing_zeros(), unequal.leading_zeros());
-                add(at + before as usize / 8, at + GAP - behind as usize / 8);
+        let few = chunks::<SMALL>(old, new).enumerate();
+        for (small, (old, new)) in few.filter(|(_, (old, new))| old != new) {
+            for (word, (old, new)) in chunks::<GAP>(old, new).enumerate() {
+                let unequal = u64::from_le_bytes(*old) ^ u64::from_le_bytes(*new);
+                if unequal != 0 {
+                    let at = n * STEP + small * SMALL + word * GAP;
+                    let (before, behind) = (unequal.trailing_zeros(), unequal.leading_zeros());
+                    add(at + before as usize / 8, at + GAP - behind as usize / 8);
+                }
             }
         }
     }
@@ -114,18 +114,26 @@ pub fn differences(before: &[u8], after: &[u8]) -> Vec<(u16, Vec<u8>)> {
             add(rest + n, rest + n + 1);
         }
     }
-    ranges
-        .into_iter()
-        .map(|(start, end)| (start as u16, after[start..end].to_vec()))
-        .collect()
+    let bytes = ranges.iter().map(|(start, end)| end - start).sum();
+    let mut found = Ranges::with_capacity(ranges.len(), bytes);
+    for (start, end) in ranges {
+        found.push(start as u16, &after[start..end]);
+    }
+    found
+}
+
+/// Chunks of two as long pieces side by side.
+fn chunks<'b, const LEN: usize>(
+    old: &'b [u8],
+    new: &'b [u8],
+) -> impl Iterator<Item = (&'b [u8; LEN], &'b [u8; LEN])> {
+    let (old, new) = (old.as_chunks::<LEN>().0, new.as_chunks::<LEN>().0);
+    old.iter().zip(new)
 }
 
 /// Bytes that an `Edit` with these ranges takes.
-pub(super) fn edit_len(ranges: &[(u16, Vec<u8>)]) -> usize {
-    11 + ranges
-        .iter()
-        .map(|(_, bytes)| 4 + bytes.len())
-        .sum::<usize>()
+pub(super) fn edit_len(ranges: &Ranges) -> usize {
+    11 + 4 * ranges.len() + ranges.total()
 }
 
 /// The block as a whole: its image, or zeros and what is not zero in it,
@@ -150,10 +158,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn apply(before: &[u8], ranges: &[(u16, Vec<u8>)]) -> Vec<u8> {
+    fn apply(before: &[u8], ranges: &Ranges) -> Vec<u8> {
         let mut bytes = before.to_vec();
-        for (offset, range) in ranges {
-            bytes[*offset as usize..*offset as usize + range.len()].copy_from_slice(range);
+        for (offset, range) in ranges.iter() {
+            bytes[offset..offset + range.len()].copy_from_slice(range);
         }
         bytes
     }
@@ -170,7 +178,8 @@ mod tests {
             }
             let ranges = differences(&before, &after);
             prop_assert_eq!(apply(&before, &ranges), after);
-            prop_assert!(ranges.windows(2).all(|w| w[0].0 as usize + w[0].1.len() + GAP <= w[1].0 as usize));
+            let spans: Vec<_> = ranges.iter().map(|(at, range)| at..at + range.len()).collect();
+            prop_assert!(spans.windows(2).all(|two| two[0].end + GAP <= two[1].start));
         }
     }
 
@@ -187,7 +196,7 @@ mod tests {
                 Redo::Zeros { block: BlockNo(9) },
                 Redo::Edit {
                     block: BlockNo(9),
-                    ranges: vec![(100, vec![1]), (4095, vec![2])]
+                    ranges: Ranges::from_iter([(100, [1]), (4095, [2])])
                 }
             ]
         );

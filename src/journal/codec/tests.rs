@@ -150,8 +150,10 @@ fn redo() -> impl Strategy<Value = Redo> {
     prop_oneof![
         block().prop_map(|block| Redo::Zeros { block }),
         (block(), bytes()).prop_map(|(block, bytes)| Redo::Image { block, bytes }),
-        (block(), vec((any::<u16>(), bytes()), 0..5))
-            .prop_map(|(block, ranges)| Redo::Edit { block, ranges }),
+        (block(), vec((any::<u16>(), bytes()), 0..5)).prop_map(|(block, ranges)| Redo::Edit {
+            block,
+            ranges: ranges.into_iter().collect()
+        }),
         (block(), any::<(u32, u32)>()).prop_map(|(first, (count, from))| Redo::Put {
             first,
             count,
@@ -244,7 +246,7 @@ fn the_bytes_of_an_operation_stand_as_specified() {
     let redo = vec![
         Redo::Edit {
             block: BlockNo(7),
-            ranges: vec![(9, vec![0xEE])],
+            ranges: Ranges::from_iter([(9, [0xEE])]),
         },
         Redo::Free {
             first: BlockNo(8),
