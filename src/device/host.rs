@@ -98,6 +98,18 @@ impl HostDisk {
         &self.path
     }
 
+    /// sync_file_range(2): starts write-back, or waits for it.
+    #[allow(unsafe_code)]
+    fn sync_range(&self, offset: u64, len: u64, how: libc::c_uint) -> io::Result<()> {
+        let (offset, len) = (signed(offset)?, signed(len)?);
+        // SAFETY: the call touches no memory of ours; the descriptor is open.
+        let done = unsafe { libc::sync_file_range(self.file.as_raw_fd(), offset, len, how) };
+        match done {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     fn fallocate(&self, flags: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
         let (offset, len) = (signed(offset)?, signed(len)?);
         loop {
@@ -221,22 +233,11 @@ impl Disk for HostDisk {
         let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         self.fallocate(hole, offset, len)
     }
-    #[allow(unsafe_code)]
     fn write_back(&self, offset: u64, len: u64) -> io::Result<()> {
-        let (offset, len) = (signed(offset)?, signed(len)?);
-        // SAFETY: the call touches no memory of ours; the descriptor is open.
-        let done = unsafe {
-            libc::sync_file_range(
-                self.file.as_raw_fd(),
-                offset,
-                len,
-                libc::SYNC_FILE_RANGE_WRITE,
-            )
-        };
-        match done {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
+        self.sync_range(offset, len, libc::SYNC_FILE_RANGE_WRITE)
+    }
+    fn wait_back(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.sync_range(offset, len, libc::SYNC_FILE_RANGE_WAIT_BEFORE)
     }
     fn sync(&self) -> io::Result<()> {
         // Not repeated on EINTR either: an error of fdatasync is final.

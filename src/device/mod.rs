@@ -57,6 +57,13 @@ pub trait Disk: Send + Sync {
         let _ = (offset, len);
         Ok(())
     }
+    /// Waits for the write-back of a range that has been started. What has been
+    /// written back is not yet on stable storage: only `sync` says so. An error is
+    /// final like that of `sync`, which may not tell it again.
+    fn wait_back(&self, offset: u64, len: u64) -> io::Result<()> {
+        let _ = (offset, len);
+        Ok(())
+    }
     /// Every write that returned before the call is on stable storage
     /// (fdatasync). An error is final: what was dirty may be lost although
     /// later reads still show it.
