@@ -454,6 +454,30 @@ mod tests {
     }
 
     #[test]
+    fn names_are_told_apart_by_each_of_their_bytes() {
+        for len in (1..=9).chain([NAME_MAX]) {
+            let mut block = vec![0; 4096];
+            clear(&mut block, None);
+            let differing = |at: usize| {
+                let mut name = vec![b'x'; len];
+                name[at] = b'y';
+                name
+            };
+            let places: Vec<usize> = (0..len).step_by(len.div_ceil(9)).collect();
+            for &at in &places {
+                assert!(insert(&mut block, entry(&differing(at), at as u32 + 1), None).unwrap());
+            }
+            for &at in &places {
+                let found = find(&block, &differing(at)).unwrap().unwrap();
+                assert_eq!(found.entry.unwrap().inode, InodeNo(at as u32 + 1));
+            }
+            for name in [vec![b'x'; len], vec![b'x'; len - 1], vec![]] {
+                assert!(find(&block, &name).unwrap().is_none(), "{len}");
+            }
+        }
+    }
+
+    #[test]
     fn a_changed_block_fails_its_checksum() {
         let seed = Some(7);
         let mut block = vec![0; 1024];

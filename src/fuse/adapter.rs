@@ -48,7 +48,7 @@ thread_local! {
 /// Beside rings, so long a thread rests after a FORGET. Nobody waits for one,
 /// but each wakes a thread, for which the program that asks loses its
 /// processor; those of the meantime then come in one batch.
-const REST: Duration = Duration::from_millis(2);
+const REST: Duration = Duration::from_micros(300);
 /// What follows within this time was in the same batch.
 const SAME_BATCH: Duration = Duration::from_micros(5);
 

@@ -15,26 +15,19 @@
 //! although the image already has a part of them. And whoever wants to see the
 //! image as it was at an earlier record learns from it that it is too late.
 
-use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::cache::{Changed, Home};
 use super::discard::Freed;
 use super::record::{Base, Clean, Record, Session};
+use super::writeback::WriteBack;
 use super::{Block, Inner, Journal, Result, image_error};
-use crate::device::Disk;
 use crate::log::{Durable, Log};
 use crate::sync::atomic::Ordering;
 use crate::units::{BlockNo, Lsn};
 
 /// Blocks written home in one piece, at most this many bytes.
 const PIECE: usize = 1 << 20;
-/// From so many bytes on the host is made to write back what was written.
-const WRITE_BACK: u64 = 1 << 20;
-/// Bytes that may be on their way to the disk at most: enough to keep it busy,
-/// and no more than a commit that comes meanwhile can wait for.
-const AT_ONCE: u64 = 16 << 20;
 /// How many written blocks a checkpoint's record remembers.
 const SAMPLES: usize = 8;
 /// Blocks that are remembered as home without letting writers through.
@@ -271,7 +264,7 @@ pub(super) fn write_home(inner: &Inner, changed: &Changed) -> Result<Vec<(BlockN
     let mut samples = Vec::new();
     let mut blocks = changed.sorted().into_iter().enumerate().peekable();
     let mut piece = Vec::new();
-    let mut pace = Pace::of(&*inner.image);
+    let mut write_back = WriteBack::of(&*inner.image);
     while let Some((_, (first, _))) = blocks.peek().copied() {
         let mut run: Vec<(usize, BlockNo, &Home)> = Vec::new();
         while let Some((n, (block, home))) = blocks.peek().copied() {
@@ -287,7 +280,7 @@ pub(super) fn write_home(inner: &Inner, changed: &Changed) -> Result<Vec<(BlockN
             .image
             .write_at(&piece, first.0 * size as u64)
             .map_err(|e| image_error("write", e))?;
-        pace.wrote(first.0 * size as u64, piece.len() as u64)?;
+        write_back.wrote(first.0 * size as u64, piece.len() as u64)?;
         inner
             .written_home
             .fetch_add(piece.len() as u64, Ordering::SeqCst);
@@ -298,57 +291,6 @@ pub(super) fn write_home(inner: &Inner, changed: &Changed) -> Result<Vec<(BlockN
         samples.extend(taken.map(|((_, block, _), bytes)| (*block, crc32fast::hash(bytes))));
     }
     Ok(samples)
-}
-
-/// Lets the image go to its disk as it is written, so that the sync at the end
-/// finds little left to do, but little of it at a time, so that the syncs of
-/// commits in between don't queue behind all of it.
-struct Pace<'i> {
-    image: &'i dyn Disk,
-    /// Bytes of the image that were written since write-back was last started
-    /// lie in this range: so many.
-    written: Range<u64>,
-    count: u64,
-    /// What is on its way, likewise.
-    under_way: VecDeque<(Range<u64>, u64)>,
-    total: u64,
-}
-
-impl<'i> Pace<'i> {
-    fn of(image: &'i dyn Disk) -> Self {
-        Pace {
-            image,
-            written: 0..0,
-            count: 0,
-            under_way: VecDeque::new(),
-            total: 0,
-        }
-    }
-
-    /// A piece has been written, behind all others.
-    fn wrote(&mut self, at: u64, len: u64) -> Result<()> {
-        if self.count == 0 {
-            self.written.start = at;
-        }
-        self.written.end = at + len;
-        self.count += len;
-        if self.count < WRITE_BACK {
-            return Ok(());
-        }
-        let (range, count) = (self.written.clone(), std::mem::take(&mut self.count));
-        // A hint: if it fails, the sync will say so.
-        let _ = self.image.write_back(range.start, range.end - range.start);
-        self.under_way.push_back((range, count));
-        self.total += count;
-        while self.total > AT_ONCE
-            && let Some((range, count)) = self.under_way.pop_front()
-        {
-            self.total -= count;
-            (self.image.wait_back(range.start, range.end - range.start))
-                .map_err(|e| image_error("write back", e))?;
-        }
-        Ok(())
-    }
 }
 
 /// The bytes of consecutive blocks; those that lie together in the log are

@@ -1,0 +1,152 @@
+//! What goes home is written back as it is written, so that the sync at the end
+//! finds little left to do, but little of it at a time, so that the syncs of
+//! commits in between don't queue behind all of it.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use super::{Result, image_error};
+use crate::device::Disk;
+
+/// From so many bytes on the host is made to write back what was written.
+const STEP: u64 = 1 << 20;
+/// Bytes that may be on their way to the disk at most: enough to keep it busy,
+/// and no more than a commit that comes meanwhile can wait for.
+const AT_ONCE: u64 = 16 << 20;
+
+/// The write-back of what a checkpoint writes.
+pub(super) struct WriteBack<'i> {
+    image: &'i dyn Disk,
+    /// Bytes of the image that were written since write-back was last started
+    /// lie in this range: so many.
+    written: Range<u64>,
+    count: u64,
+    /// What is on its way, likewise.
+    under_way: VecDeque<(Range<u64>, u64)>,
+    total: u64,
+}
+
+impl<'i> WriteBack<'i> {
+    /// Of an image to which nothing has been written.
+    pub fn of(image: &'i dyn Disk) -> Self {
+        WriteBack {
+            image,
+            written: 0..0,
+            count: 0,
+            under_way: VecDeque::new(),
+            total: 0,
+        }
+    }
+
+    /// A piece has been written, behind all others. An error is that of an earlier
+    /// one, and final.
+    pub fn wrote(&mut self, at: u64, len: u64) -> Result<()> {
+        if self.count == 0 {
+            self.written.start = at;
+        }
+        self.written.end = at + len;
+        self.count += len;
+        if self.count < STEP {
+            return Ok(());
+        }
+        let (range, count) = (self.written.clone(), std::mem::take(&mut self.count));
+        // A hint: if it fails, the sync will say so.
+        let _ = self.image.write_back(range.start, range.end - range.start);
+        self.under_way.push_back((range, count));
+        self.total += count;
+        while self.total > AT_ONCE
+            && let Some((range, count)) = self.under_way.pop_front()
+        {
+            self.total -= count;
+            (self.image.wait_back(range.start, range.end - range.start))
+                .map_err(|e| image_error("write back", e))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::memory::MemoryDisk;
+    use crate::sync::Mutex;
+
+    /// Notes what it is asked to write back, and what is waited for.
+    struct Noting {
+        inner: MemoryDisk,
+        under_way: Mutex<Vec<(u64, u64)>>,
+        most: Mutex<u64>,
+        failing: bool,
+    }
+
+    impl Noting {
+        fn new(failing: bool) -> Self {
+            Noting {
+                inner: MemoryDisk::zeroed(4096),
+                under_way: Mutex::new(Vec::new()),
+                most: Mutex::new(0),
+                failing,
+            }
+        }
+    }
+
+    impl Disk for Noting {
+        fn len(&self) -> std::io::Result<u64> {
+            self.inner.len()
+        }
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()> {
+            self.inner.read_at(buf, offset)
+        }
+        fn write_at(&self, buf: &[u8], offset: u64) -> std::io::Result<()> {
+            self.inner.write_at(buf, offset)
+        }
+        fn set_len(&self, len: u64) -> std::io::Result<()> {
+            self.inner.set_len(len)
+        }
+        fn allocate(&self, offset: u64, len: u64) -> std::io::Result<()> {
+            self.inner.allocate(offset, len)
+        }
+        fn discard(&self, offset: u64, len: u64) -> std::io::Result<()> {
+            self.inner.discard(offset, len)
+        }
+        fn sync(&self) -> std::io::Result<()> {
+            self.inner.sync()
+        }
+        fn write_back(&self, offset: u64, len: u64) -> std::io::Result<()> {
+            let mut under_way = self.under_way.lock();
+            under_way.push((offset, len));
+            let mut most = self.most.lock();
+            *most = under_way.iter().map(|(_, len)| len).sum::<u64>().max(*most);
+            Ok(())
+        }
+        fn wait_back(&self, offset: u64, len: u64) -> std::io::Result<()> {
+            let first = self.under_way.lock().remove(0);
+            assert_eq!(first, (offset, len), "what was begun first");
+            match self.failing {
+                true => Err(std::io::Error::from_raw_os_error(libc::EIO)),
+                false => Ok(()),
+            }
+        }
+    }
+
+    #[test]
+    fn so_much_is_under_way_to_the_image_and_no_more() {
+        let disk = Noting::new(false);
+        let mut write_back = WriteBack::of(&disk);
+        for piece in 0..1000 {
+            write_back.wrote(piece << 16, 1 << 16).unwrap();
+        }
+        let most = *disk.most.lock();
+        assert!(most > AT_ONCE && most <= AT_ONCE + STEP, "{most}");
+        let begun: u64 = disk.under_way.lock().iter().map(|(_, len)| len).sum();
+        assert_eq!(begun, AT_ONCE);
+    }
+
+    #[test]
+    fn an_error_of_writing_back_is_one_of_the_checkpoint() {
+        let disk = Noting::new(true);
+        let mut write_back = WriteBack::of(&disk);
+        let failed = (0..1000).find_map(|piece| write_back.wrote(piece << 20, 1 << 20).err());
+        assert!(failed.is_some_and(|error| error.to_string().contains("write back")));
+    }
+}
