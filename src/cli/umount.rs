@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::fs::mount::journal_folder;
@@ -42,7 +43,7 @@ pub fn run(args: &Args) -> Outcome {
     unmount(&dir, dead).map_err(|e| Failure::refused(advice(&e)))?;
     // A look at the past leaves nothing behind.
     if live.as_ref().is_some_and(|live| live.past.is_some()) {
-        daemon.as_ref().inspect(|daemon| wait_for_end(daemon));
+        wait_for_end(daemon.as_ref());
         return Ok(0);
     }
     if view::is_view(&mount.source) {
@@ -62,7 +63,7 @@ pub fn run(args: &Args) -> Outcome {
     let progress = Progress::of("bringing everything home");
     place::wait_until_free(&image, &journal_at)
         .map_err(|e| Failure::refused(at(&image, format!("can't be waited for: {e}"))))?;
-    daemon.as_ref().inspect(|daemon| wait_for_end(daemon));
+    wait_for_end(daemon.as_ref());
     drop(progress);
     // It has written nothing, so that a lagging image still lags.
     if mount.read_only && live.as_ref().is_none_or(|live| live.read_only) {
@@ -128,9 +129,11 @@ fn handle_on(pid: u32) -> Option<OwnedFd> {
 /// its host (and room there: segments that are removed, what a power switch
 /// keeps aside) until it has closed everything. That is after it has lost its
 /// memory and with it `/proc/PID/exe`: only the handle tells.
-fn wait_for_end(daemon: &OwnedFd) {
-    let mut ended = [PollFd::new(daemon, PollFlags::IN)];
-    let _ = poll(&mut ended, Some(&PATIENCE));
+fn wait_for_end(daemon: Option<&OwnedFd>) {
+    if let Some(daemon) = daemon {
+        let mut ended = [PollFd::new(daemon, PollFlags::IN)];
+        let _ = retry_on_intr(|| poll(&mut ended, Some(&PATIENCE)));
+    }
 }
 
 /// A guarded image means that the daemon could not finish: says why. (With a

@@ -188,7 +188,8 @@ pub fn entries(block: &[u8]) -> impl Iterator<Item = Result<Entry<'_>, Corrupt>>
     })
 }
 
-/// The end of a record's name, four bytes of it at most, as one number. Names
+/// The end of a record's name, four bytes of it at most, as one number, the last
+/// byte highest; not for a name of no bytes. Names
 /// of neighbours often have the length and the beginning in common, not the end:
 /// it spares most calls of memcmp, which would cost more than going through
 /// the block does.
@@ -201,12 +202,11 @@ fn tail(record: &[u8], name_len: usize) -> Option<u32> {
 
 /// The record with this name.
 pub fn find<'a>(block: &'a [u8], name: &[u8]) -> Result<Option<Record<'a>>, Corrupt> {
-    let mut wanted = [0; HEADER + NAME_MAX];
-    if name.is_empty() || name.len() > NAME_MAX {
-        return Ok(None);
+    if name.is_empty() {
+        return Ok(None); // an unused record has no name either
     }
-    wanted[HEADER..][..name.len()].copy_from_slice(name);
-    let end = tail(&wanted, name.len());
+    let last = name.iter().rev().take(4);
+    let end = Some(last.fold(0, |end, byte| end << 8 | u32::from(*byte)));
     let mut at = 0;
     while at < block.len() {
         let head = head(block, at).ok_or_else(|| flaw(block, at))?;

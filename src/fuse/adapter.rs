@@ -1,4 +1,5 @@
-//! fuser's callbacks on the core: decode, serve, encode. No decisions here.
+//! fuser's callbacks on the core: decode, serve, encode. What its threads do is
+//! decided here (where they run, when they rest), and nothing else.
 
 use std::cell::Cell;
 use std::ffi::OsStr;

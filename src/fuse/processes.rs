@@ -25,7 +25,7 @@ const MOST: usize = 64;
 /// have longer ones.
 const LONGEST: usize = 64;
 /// As long what a file said is believed: much less than execve(2) takes.
-const FRESH: Duration = Duration::from_micros(100);
+const FRESH: Duration = Duration::from_micros(50);
 
 /// The host's process table.
 #[derive(Default)]

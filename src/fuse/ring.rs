@@ -420,9 +420,7 @@ impl<S: Service> Queue<S> {
                 match list(Patience::AtOnce, &mut payload[..room]).transpose() {
                     Some(answer) => self.commit(slot, &header, answer),
                     None => {
-                        let Some(mut payload) = self.lend(slot, header, Form::Data) else {
-                            return;
-                        };
+                        let mut payload = self.lend(slot, header, Form::Data);
                         readers.have(Box::new(move || {
                             let listed = list(Patience::Waits, &mut payload[..room]);
                             let listed = listed.map(Option::unwrap_or_default);
@@ -449,9 +447,7 @@ impl<S: Service> Queue<S> {
                 match read(Patience::AtOnce, &mut payload[..room]) {
                     Some(answer) => self.commit(slot, &header, answer),
                     None => {
-                        let Some(mut payload) = self.lend(slot, header, form) else {
-                            return;
-                        };
+                        let mut payload = self.lend(slot, header, form);
                         let request = Request::Read {
                             inode,
                             offset,
@@ -504,10 +500,10 @@ impl<S: Service> Queue<S> {
 
     /// Lets another thread fill a slot's payload; its answer is waited for, and
     /// brings that back.
-    fn lend(&mut self, slot: usize, header: Header, form: Form) -> Option<MmapMut> {
-        let payload = self.payloads[slot].take()?;
+    fn lend(&mut self, slot: usize, header: Header, form: Form) -> MmapMut {
         self.waiting[slot] = Some((header, form));
-        Some(payload)
+        let payload = self.payloads[slot].take();
+        payload.unwrap_or_else(|| give_up(&"a slot's payload is lent already"))
     }
 
     /// Gives a slot back to the kernel, answered.

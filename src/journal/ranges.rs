@@ -6,7 +6,7 @@
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ranges {
     /// Offset in the block and length, each in bytes.
-    spans: Vec<(u16, u16)>,
+    spans: Vec<(u16, u32)>,
     bytes: Vec<u8>,
 }
 
@@ -19,12 +19,10 @@ impl Ranges {
         }
     }
 
-    /// Adds one; of a longer one than a record could tell (64 KiB) nothing.
+    /// Adds one, of no more than a block.
     pub fn push(&mut self, offset: u16, bytes: &[u8]) {
-        if let Ok(len) = bytes.len().try_into() {
-            self.spans.push((offset, len));
-            self.bytes.extend_from_slice(bytes);
-        }
+        self.spans.push((offset, bytes.len() as u32));
+        self.bytes.extend_from_slice(bytes);
     }
 
     /// How many.
@@ -46,7 +44,7 @@ impl Ranges {
     pub fn iter(&self) -> impl Iterator<Item = (usize, &[u8])> {
         let mut rest = &self.bytes[..];
         self.spans.iter().map(move |&(offset, len)| {
-            let (bytes, behind) = rest.split_at(len.into());
+            let (bytes, behind) = rest.split_at(len as usize);
             rest = behind;
             (offset.into(), bytes)
         })

@@ -9,6 +9,8 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
 use crate::daemon::World;
 use crate::needs_fuse;
 
@@ -179,6 +181,43 @@ fn more_programs_than_slots_sync_at_once() {
         for n in 0..150 {
             assert_eq!(fs::read(world.at(&format!("file-{n}"))).unwrap().len(), 500);
         }
+        world.umount_and_judge();
+    }
+}
+
+/// What a disk must be waited for is read by other threads than serve, several
+/// at a time, and is what was written.
+#[test]
+fn what_the_host_has_forgotten_is_read_as_it_was_written() {
+    needs_fuse!();
+    for options in transports() {
+        let mut world = World::new("64M");
+        world.mount(options);
+        fs::create_dir(world.at("dir")).unwrap();
+        let bytes = |n: usize| -> Vec<u8> {
+            let numbers = (0..1 << 18).map(|at| (at * 31 + n) as u32);
+            numbers.flat_map(u32::to_le_bytes).collect()
+        };
+        for n in 0..16 {
+            fs::write(world.at(&format!("dir/{n}")), bytes(n)).unwrap();
+        }
+        world.umount();
+        let image = File::open(world.image()).unwrap();
+        image.sync_all().unwrap();
+        posix_fadvise(&image, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+        world.mount(options);
+        thread::scope(|scope| {
+            for first in 0..4 {
+                let world = &world;
+                scope.spawn(move || {
+                    for n in (first..16).step_by(4) {
+                        let read = fs::read(world.at(&format!("dir/{n}"))).unwrap();
+                        assert!(read == bytes(n), "{options:?}: file {n}");
+                        assert_eq!(fs::read_dir(world.at("dir")).unwrap().count(), 16);
+                    }
+                });
+            }
+        });
         world.umount_and_judge();
     }
 }

@@ -391,3 +391,23 @@ fn a_listing_gives_what_is_at_hand_and_misses_nothing() {
         core.fs.journal().flush().unwrap();
     }
 }
+
+#[test]
+fn a_read_that_would_wait_gives_the_file_to_who_may() {
+    let (world, _, file) = furnished();
+    let (core, disk) = cold(&world);
+    let mut bytes = vec![0; 40 * 4096];
+    let read = core.read(file, 0, Patience::AtOnce, &mut bytes).unwrap();
+    assert_eq!((read, disk.waited.load(Ordering::SeqCst)), (None, 0));
+    let read = core.read(file, 0, Patience::Waits, &mut bytes).unwrap();
+    // The last of its pieces ends where the file does.
+    assert_eq!(read, Some(39 * 4096 + 1000));
+    assert!(disk.waited.load(Ordering::SeqCst) > 0);
+    for piece in bytes[..39 * 4096 + 1000].chunks(4096) {
+        assert!(piece[..1000].iter().all(|byte| *byte == 7));
+        assert!(piece[1000..].iter().all(|byte| *byte == 0));
+    }
+    let mut again = vec![0; bytes.len()];
+    let read = core.read(file, 0, Patience::AtOnce, &mut again).unwrap();
+    assert_eq!((read, again == bytes), (Some(39 * 4096 + 1000), true));
+}
