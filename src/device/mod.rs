@@ -20,6 +20,7 @@ pub mod memory;
 pub mod powercut;
 pub mod spill;
 pub mod volatile;
+pub mod writeback;
 
 /// A byte-addressed file.
 #[allow(clippy::len_without_is_empty)] // nobody asks whether a disk is empty

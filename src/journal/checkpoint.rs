@@ -20,8 +20,8 @@ use std::sync::Arc;
 use super::cache::{Changed, Home};
 use super::discard::Freed;
 use super::record::{Base, Clean, Record, Session};
-use super::writeback::WriteBack;
 use super::{Block, Inner, Journal, Result, image_error};
+use crate::device::writeback::WriteBack;
 use crate::log::{Durable, Log};
 use crate::sync::atomic::Ordering;
 use crate::units::{BlockNo, Lsn};
@@ -280,7 +280,8 @@ pub(super) fn write_home(inner: &Inner, changed: &Changed) -> Result<Vec<(BlockN
             .image
             .write_at(&piece, first.0 * size as u64)
             .map_err(|e| image_error("write", e))?;
-        write_back.wrote(first.0 * size as u64, piece.len() as u64)?;
+        (write_back.wrote(first.0 * size as u64, piece.len() as u64))
+            .map_err(|e| image_error("write back", e))?;
         inner
             .written_home
             .fetch_add(piece.len() as u64, Ordering::SeqCst);

@@ -50,7 +50,6 @@ mod room;
 mod scrub;
 mod txn;
 mod view;
-mod writeback;
 
 pub use archive::Archive;
 pub use background::Background;

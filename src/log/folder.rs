@@ -13,6 +13,7 @@ use super::frame::{PAGE, le32};
 use super::index;
 use super::segment::{Header, Segment};
 use super::{Error, Result};
+use crate::device::writeback::WriteBack;
 use crate::device::{Dir, Disk};
 
 const SPARE: [u8; 8] = *b"jfsspare";
@@ -181,11 +182,12 @@ impl Spare {
     pub fn fill(&mut self, size: u64) -> Result<()> {
         let write = || {
             let piece = vec![FILL; size.min(1 << 20) as usize];
+            let mut write_back = WriteBack::of(&*self.disk);
             let mut at = PAGE;
             while at < size {
                 let len = (size - at).min(piece.len() as u64);
                 self.disk.write_at(&piece[..len as usize], at)?;
-                self.disk.write_back(at, len)?;
+                write_back.wrote(at, len)?;
                 at += len;
             }
             self.disk.write_at(&spare_page(true), 0)?;

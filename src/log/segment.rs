@@ -468,25 +468,34 @@ impl Place {
         let Some(sums) = place.sums.get() else {
             return Err(Error::Missing(place.lsn));
         };
-        let mut done = 0;
-        while done < buf.len() {
-            let at = from + done;
-            let (number, start, end) = self.chunk_at(at);
-            let want = (end - at).min(buf.len() - done);
-            let out = &mut buf[done..done + want];
-            let ready = if at == start && want == end - start {
-                self.read_chunk(read, number, start, out, sums)?
+        let last = from + buf.len();
+        // Of what is wanted, all chunks that are wanted whole end here.
+        let whole = match last == self.len() {
+            true => last,
+            false => self.chunk_at(last).1,
+        };
+        let mut at = from;
+        while at < last {
+            let (_, start, end) = self.chunk_at(at);
+            let stop = if at == start && at < whole {
+                whole
+            } else {
+                end.min(last)
+            };
+            let out = &mut buf[at - from..stop - from];
+            let ready = if at == start && at < whole {
+                self.read_chunks(read, start, out, sums)?
             } else {
                 let mut chunk = [0; frame::CHUNK];
                 let chunk = &mut chunk[..end - start];
-                let ready = self.read_chunk(read, number, start, chunk, sums)?;
-                out.copy_from_slice(&chunk[at - start..at - start + want]);
+                let ready = self.read_chunks(read, start, chunk, sums)?;
+                out.copy_from_slice(&chunk[at - start..stop - start]);
                 ready
             };
             if !ready {
                 return Ok(false);
             }
-            done += want;
+            at = stop;
         }
         Ok(true)
     }
@@ -507,25 +516,32 @@ impl Place {
         }
     }
 
-    fn read_chunk(
+    /// Fills `out`, which is as long as one chunk or several are, from where one
+    /// starts.
+    fn read_chunks(
         &self,
         read: ReadBy<'_>,
-        number: usize,
         start: usize,
         out: &mut [u8],
         sums: &[Sum],
     ) -> Result<bool> {
         let place = &*self.0;
-        let at = place.offset + start as u64;
-        let ready = read(&*place.segment.disk, out, at).map_err(|e| place.segment.io("read", e))?;
+        let at = |byte: usize| place.offset + byte as u64;
+        let ready =
+            read(&*place.segment.disk, out, at(start)).map_err(|e| place.segment.io("read", e))?;
         if !ready {
             return Ok(false);
         }
-        match sums.get(number) {
-            Some(sum) if *sum == crc32fast::hash(out).to_le_bytes() => Ok(true),
-            _ => Err(place
-                .segment
-                .damaged(place.lsn, at, "its data don't match their checksum")),
+        let mut done = 0;
+        while done < out.len() {
+            let (number, start, end) = self.chunk_at(start + done);
+            let chunk = &out[done..done + (end - start)];
+            if sums.get(number) != Some(&crc32fast::hash(chunk).to_le_bytes()) {
+                let why = "its data don't match their checksum";
+                return Err(place.segment.damaged(place.lsn, at(start), why));
+            }
+            done += chunk.len();
         }
+        Ok(true)
     }
 }

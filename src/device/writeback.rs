@@ -1,12 +1,12 @@
-//! What goes home is written back as it is written, so that the sync at the end
-//! finds little left to do, but little of it at a time, so that the syncs of
-//! commits in between don't queue behind all of it.
+//! What is written in the background is written back as it is written, so that
+//! the sync at the end finds little left to do, but little of it at a time, so
+//! that the syncs of commits in between don't queue behind all of it.
 
 use std::collections::VecDeque;
+use std::io;
 use std::ops::Range;
 
-use super::{Result, image_error};
-use crate::device::Disk;
+use super::Disk;
 
 /// From so many bytes on the host is made to write back what was written.
 const STEP: u64 = 1 << 20;
@@ -14,11 +14,11 @@ const STEP: u64 = 1 << 20;
 /// and no more than a commit that comes meanwhile can wait for.
 const AT_ONCE: u64 = 16 << 20;
 
-/// The write-back of what a checkpoint writes.
-pub(super) struct WriteBack<'i> {
-    image: &'i dyn Disk,
-    /// Bytes of the image that were written since write-back was last started
-    /// lie in this range: so many.
+/// The write-back of a disk that is written to from its beginning to its end.
+pub struct WriteBack<'d> {
+    disk: &'d dyn Disk,
+    /// Bytes that were written since write-back was last started lie in this
+    /// range: so many.
     written: Range<u64>,
     count: u64,
     /// What is on its way, likewise.
@@ -26,11 +26,11 @@ pub(super) struct WriteBack<'i> {
     total: u64,
 }
 
-impl<'i> WriteBack<'i> {
-    /// Of an image to which nothing has been written.
-    pub fn of(image: &'i dyn Disk) -> Self {
+impl<'d> WriteBack<'d> {
+    /// Of a disk on which nothing is on its way.
+    pub fn of(disk: &'d dyn Disk) -> Self {
         WriteBack {
-            image,
+            disk,
             written: 0..0,
             count: 0,
             under_way: VecDeque::new(),
@@ -38,9 +38,9 @@ impl<'i> WriteBack<'i> {
         }
     }
 
-    /// A piece has been written, behind all others. An error is that of an earlier
-    /// one, and final.
-    pub fn wrote(&mut self, at: u64, len: u64) -> Result<()> {
+    /// `len` bytes have been written at `at`, behind all others. An error is that
+    /// of an earlier piece, and as final as one of a sync.
+    pub fn wrote(&mut self, at: u64, len: u64) -> io::Result<()> {
         if self.count == 0 {
             self.written.start = at;
         }
@@ -51,15 +51,14 @@ impl<'i> WriteBack<'i> {
         }
         let (range, count) = (self.written.clone(), std::mem::take(&mut self.count));
         // A hint: if it fails, the sync will say so.
-        let _ = self.image.write_back(range.start, range.end - range.start);
+        let _ = self.disk.write_back(range.start, range.end - range.start);
         self.under_way.push_back((range, count));
         self.total += count;
         while self.total > AT_ONCE
             && let Some((range, count)) = self.under_way.pop_front()
         {
             self.total -= count;
-            (self.image.wait_back(range.start, range.end - range.start))
-                .map_err(|e| image_error("write back", e))?;
+            (self.disk).wait_back(range.start, range.end - range.start)?;
         }
         Ok(())
     }
@@ -91,46 +90,46 @@ mod tests {
     }
 
     impl Disk for Noting {
-        fn len(&self) -> std::io::Result<u64> {
+        fn len(&self) -> io::Result<u64> {
             self.inner.len()
         }
-        fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()> {
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
             self.inner.read_at(buf, offset)
         }
-        fn write_at(&self, buf: &[u8], offset: u64) -> std::io::Result<()> {
+        fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
             self.inner.write_at(buf, offset)
         }
-        fn set_len(&self, len: u64) -> std::io::Result<()> {
+        fn set_len(&self, len: u64) -> io::Result<()> {
             self.inner.set_len(len)
         }
-        fn allocate(&self, offset: u64, len: u64) -> std::io::Result<()> {
+        fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
             self.inner.allocate(offset, len)
         }
-        fn discard(&self, offset: u64, len: u64) -> std::io::Result<()> {
+        fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
             self.inner.discard(offset, len)
         }
-        fn sync(&self) -> std::io::Result<()> {
+        fn sync(&self) -> io::Result<()> {
             self.inner.sync()
         }
-        fn write_back(&self, offset: u64, len: u64) -> std::io::Result<()> {
+        fn write_back(&self, offset: u64, len: u64) -> io::Result<()> {
             let mut under_way = self.under_way.lock();
             under_way.push((offset, len));
             let mut most = self.most.lock();
             *most = under_way.iter().map(|(_, len)| len).sum::<u64>().max(*most);
             Ok(())
         }
-        fn wait_back(&self, offset: u64, len: u64) -> std::io::Result<()> {
+        fn wait_back(&self, offset: u64, len: u64) -> io::Result<()> {
             let first = self.under_way.lock().remove(0);
             assert_eq!(first, (offset, len), "what was begun first");
             match self.failing {
-                true => Err(std::io::Error::from_raw_os_error(libc::EIO)),
+                true => Err(io::Error::from_raw_os_error(libc::EIO)),
                 false => Ok(()),
             }
         }
     }
 
     #[test]
-    fn so_much_is_under_way_to_the_image_and_no_more() {
+    fn so_much_is_under_way_and_no_more() {
         let disk = Noting::new(false);
         let mut write_back = WriteBack::of(&disk);
         for piece in 0..1000 {
@@ -143,10 +142,10 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_writing_back_is_one_of_the_checkpoint() {
+    fn an_error_of_writing_back_is_told() {
         let disk = Noting::new(true);
         let mut write_back = WriteBack::of(&disk);
         let failed = (0..1000).find_map(|piece| write_back.wrote(piece << 20, 1 << 20).err());
-        assert!(failed.is_some_and(|error| error.to_string().contains("write back")));
+        assert_eq!(failed.and_then(|e| e.raw_os_error()), Some(libc::EIO));
     }
 }
