@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use nix::fcntl::FallocateFlags;
 
@@ -19,6 +19,20 @@ use super::{Dir, Disk};
 pub struct HostDisk {
     file: File,
     path: PathBuf,
+    waits: Apart,
+}
+
+/// The same file or folder, opened another time, if that can be. An error of
+/// write-back is told once through each opening: whoever only waits must not be
+/// told in place of who syncs.
+#[derive(Default)]
+struct Apart(OnceLock<Option<File>>);
+
+impl Apart {
+    fn from(&self, file: &File) -> Option<&File> {
+        let open = || File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).ok();
+        self.0.get_or_init(open).as_ref()
+    }
 }
 
 /// Whether a disk may be written.
@@ -85,7 +99,8 @@ impl HostDisk {
     fn named(file: io::Result<File>, path: &Path) -> io::Result<HostDisk> {
         let file = file.map_err(naming(path))?;
         let path = path.to_owned();
-        Ok(HostDisk { file, path })
+        let waits = Apart::default();
+        Ok(HostDisk { file, path, waits })
     }
 
     /// The open file, for locking and for questions about it.
@@ -100,10 +115,10 @@ impl HostDisk {
 
     /// sync_file_range(2): starts write-back, or waits for it.
     #[allow(unsafe_code)]
-    fn sync_range(&self, offset: u64, len: u64, how: libc::c_uint) -> io::Result<()> {
+    fn sync_range(file: &File, offset: u64, len: u64, how: libc::c_uint) -> io::Result<()> {
         let (offset, len) = (signed(offset)?, signed(len)?);
         // SAFETY: the call touches no memory of ours; the descriptor is open.
-        let done = unsafe { libc::sync_file_range(self.file.as_raw_fd(), offset, len, how) };
+        let done = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, how) };
         match done {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
@@ -234,10 +249,13 @@ impl Disk for HostDisk {
         self.fallocate(hole, offset, len)
     }
     fn write_back(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.sync_range(offset, len, libc::SYNC_FILE_RANGE_WRITE)
+        Self::sync_range(&self.file, offset, len, libc::SYNC_FILE_RANGE_WRITE)
     }
-    fn wait_back(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.sync_range(offset, len, libc::SYNC_FILE_RANGE_WAIT_BEFORE)
+    fn wait_back(&self, offset: u64, len: u64) {
+        if let Some(file) = self.waits.from(&self.file) {
+            // An error is told by the sync.
+            let _ = Self::sync_range(file, offset, len, libc::SYNC_FILE_RANGE_WAIT_BEFORE);
+        }
     }
     fn sync(&self) -> io::Result<()> {
         // Not repeated on EINTR either: an error of fdatasync is final.
@@ -249,6 +267,7 @@ impl Disk for HostDisk {
 pub struct HostDir {
     path: PathBuf,
     folder: File,
+    ahead: Apart,
 }
 
 impl HostDir {
@@ -262,6 +281,7 @@ impl HostDir {
         Ok(HostDir {
             path: path.to_owned(),
             folder,
+            ahead: Apart::default(),
         })
     }
 
@@ -342,6 +362,11 @@ impl Dir for HostDir {
     fn sync(&self) -> io::Result<()> {
         self.folder.sync_all().map_err(naming(&self.path))
     }
+    fn sync_ahead(&self) {
+        if let Some(folder) = self.ahead.from(&self.folder) {
+            let _ = folder.sync_all();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -372,6 +397,7 @@ mod tests {
             disk.allocate(0, 8192).unwrap();
             assert_eq!(disk.len().unwrap(), 8192);
             disk.write_back(0, 8192).unwrap();
+            disk.wait_back(0, 8192);
             disk.discard(0, 4096).unwrap();
             disk.read_at(&mut all, 0).unwrap();
             assert_eq!(all, [0; 16]);
@@ -381,6 +407,7 @@ mod tests {
             dir.rename("a", "b").unwrap();
             assert_eq!(dir.list().unwrap(), ["b"]);
             assert_eq!(dir.open("b").unwrap().len().unwrap(), 10);
+            dir.sync_ahead();
             dir.sync().unwrap();
             dir.remove("b").unwrap();
             assert_eq!(

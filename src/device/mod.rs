@@ -59,11 +59,10 @@ pub trait Disk: Send + Sync {
         Ok(())
     }
     /// Waits for the write-back of a range that has been started. What has been
-    /// written back is not yet on stable storage: only `sync` says so. An error is
-    /// final like that of `sync`, which may not tell it again.
-    fn wait_back(&self, offset: u64, len: u64) -> io::Result<()> {
+    /// written back is not yet on stable storage, and may have failed to be: only
+    /// `sync` says so. A hint.
+    fn wait_back(&self, offset: u64, len: u64) {
         let _ = (offset, len);
-        Ok(())
     }
     /// Every write that returned before the call is on stable storage
     /// (fdatasync). An error is final: what was dirty may be lost although
@@ -95,4 +94,6 @@ pub trait Dir: Send + Sync {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Names created, renamed and removed before the call are stable.
     fn sync(&self) -> io::Result<()>;
+    /// Leaves a later `sync` little to do, and says nothing in its stead. A hint.
+    fn sync_ahead(&self) {}
 }

@@ -295,7 +295,7 @@ impl Fs {
         let mut want = data.len();
         let mut full = false;
         loop {
-            let mut txn = self.begin()?;
+            let mut txn = self.begin_with(want)?;
             let most = most_data(txn.limit()).max(self.sb.block_size as usize);
             want = want.min(most - (at % u64::from(self.sb.block_size)) as usize);
             let mut reach = Reach::default();

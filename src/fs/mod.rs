@@ -247,8 +247,12 @@ impl Fs {
 
     /// Begins a change.
     fn begin(&self) -> Result<Txn<'_>> {
+        self.begin_with(0)
+    }
+    /// Begins one that brings so many bytes of data.
+    fn begin_with(&self, data: usize) -> Result<Txn<'_>> {
         self.writable()?;
-        Ok(self.journal.begin()?)
+        Ok(self.journal.begin_with(data)?)
     }
     /// The state to read.
     fn view(&self) -> View<'_> {

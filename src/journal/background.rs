@@ -1,4 +1,5 @@
-//! The threads of a mount: one makes records durable, one makes room.
+//! The threads of a mount: one makes records durable, one has streams written
+//! back, one makes room.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread::{self, JoinHandle};
 
 /// Threads that tick: the committer, which serves waiting fsyncs back to back,
+/// the streamer, which has large amounts written back before a sync is asked for,
 /// the keeper, which checkpoints and keeps segments ready, and with an archive
 /// the archivist, which copies the image now and then. Dropping it stops and
 /// joins them.
@@ -31,6 +33,10 @@ impl Background {
         background.spawn("committer", |journal| {
             journal.0.waiting.committer().wait(PERIOD);
             journal.tick_commit(journal.0.options.clock.wall())
+        })?;
+        background.spawn("streamer", |journal| {
+            journal.0.waiting.streamer().wait(PERIOD);
+            journal.tick_stream()
         })?;
         background.spawn("keeper", |journal| {
             journal.0.waiting.keeper().wait(PERIOD);
@@ -87,6 +93,7 @@ impl Drop for Background {
             archive.stop();
         }
         self.journal.0.waiting.committer().ring();
+        self.journal.0.waiting.streamer().ring();
         self.journal.0.waiting.keeper().ring();
         for thread in self.threads.drain(..) {
             let _ = thread.join();

@@ -280,8 +280,7 @@ pub(super) fn write_home(inner: &Inner, changed: &Changed) -> Result<Vec<(BlockN
             .image
             .write_at(&piece, first.0 * size as u64)
             .map_err(|e| image_error("write", e))?;
-        (write_back.wrote(first.0 * size as u64, piece.len() as u64))
-            .map_err(|e| image_error("write back", e))?;
+        write_back.wrote(first.0 * size as u64, piece.len() as u64);
         inner
             .written_home
             .fetch_add(piece.len() as u64, Ordering::SeqCst);

@@ -20,11 +20,13 @@ pub type OnDurable = Box<dyn FnOnce(Result<()>) + Send>;
 
 /// Unsynced bytes from which write-back is started early, so that a sync
 /// finds little left to do.
-const WRITE_BACK: u64 = 8 << 20;
-/// From then on it goes in such steps.
+const WRITE_BACK: u64 = 2 << 20;
+/// From then on, whenever so many are idle.
 const STEP: u64 = 1 << 20;
 /// Unsynced bytes from which a sync is made without being asked.
 const SYNC: u64 = 32 << 20;
+/// So long after somebody has waited for a sync others are expected to.
+const HURRY: Duration = Duration::from_secs(1);
 
 /// Who waits for what.
 #[derive(Default)]
@@ -34,7 +36,10 @@ pub(super) struct Waiting {
     trims: Mutex<Vec<Trim>>,
     wants_room: AtomicBool,
     pace: Mutex<Pace>,
+    /// Somebody has waited for a sync of late.
+    hurried: AtomicBool,
     committer: Bell,
+    streamer: Bell,
     keeper: Bell,
 }
 
@@ -44,6 +49,7 @@ struct Pace {
     unsynced_since: Option<Time>,
     unmarked: Option<(Lsn, Time)>,
     dirty_since: Option<Time>,
+    awaited: Option<Time>,
     /// The last mark frame; a durable mark needs no mark of its own.
     marked: Lsn,
 }
@@ -75,8 +81,16 @@ impl Waiting {
     pub fn committer(&self) -> &Bell {
         &self.committer
     }
+    pub fn streamer(&self) -> &Bell {
+        &self.streamer
+    }
     pub fn keeper(&self) -> &Bell {
         &self.keeper
+    }
+
+    /// Whether somebody has waited for a sync of late.
+    pub fn is_hurried(&self) -> bool {
+        self.hurried.load(Ordering::Relaxed)
     }
 
     pub fn queue_durable(&self, lsn: Lsn, tell: OnDurable) {
@@ -91,6 +105,7 @@ impl Waiting {
     pub fn want_room(&self) {
         self.wants_room.store(true, Ordering::SeqCst);
         self.keeper.ring();
+        self.streamer.ring();
         self.committer.ring();
     }
     pub fn anyone_wants_room(&self) -> bool {
@@ -168,6 +183,7 @@ impl Journal {
     /// was synced, writes home what is due, and keeps segments ready.
     pub fn tick(&self, now: Time) -> Result<()> {
         self.tick_commit(now)?;
+        self.tick_stream()?;
         self.tick_checkpoint(now)
     }
 
@@ -179,12 +195,28 @@ impl Journal {
         self.0.alive()?;
         if self.0.sync_is_due(log, now) {
             self.0.sync(log)?;
-        } else if log.unsynced() >= WRITE_BACK {
-            log.write_back();
         }
         if self.0.mark_is_due(log, now) {
             self.0.mark(log)?;
         }
+        Ok(())
+    }
+
+    /// The part of [`Journal::tick`] that waits for write-back.
+    pub(super) fn tick_stream(&self) -> Result<()> {
+        let Keep::Log(log) = &self.0.keep else {
+            return Ok(());
+        };
+        self.0.alive()?;
+        while log.unsynced() >= WRITE_BACK && log.idle() >= STEP {
+            if self.0.waiting.is_hurried() {
+                log.sync_names_ahead();
+            }
+            log.write_back();
+            self.0.offer_room();
+        }
+        log.wait_back();
+        self.0.offer_room();
         Ok(())
     }
 
@@ -249,8 +281,12 @@ impl Inner {
 
     /// After each commit: wakes whoever should act before its time.
     pub(super) fn after_commit(&self, log: &Log) {
-        if log.unsynced() >= WRITE_BACK && log.idle() >= STEP {
+        let unsynced = log.unsynced();
+        if unsynced >= SYNC {
             self.waiting.committer.ring();
+        }
+        if unsynced >= WRITE_BACK && log.idle() >= STEP {
+            self.waiting.streamer.ring();
         }
         if self.is_filling(log) {
             self.waiting.keeper.ring();
@@ -263,6 +299,12 @@ impl Inner {
         // come by just before its waiter did.
         let awaited = !self.waiting.durable.lock().is_empty();
         let mut pace = self.waiting.pace.lock();
+        if awaited {
+            pace.awaited = Some(now);
+        }
+        let hurried = |at: Time| at <= now && elapsed(at, now) < HURRY;
+        let hurried = pace.awaited.is_some_and(hurried);
+        self.waiting.hurried.store(hurried, Ordering::Relaxed);
         if marks.durable >= marks.appended && !awaited {
             pace.unsynced_since = None;
             return false;
@@ -318,12 +360,16 @@ impl Inner {
         due
     }
 
+    /// Bytes of all segments.
+    pub(super) fn capacity(&self) -> u64 {
+        self.options.segment_size * u64::from(self.options.segments)
+    }
+
     /// Half of the log, or half of the memory, is taken by what a checkpoint
     /// would free.
     fn is_filling(&self, log: &Log) -> bool {
         let more = self.last.load(Ordering::SeqCst) > log.watermarks().installed.0;
-        let capacity = self.options.segment_size * u64::from(self.options.segments);
-        let roomy = self.roomy.load(Ordering::SeqCst).min(capacity);
+        let roomy = self.roomy.load(Ordering::SeqCst).min(self.capacity());
         more && (log.room() < roomy / 2
             || self.held.load(Ordering::SeqCst) >= self.options.cache_size / 2)
     }

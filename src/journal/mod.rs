@@ -400,7 +400,13 @@ impl Journal {
     /// now: this never waits for a disk. A thread must not hold a view when it
     /// calls this.
     pub fn begin(&self) -> Result<Txn<'_>> {
-        let promise = self.0.promise()?;
+        self.begin_with(0)
+    }
+
+    /// The same for one that brings so many bytes of data: large ones wait, beside
+    /// fsyncs, until the disk has kept up.
+    pub fn begin_with(&self, data: usize) -> Result<Txn<'_>> {
+        let promise = self.0.promise(data)?;
         let txn = Txn::new(&self.0, promise);
         // Once more, now under the guard: whoever waited for it while the
         // session began to end would change what has been settled.

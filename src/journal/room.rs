@@ -25,14 +25,23 @@ impl Drop for Promise<'_> {
 /// More unsynced bytes than this make writers wait: an fsync behind a stream
 /// would take too long.
 const UNSYNCED_MOST: u64 = 64 << 20;
+/// A record with at least so many bytes of data is bulk: it waits first, and
+/// others pass.
+const BULK: usize = 64 << 10;
+/// The share of the log that bulk leaves to others: one in so many.
+const SHARE: u64 = 16;
+/// While fsyncs come, more bytes than this that have not reached the disk make
+/// bulk wait.
+const BACKLOG_MOST: u64 = 4 << 20;
 
 /// After so many rounds of cleaning that gave the log no room, the host is
 /// called full.
 const PATIENCE: usize = 8;
 
 impl Inner {
-    /// Room for one record of any size, or [`Error::Full`].
-    pub(super) fn promise(&self) -> Result<Promise<'_>> {
+    /// Room for one record of any size, or [`Error::Full`]. `data`: bytes that it
+    /// brings.
+    pub(super) fn promise(&self, data: usize) -> Result<Promise<'_>> {
         self.alive()?;
         self.open_for_changes()?;
         let Keep::Log(log) = &self.keep else {
@@ -44,7 +53,7 @@ impl Inner {
         let bytes = self.largest_frame();
         let before = self.promised.fetch_add(bytes, Ordering::SeqCst);
         let promise = Promise { inner: self, bytes };
-        if self.fits(log, before + bytes) {
+        if self.fits(log, before + bytes) && (data < BULK || self.takes_bulk(log, before + bytes)) {
             return Ok(promise);
         }
         drop(promise);
@@ -76,12 +85,19 @@ impl Inner {
             && self.held.load(Ordering::SeqCst) <= self.options.cache_size
     }
 
-    /// Whether a transaction could begin now.
+    /// Whether others would not suffer from another record of bulk.
+    fn takes_bulk(&self, log: &Log, bytes: u64) -> bool {
+        log.room() >= bytes + self.largest_frame() + self.capacity() / SHARE
+            && (!self.waiting.is_hurried() || log.backlog() <= BACKLOG_MOST)
+    }
+
+    /// Whether a transaction could begin now, of whatever size.
     fn has_room(&self) -> bool {
         match &self.keep {
             Keep::Log(log) => {
                 let bytes = self.promised.load(Ordering::SeqCst) + self.largest_frame();
-                self.stopped.get().is_some() || self.fits(log, bytes)
+                let fits = self.fits(log, bytes) && self.takes_bulk(log, bytes);
+                fits || self.stopped.get().is_some()
             }
             Keep::Scratch | Keep::Memory => true,
         }

@@ -187,7 +187,7 @@ impl Spare {
             while at < size {
                 let len = (size - at).min(piece.len() as u64);
                 self.disk.write_at(&piece[..len as usize], at)?;
-                write_back.wrote(at, len)?;
+                write_back.wrote(at, len);
                 at += len;
             }
             self.disk.write_at(&spare_page(true), 0)?;

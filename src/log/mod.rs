@@ -39,6 +39,7 @@ mod survey;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod writeback;
 
 pub use frame::{Kind, lsn_of};
 pub use keep::{Found, Keeper, Sealed, found, found_in, index_agrees, read_in};
@@ -189,8 +190,8 @@ struct Inner {
     options: Options,
     epoch: Epoch,
     tail: Mutex<Tail>,
-    /// Segments by base, the active one last. Lock order: syncing, cleaning,
-    /// tail, chain.
+    /// Segments by base, the active one last. Lock order: under_way, syncing,
+    /// cleaning, tail, chain.
     chain: RwLock<BTreeMap<Lsn, Arc<Segment>>>,
     progress: Mutex<Progress>,
     advanced: Condvar,
@@ -199,6 +200,11 @@ struct Inner {
     installed: AtomicU64,
     /// `Tail::placed` as of the last sync.
     synced: AtomicU64,
+    /// `Tail::placed` up to which all has reached the disk, flushed or not.
+    on_disk: AtomicU64,
+    under_way: Mutex<writeback::UnderWay>,
+    /// The base of the segment whose name has been synced ahead.
+    names_ahead: AtomicU64,
     syncing: Mutex<()>,
     cleaning: Mutex<clean::Installs>,
     dead: OnceLock<Arc<str>>,
@@ -239,6 +245,9 @@ impl Log {
             durable: AtomicU64::new(last.0),
             installed: AtomicU64::new(installed.0),
             synced: AtomicU64::new(0),
+            on_disk: AtomicU64::new(0),
+            under_way: Mutex::default(),
+            names_ahead: AtomicU64::new(0),
             syncing: Mutex::new(()),
             cleaning: Mutex::new(clean::Installs::recorded(installed)),
             dead: OnceLock::new(),

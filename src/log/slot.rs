@@ -140,27 +140,6 @@ impl Log {
     pub fn unsynced(&self) -> u64 {
         self.0.tail.lock().placed - self.0.synced.load(Ordering::Acquire)
     }
-
-    /// Bytes of frames in the active segment that the host has not been made to
-    /// write.
-    pub fn idle(&self) -> u64 {
-        let tail = self.0.tail.lock();
-        tail.end - tail.written_back
-    }
-
-    /// Makes the host start writing back what is unsynced, without waiting,
-    /// so that the next sync finds little to do.
-    pub fn write_back(&self) {
-        let mut tail = self.0.tail.lock();
-        let (from, to) = (tail.written_back, tail.end);
-        tail.written_back = to;
-        let active = tail.active.clone();
-        drop(tail);
-        if from < to {
-            // A hint: if it fails, the sync will say so.
-            let _ = active.disk.write_back(from, to - from);
-        }
-    }
 }
 
 impl Inner {
@@ -178,6 +157,7 @@ impl Inner {
                 .map_err(Error::io_on("sync", "the journal's folder"))?;
         }
         self.synced.store(batch.placed, Ordering::Release);
+        self.on_disk.fetch_max(batch.placed, Ordering::AcqRel);
         self.durable.store(batch.through.0, Ordering::Release);
         if !batch.left.is_empty() {
             self.write_indexes(batch);

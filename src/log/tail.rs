@@ -12,6 +12,7 @@ use super::folder::{Spare, Spares};
 use super::frame::{self, ALIGN, PAGE};
 use super::index::{self, Entry, Index};
 use super::segment::{Header, Segment};
+use super::writeback::Idle;
 use super::{Error, Inner, Options, Result};
 use crate::units::{Epoch, Lsn};
 
@@ -30,8 +31,8 @@ pub(super) struct Tail {
     left: Vec<Arc<Segment>>,
     /// Bytes placed since the log was opened.
     pub placed: u64,
-    /// How far in the active segment write-back has been started.
-    pub written_back: u64,
+    /// What the host has not been made to write yet.
+    pub idle: Idle,
     pub spares: Spares,
     /// Segments in use: the active one and those behind it.
     pub live: usize,
@@ -93,7 +94,7 @@ impl Tail {
             unsynced,
             left: Vec::new(),
             placed: 0,
-            written_back: 0,
+            idle: Idle::behind(offset),
             spares,
             live,
             most: live + 1,
@@ -105,6 +106,7 @@ impl Tail {
     /// a frame placed before the sync began.
     pub fn batch(&mut self) -> Batch {
         self.offset = self.end.next_multiple_of(PAGE);
+        self.idle = Idle::behind(self.offset);
         Batch {
             through: self.appended,
             placed: self.placed,
@@ -249,8 +251,10 @@ impl Tail {
         log.chain.write().insert(base, segment.clone());
         self.unsynced.push(segment.clone());
         self.live += 1;
-        self.left.push(std::mem::replace(&mut self.active, segment));
-        (self.offset, self.end, self.written_back) = (PAGE, PAGE, PAGE);
+        let left = std::mem::replace(&mut self.active, segment);
+        self.idle.leave(&left.disk, self.end);
+        self.left.push(left);
+        (self.offset, self.end) = (PAGE, PAGE);
         Ok(())
     }
 }
