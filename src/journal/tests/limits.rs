@@ -4,10 +4,14 @@ use super::*;
 use crate::device::fault::{Call, Effect, Fault};
 
 fn fill(journal: &Journal) -> usize {
+    fill_up_to(journal, 1000, 0)
+}
+
+/// So many records at most that are said to bring so much data; how many it took.
+fn fill_up_to(journal: &Journal, most: usize, bulk: usize) -> usize {
     let data = vec![9; 20 * SIZE];
-    let mut records = 0;
-    loop {
-        let mut txn = match journal.begin() {
+    for records in 0..most {
+        let mut txn = match journal.begin_with(bulk) {
             Ok(txn) => txn,
             Err(Error::Full) => return records,
             Err(error) => panic!("{error}"),
@@ -17,9 +21,58 @@ fn fill(journal: &Journal) -> usize {
             txn.put(BlockNo(20 + n), n as usize * SIZE).unwrap();
         }
         txn.commit(&Op::Orphan { inode: InodeNo(1) }).unwrap();
-        records += 1;
-        assert!(records < 1000);
     }
+    most
+}
+
+#[test]
+fn bulk_leaves_room_to_others() {
+    let world = World::seeded(1);
+    assert!(fill_up_to(&world.journal, 1000, 64 << 10) > 3);
+    assert_eq!(fill_up_to(&world.journal, 1, 0), 1);
+    // It waits for what it would not take from others.
+    let told = Arc::new(AtomicBool::new(false));
+    let tell = told.clone();
+    world
+        .journal
+        .when_room(Box::new(move || tell.store(true, Ordering::SeqCst)));
+    assert!(!told.load(Ordering::SeqCst));
+    world.journal.checkpoint().unwrap();
+    assert!(told.load(Ordering::SeqCst));
+    assert_eq!(fill_up_to(&world.journal, 1, 64 << 10), 1);
+}
+
+#[test]
+fn beside_fsyncs_bulk_waits_until_the_disk_keeps_up() {
+    let large = Options {
+        segment_size: 8 << 20,
+        ..options(1)
+    };
+    let world = World::with(1, large);
+    let journal = &world.journal;
+    let now = Time { secs: 1, nanos: 0 };
+    let records = (6 << 20) / (20 * SIZE);
+    assert_eq!(
+        fill_up_to(journal, records, 64 << 10),
+        records,
+        "nobody minds"
+    );
+    // Now somebody does, for a second.
+    journal.when_durable(journal.watermarks().written, Box::new(drop));
+    journal.tick_commit(now).unwrap();
+    let fewer = fill_up_to(journal, records, 64 << 10);
+    assert!(0 < fewer && fewer < records, "{fewer} of {records}");
+    assert_eq!(fill_up_to(journal, 1, 1), 1, "a small one passes");
+    let told = Arc::new(AtomicBool::new(false));
+    let tell = told.clone();
+    journal.when_room(Box::new(move || tell.store(true, Ordering::SeqCst)));
+    assert!(!told.load(Ordering::SeqCst));
+    journal.tick_stream().unwrap();
+    assert!(told.load(Ordering::SeqCst));
+    assert!(fill_up_to(journal, records, 64 << 10) > 0);
+    let later = Time { secs: 3, nanos: 0 };
+    journal.tick_commit(later).unwrap();
+    assert_eq!(fill_up_to(journal, records, 64 << 10), records);
 }
 
 #[test]

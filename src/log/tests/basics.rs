@@ -60,6 +60,29 @@ fn what_the_host_was_made_to_write_is_not_idle() {
 }
 
 #[test]
+fn what_a_followed_segment_has_left_is_written_back_too() {
+    let log = open(&Arc::new(MemoryDir::default()), 1);
+    let data = vec![7; 50_000];
+    for segments in 1..=3 {
+        append(&log, b"large", &data);
+        assert_eq!(log.segments().len(), segments);
+    }
+    let (idle, backlog) = (log.idle(), log.backlog());
+    assert!(idle > 150_000 && backlog == idle, "{idle} {backlog}");
+    log.write_back();
+    assert!(log.idle() < idle && log.idle() > 100_000);
+    while log.idle() > 0 {
+        log.write_back();
+    }
+    log.wait_back();
+    assert_eq!(log.backlog(), 0);
+    assert!(log.unsynced() > 150_000);
+    append(&log, b"large", &data);
+    log.sync().unwrap();
+    assert_eq!((log.idle(), log.backlog(), log.unsynced()), (0, 0, 0));
+}
+
+#[test]
 fn any_piece_of_the_data_can_be_read_and_is_verified() {
     let dir = Arc::new(MemoryDir::default());
     let log = open(&dir, 1);
@@ -90,10 +113,15 @@ fn any_piece_of_the_data_can_be_read_and_is_verified() {
         .write_at(&[data[6000] ^ 1], place.0.offset + 6000)
         .unwrap();
     assert!(place.read(1000, &mut [0; 4096]).is_ok(), "another chunk");
-    assert!(matches!(
-        place.read(6001, &mut [0; 5]),
-        Err(Error::Corrupt { lsn: Lsn(1), .. })
-    ));
+    for (from, len) in [(6001, 5), (1000, 9000), (0, 10_000), (999, 5000)] {
+        assert!(
+            matches!(
+                place.read(from, &mut vec![0; len]),
+                Err(Error::Corrupt { lsn: Lsn(1), .. })
+            ),
+            "{from} {len}"
+        );
+    }
 }
 
 #[test]
