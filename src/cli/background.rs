@@ -58,10 +58,15 @@ fn understood(said: &str) -> Option<Outcome> {
     Some(Err(Failure::with_code(code.parse().ok()?, line)))
 }
 
-/// The daemon's side: leaves the terminal.
+/// The daemon's side: leaves the process group, which is all that a terminal
+/// signals, and all that a shell knows of. Not the session: the scheduler may
+/// make a group of each (autogroup, sched(7)), and then wakes the programs of
+/// another session on another processor, which takes three times as long as the
+/// request does.
 pub fn enter() {
-    // Fails only for a process group's leader, which has no terminal to leave.
-    let _ = nix::unistd::setsid();
+    let own = nix::unistd::Pid::from_raw(0);
+    // Fails only for a session's leader, which has a group of its own.
+    let _ = nix::unistd::setpgid(own, own);
 }
 
 /// Tells the first process why there will be no daemon.
