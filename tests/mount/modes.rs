@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::io::Write;
+use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::daemon::{World, journalfs};
+use crate::daemon::{World, journalfs, said};
 use crate::needs_fuse;
 use crate::support::e2fsck;
 
@@ -103,6 +105,38 @@ fn a_signal_unmounts_and_leaves_a_clean_image() {
         assert_eq!(fs::read(world.at("file")).unwrap(), b"x");
         world.umount();
     }
+}
+
+/// script(1) gives the command a terminal, and hangs up when it has ended.
+#[test]
+fn a_mount_outlives_the_terminal_it_was_made_from() {
+    needs_fuse!();
+    let mut world = World::new("64M");
+    let mount = format!(
+        "{} mount {} {} && ps -o sid= -p $$",
+        env!("CARGO_BIN_EXE_journalfs"),
+        world.image_str(),
+        world.point_str(),
+    );
+    let mut script = Command::new("script");
+    script.args(["-qec", &mount, "/dev/null"]);
+    let output = script.stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    // The hangup comes when the terminal goes, and a daemon that heard it ends
+    // soon.
+    thread::sleep(Duration::from_millis(300));
+    assert!(world.is_mounted());
+    fs::write(world.at("after"), "it").unwrap();
+    // Nor has it left the session, which may be the scheduler's group: it is in
+    // that of the shell, and not of the group that the terminal signals.
+    let told = world.succeeds(&["status", "--json", world.image_str()]);
+    let status: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let pid = status["pid"].as_i64().unwrap() as i32;
+    let daemon = Pid::from_raw(pid);
+    let session = nix::unistd::getsid(Some(daemon)).unwrap();
+    assert_eq!(said(&output).trim(), session.to_string());
+    assert_eq!(nix::unistd::getpgid(Some(daemon)).unwrap(), daemon);
+    world.umount_and_judge();
 }
 
 #[test]
