@@ -1,4 +1,5 @@
-//! The host's processors, and threads that keep to one of them.
+//! The host's processors, and threads that keep to one of them or go before
+//! others.
 
 use std::io;
 
@@ -12,6 +13,19 @@ pub fn possible() -> io::Result<usize> {
     let last = last.and_then(|last| last.parse::<usize>().ok());
     last.map(|last| last + 1)
         .ok_or_else(|| io::Error::other("can't tell how many processors there may be"))
+}
+
+/// It weighs three times as much as the nice value of most programs, 0
+/// (sched(7)).
+const NICE: i32 = -5;
+
+/// Lets this thread go before programs, if we may (CAP_SYS_NICE, or a limit that
+/// allows it). A program whose request it has answered on their processor then
+/// follows it there. Otherwise it would compete with the thread's last steps,
+/// and the scheduler sends it to another processor, which has to be woken: a
+/// rename took 60 µs so, and 37 when it stays.
+pub fn go_before() {
+    let _ = rustix::process::setpriority_process(None, NICE);
 }
 
 /// Keeps this thread on a processor. One that is offline, or not ours to use,

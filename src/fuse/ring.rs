@@ -109,6 +109,7 @@ impl Rings {
             let (server, readers, tell) = (server.clone(), readers.clone(), tell.clone());
             let work = move || {
                 processor::pin(cpu);
+                processor::go_before();
                 let made = Queue::new(cpu, server, readers);
                 let (mut queue, said) = match made {
                     Ok(queue) => (queue, Ok(())),
