@@ -28,8 +28,10 @@ const UNSYNCED_MOST: u64 = 64 << 20;
 /// A record with at least so many bytes of data is bulk: it waits first, and
 /// others pass.
 const BULK: usize = 64 << 10;
-/// The share of the log that bulk leaves to others: one in so many.
+/// The share of the log that bulk leaves to others: one in so many; and of one
+/// segment, since there need not be room for more than two, however long one waits.
 const SHARE: u64 = 16;
+const SHARE_OF_SEGMENT: u64 = 2;
 /// While fsyncs come, more bytes than this that have not reached the disk make
 /// bulk wait.
 const BACKLOG_MOST: u64 = 4 << 20;
@@ -87,7 +89,8 @@ impl Inner {
 
     /// Whether others would not suffer from another record of bulk.
     fn takes_bulk(&self, log: &Log, bytes: u64) -> bool {
-        log.room() >= bytes + self.largest_frame() + self.capacity() / SHARE
+        let others = (self.capacity() / SHARE).min(self.options.segment_size / SHARE_OF_SEGMENT);
+        log.room() >= bytes + self.largest_frame() + others
             && (!self.waiting.is_hurried() || log.backlog() <= BACKLOG_MOST)
     }
 
