@@ -11,7 +11,8 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use nix::fcntl::FallocateFlags;
+use nix::fcntl::PosixFadviseAdvice::POSIX_FADV_WILLNEED;
+use nix::fcntl::{FallocateFlags, posix_fadvise};
 
 use super::{Dir, Disk};
 
@@ -248,6 +249,11 @@ impl Disk for HostDisk {
         let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         self.fallocate(hole, offset, len)
     }
+    fn read_ahead(&self, offset: u64, len: u64) {
+        if let (Ok(offset), Ok(len)) = (signed(offset), signed(len)) {
+            let _ = posix_fadvise(&self.file, offset, len, POSIX_FADV_WILLNEED);
+        }
+    }
     fn write_back(&self, offset: u64, len: u64) -> io::Result<()> {
         Self::sync_range(&self.file, offset, len, libc::SYNC_FILE_RANGE_WRITE)
     }
@@ -396,6 +402,7 @@ mod tests {
             assert_eq!(past.kind(), io::ErrorKind::UnexpectedEof);
             disk.allocate(0, 8192).unwrap();
             assert_eq!(disk.len().unwrap(), 8192);
+            disk.read_ahead(0, 8192);
             disk.write_back(0, 8192).unwrap();
             disk.wait_back(0, 8192);
             disk.discard(0, 4096).unwrap();

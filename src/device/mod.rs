@@ -53,6 +53,10 @@ pub trait Disk: Send + Sync {
     /// Gives space back; the range reads as zeros. `ErrorKind::Unsupported`:
     /// this disk never can.
     fn discard(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Starts reading a range into the host's cache, unless it is there. A hint.
+    fn read_ahead(&self, offset: u64, len: u64) {
+        let _ = (offset, len);
+    }
     /// Starts write-back of a range without waiting for it. A hint.
     fn write_back(&self, offset: u64, len: u64) -> io::Result<()> {
         let _ = (offset, len);

@@ -75,6 +75,9 @@ impl Log {
         self.0.alive()?;
         let placed = tail.place(&self.0, len, room)?;
         drop(tail);
+        if let Some(ahead) = &placed.ahead {
+            (placed.segment.disk).read_ahead(ahead.start, ahead.end - ahead.start);
+        }
         let mut slot = Slot {
             log: self.0.clone(),
             placed,

@@ -6,6 +6,7 @@
 //! sync covers the old segment, then the new one, then the folder.
 
 use std::hash::{BuildHasher, Hasher};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::folder::{Spare, Spares};
@@ -15,6 +16,9 @@ use super::segment::{Header, Segment};
 use super::writeback::Idle;
 use super::{Error, Inner, Options, Result};
 use crate::units::{Epoch, Lsn};
+
+/// So many bytes are read ahead.
+const AHEAD: u64 = 128 << 10;
 
 pub(super) struct Tail {
     pub active: Arc<Segment>,
@@ -33,6 +37,8 @@ pub(super) struct Tail {
     pub placed: u64,
     /// What the host has not been made to write yet.
     pub idle: Idle,
+    /// The active segment's pages up to here are in the host's cache, or will be.
+    cached: u64,
     pub spares: Spares,
     /// Segments in use: the active one and those behind it.
     pub live: usize,
@@ -59,6 +65,8 @@ pub(super) struct Placed {
     pub at: u64,
     pub time: i64,
     pub wall: i64,
+    /// Pages of the segment to be read ahead.
+    pub ahead: Option<Range<u64>>,
 }
 
 /// What a sync has to make durable.
@@ -95,6 +103,7 @@ impl Tail {
             left: Vec::new(),
             placed: 0,
             idle: Idle::behind(offset),
+            cached: offset,
             spares,
             live,
             most: live + 1,
@@ -195,7 +204,21 @@ impl Tail {
             at,
             time: self.time,
             wall,
+            ahead: self.read_ahead(),
         })
+    }
+
+    /// What comes soon and may not be in the host's cache: of a page that is not,
+    /// and of which a frame takes a part, the host reads the rest before it takes
+    /// the frame. (What a long frame takes whole is never read.)
+    fn read_ahead(&mut self) -> Option<Range<u64>> {
+        if self.end + AHEAD / 2 <= self.cached {
+            return None;
+        }
+        let from = self.cached.max(self.end / PAGE * PAGE);
+        let to = (from + AHEAD).min(self.active.header.size);
+        self.cached = to;
+        (from < to).then_some(from..to)
     }
 
     /// Goes on in the next segment. Fails harmlessly when the host has no
@@ -254,7 +277,7 @@ impl Tail {
         let left = std::mem::replace(&mut self.active, segment);
         self.idle.leave(&left.disk, self.end);
         self.left.push(left);
-        (self.offset, self.end) = (PAGE, PAGE);
+        (self.offset, self.end, self.cached) = (PAGE, PAGE, PAGE);
         Ok(())
     }
 }

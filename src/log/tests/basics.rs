@@ -320,3 +320,35 @@ fn a_log_on_host_files_does_the_same() {
         last = log.watermarks().appended.0;
     }
 }
+
+#[test]
+fn pages_to_come_are_read_ahead_and_none_that_a_frame_takes_whole() {
+    let large = Options {
+        segment_size: 8 << 20,
+        ..options(1)
+    };
+    let dir: Arc<MemoryDir> = Arc::default();
+    let log = Survey::read(dir).unwrap().open(large).unwrap();
+    let place = |len| {
+        let mut tail = log.0.tail.lock();
+        let placed = tail.place(&log.0, len, tail::Room::Ordinary).unwrap();
+        (placed.at + len, placed.ahead)
+    };
+    let mut cached = 0;
+    for n in 0..1000 {
+        let (end, ahead) = place(1024);
+        if let Some(ahead) = ahead {
+            assert!(ahead.start.is_multiple_of(frame::PAGE) && !ahead.is_empty());
+            assert!(n == 0 || ahead.start == cached, "once");
+            cached = ahead.end;
+        }
+        assert!(end + (60 << 10) < cached, "well ahead");
+    }
+    let (end, ahead) = place(1 << 20);
+    assert_eq!(ahead.unwrap().start, end / frame::PAGE * frame::PAGE);
+    // At the segment's end there is nothing to come.
+    while log.segments().len() == 1 {
+        let (end, ahead) = place(256 << 10);
+        assert!(ahead.is_none_or(|ahead| ahead.end <= 8 << 20), "{end}");
+    }
+}
