@@ -8,6 +8,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use nix::sys::signal::{SigSet, Signal};
+
 use super::{Failure, Outcome};
 
 /// The hidden argument of the second process.
@@ -67,6 +69,9 @@ pub fn enter() {
     let own = nix::unistd::Pid::from_raw(0);
     // Fails only for a session's leader, which has a group of its own.
     let _ = nix::unistd::setpgid(own, own);
+    // Until it is ready it complains on the terminal, which would stop it there
+    // (`stty tostop`). All threads to come inherit this.
+    let _ = SigSet::from(Signal::SIGTTOU).thread_block();
 }
 
 /// Tells the first process why there will be no daemon.

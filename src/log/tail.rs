@@ -204,19 +204,21 @@ impl Tail {
             at,
             time: self.time,
             wall,
-            ahead: self.read_ahead(),
+            ahead: self.read_ahead(len),
         })
     }
 
     /// What comes soon and may not be in the host's cache: of a page that is not,
     /// and of which a frame takes a part, the host reads the rest before it takes
-    /// the frame. (What a long frame takes whole is never read.)
-    fn read_ahead(&mut self) -> Option<Range<u64>> {
+    /// the frame. Behind a long frame, which others like it may follow, that is one
+    /// page: what they take whole need not be read.
+    fn read_ahead(&mut self, len: u64) -> Option<Range<u64>> {
         if self.end + AHEAD / 2 <= self.cached {
             return None;
         }
         let from = self.cached.max(self.end / PAGE * PAGE);
-        let to = (from + AHEAD).min(self.active.header.size);
+        let most = if len < AHEAD { AHEAD } else { PAGE };
+        let to = (from + most).min(self.active.header.size);
         self.cached = to;
         (from < to).then_some(from..to)
     }

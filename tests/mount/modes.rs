@@ -107,21 +107,24 @@ fn a_signal_unmounts_and_leaves_a_clean_image() {
     }
 }
 
-/// script(1) gives the command a terminal, and hangs up when it has ended.
+/// script(1) gives the command a terminal, and hangs up when it has ended. The
+/// terminal stops who writes to it from the background.
 #[test]
 fn a_mount_outlives_the_terminal_it_was_made_from() {
     needs_fuse!();
     let mut world = World::new("64M");
     let mount = format!(
-        "{} mount {} {} && ps -o sid= -p $$",
+        "stty tostop && RUST_LOG=debug {} mount {} {} && cut -d ' ' -f 6 /proc/$$/stat >{}",
         env!("CARGO_BIN_EXE_journalfs"),
         world.image_str(),
         world.point_str(),
+        world.beside("session").display(),
     );
     let mut script = Command::new("script");
     script.args(["-qec", &mount, "/dev/null"]);
     let output = script.stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("info: Mounting"), "it says nothing there");
     // The hangup comes when the terminal goes, and a daemon that heard it ends
     // soon.
     thread::sleep(Duration::from_millis(300));
@@ -134,7 +137,8 @@ fn a_mount_outlives_the_terminal_it_was_made_from() {
     let pid = status["pid"].as_i64().unwrap() as i32;
     let daemon = Pid::from_raw(pid);
     let session = nix::unistd::getsid(Some(daemon)).unwrap();
-    assert_eq!(said(&output).trim(), session.to_string());
+    let shell = fs::read_to_string(world.beside("session")).unwrap();
+    assert_eq!(shell.trim(), session.to_string());
     assert_eq!(nix::unistd::getpgid(Some(daemon)).unwrap(), daemon);
     world.umount_and_judge();
 }

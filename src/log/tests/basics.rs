@@ -345,7 +345,14 @@ fn pages_to_come_are_read_ahead_and_none_that_a_frame_takes_whole() {
         assert!(end + (60 << 10) < cached, "well ahead");
     }
     let (end, ahead) = place(1 << 20);
-    assert_eq!(ahead.unwrap().start, end / frame::PAGE * frame::PAGE);
+    let page = end / frame::PAGE * frame::PAGE;
+    assert_eq!(ahead, Some(page..page + frame::PAGE));
+    let (_, ahead) = place(1024);
+    assert!(
+        ahead.is_some_and(
+            |ahead| ahead.start == page + frame::PAGE && ahead.end > page + (100 << 10)
+        )
+    );
     // At the segment's end there is nothing to come.
     while log.segments().len() == 1 {
         let (end, ahead) = place(256 << 10);
