@@ -114,7 +114,7 @@ fn a_mount_outlives_the_terminal_it_was_made_from() {
     needs_fuse!();
     let mut world = World::new("64M");
     let mount = format!(
-        "stty tostop && RUST_LOG=debug {} mount {} {} && cut -d ' ' -f 6 /proc/$$/stat >{}",
+        "stty tostop && RUST_LOG=debug timeout --foreground 30 {} mount {} {} && cut -d ' ' -f 6 /proc/$$/stat >{}",
         env!("CARGO_BIN_EXE_journalfs"),
         world.image_str(),
         world.point_str(),
@@ -124,7 +124,10 @@ fn a_mount_outlives_the_terminal_it_was_made_from() {
     script.args(["-qec", &mount, "/dev/null"]);
     let output = script.stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{}", said(&output));
-    assert!(said(&output).contains("info: Mounting"), "it says nothing there");
+    assert!(
+        said(&output).contains("info: Mounting"),
+        "it says nothing there"
+    );
     // The hangup comes when the terminal goes, and a daemon that heard it ends
     // soon.
     thread::sleep(Duration::from_millis(300));
