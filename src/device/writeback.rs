@@ -1,39 +1,83 @@
-//! What is written in the background is written back as it is written, so that
-//! the sync at the end finds little left to do, but little of it at a time, so
-//! that the syncs of commits in between don't queue behind all of it.
+//! Write-back before it is asked for: the host is made to write what will be
+//! synced, so that the sync finds little left to do, but little of it at a time,
+//! so that what others sync in between doesn't queue behind all of it.
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::Disk;
 
-/// From so many bytes on the host is made to write back what was written.
-const STEP: u64 = 1 << 20;
-/// Bytes that may be on their way to the disk at most: enough to keep it busy,
-/// and no more than a commit that comes meanwhile can wait for.
-const AT_ONCE: u64 = 2 << 20;
+/// So many bytes are given to the host at once.
+pub const STEP: u64 = 1 << 20;
+/// Bytes that may be on their way to the disk before more are: enough to keep it
+/// busy, and no more than a commit that comes meanwhile can wait for.
+pub const AT_ONCE: u64 = 2 << 20;
+
+/// What has been given to the host, oldest first.
+#[derive(Default)]
+pub struct UnderWay {
+    pieces: VecDeque<Piece>,
+    bytes: u64,
+}
+
+struct Piece {
+    disk: Arc<dyn Disk>,
+    range: Range<u64>,
+    /// So many of the range.
+    bytes: u64,
+    through: u64,
+}
+
+impl UnderWay {
+    /// Has the host begin to write `bytes` bytes that lie in a range of a disk.
+    /// `through` is how far the user of this will be once they are there.
+    pub fn begin(&mut self, disk: &Arc<dyn Disk>, range: Range<u64>, bytes: u64, through: u64) {
+        // A hint: if it fails, the sync will say so.
+        let _ = disk.write_back(range.start, range.end - range.start);
+        self.bytes += bytes;
+        self.pieces.push_back(Piece {
+            disk: disk.clone(),
+            range,
+            bytes,
+            through,
+        });
+    }
+
+    /// Waits until no more than `most` bytes are under way; how far that is, if
+    /// something was waited for.
+    pub fn wait_to(&mut self, most: u64) -> Option<u64> {
+        let mut reached = None;
+        while self.bytes > most
+            && let Some(piece) = self.pieces.pop_front()
+        {
+            let Range { start, end } = piece.range;
+            self.bytes -= piece.bytes;
+            piece.disk.wait_back(start, end - start);
+            reached = Some(piece.through);
+        }
+        reached
+    }
+}
 
 /// The write-back of a disk that is written to from its beginning to its end.
-pub struct WriteBack<'d> {
-    disk: &'d dyn Disk,
+pub struct WriteBack {
+    disk: Arc<dyn Disk>,
     /// Bytes that were written since write-back was last started lie in this
     /// range: so many.
     written: Range<u64>,
     count: u64,
-    /// What is on its way, likewise.
-    under_way: VecDeque<(Range<u64>, u64)>,
-    total: u64,
+    under_way: UnderWay,
 }
 
-impl<'d> WriteBack<'d> {
+impl WriteBack {
     /// Of a disk on which nothing is on its way.
-    pub fn of(disk: &'d dyn Disk) -> Self {
+    pub fn of(disk: Arc<dyn Disk>) -> Self {
         WriteBack {
             disk,
             written: 0..0,
             count: 0,
-            under_way: VecDeque::new(),
-            total: 0,
+            under_way: UnderWay::default(),
         }
     }
 
@@ -48,16 +92,9 @@ impl<'d> WriteBack<'d> {
             return;
         }
         let (range, count) = (self.written.clone(), std::mem::take(&mut self.count));
-        // A hint: if it fails, the sync will say so.
-        let _ = self.disk.write_back(range.start, range.end - range.start);
-        self.under_way.push_back((range, count));
-        self.total += count;
-        while self.total > AT_ONCE
-            && let Some((range, count)) = self.under_way.pop_front()
-        {
-            self.total -= count;
-            self.disk.wait_back(range.start, range.end - range.start);
-        }
+        let through = range.end;
+        self.under_way.begin(&self.disk, range, count, through);
+        self.under_way.wait_to(AT_ONCE);
     }
 }
 
@@ -123,8 +160,8 @@ mod tests {
 
     #[test]
     fn so_much_is_under_way_and_no_more() {
-        let disk = Noting::new();
-        let mut write_back = WriteBack::of(&disk);
+        let disk = Arc::new(Noting::new());
+        let mut write_back = WriteBack::of(disk.clone());
         for piece in 0..1000 {
             write_back.wrote(piece << 16, 1 << 16);
         }
@@ -132,5 +169,18 @@ mod tests {
         assert!(most > AT_ONCE && most <= AT_ONCE + STEP, "{most}");
         let begun: u64 = disk.under_way.lock().iter().map(|(_, len)| len).sum();
         assert_eq!(begun, AT_ONCE);
+    }
+
+    #[test]
+    fn how_far_it_is_tells_whoever_waits() {
+        let disk: Arc<dyn Disk> = Arc::new(Noting::new());
+        let mut under_way = UnderWay::default();
+        for n in 0..4 {
+            under_way.begin(&disk, n << 20..(n + 1) << 20, 1 << 20, n);
+        }
+        assert_eq!(under_way.wait_to(4 << 20), None);
+        assert_eq!(under_way.wait_to(2 << 20), Some(1));
+        assert_eq!(under_way.wait_to(0), Some(3));
+        assert_eq!(under_way.wait_to(0), None);
     }
 }

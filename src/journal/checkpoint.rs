@@ -264,7 +264,7 @@ pub(super) fn write_home(inner: &Inner, changed: &Changed) -> Result<Vec<(BlockN
     let mut samples = Vec::new();
     let mut blocks = changed.sorted().into_iter().enumerate().peekable();
     let mut piece = Vec::new();
-    let mut write_back = WriteBack::of(&*inner.image);
+    let mut write_back = WriteBack::of(inner.image.clone());
     while let Some((_, (first, _))) = blocks.peek().copied() {
         let mut run: Vec<(usize, BlockNo, &Home)> = Vec::new();
         while let Some((n, (block, home))) = blocks.peek().copied() {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::archive::pinned;
 use super::discard::Trim;
 use super::{Error, Inner, Journal, Keep, Result};
+use crate::device::writeback::STEP;
 use crate::log::{Durable, Log};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex};
@@ -21,8 +22,6 @@ pub type OnDurable = Box<dyn FnOnce(Result<()>) + Send>;
 /// Unsynced bytes from which write-back is started early, so that a sync
 /// finds little left to do.
 const WRITE_BACK: u64 = 2 << 20;
-/// From then on, whenever so many are idle.
-const STEP: u64 = 1 << 20;
 /// Unsynced bytes from which a sync is made without being asked.
 const SYNC: u64 = 32 << 20;
 /// So long after somebody has waited for a sync others are expected to.

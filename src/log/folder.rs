@@ -182,7 +182,7 @@ impl Spare {
     pub fn fill(&mut self, size: u64) -> Result<()> {
         let write = || {
             let piece = vec![FILL; size.min(1 << 20) as usize];
-            let mut write_back = WriteBack::of(&*self.disk);
+            let mut write_back = WriteBack::of(self.disk.clone());
             let mut at = PAGE;
             while at < size {
                 let len = (size - at).min(piece.len() as u64);

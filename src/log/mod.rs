@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use crate::device::Dir;
+use crate::device::writeback::UnderWay;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex, RwLock};
 use crate::units::{Clock, Epoch, Lsn, Time};
@@ -202,7 +203,7 @@ struct Inner {
     synced: AtomicU64,
     /// `Tail::placed` up to which all has reached the disk, flushed or not.
     on_disk: AtomicU64,
-    under_way: Mutex<writeback::UnderWay>,
+    under_way: Mutex<UnderWay>,
     /// The base of the segment whose name has been synced ahead.
     names_ahead: AtomicU64,
     syncing: Mutex<()>,

@@ -10,13 +10,8 @@ use super::Log;
 use super::frame::PAGE;
 use super::tail::Tail;
 use crate::device::Disk;
+use crate::device::writeback::{AT_ONCE, STEP};
 use crate::sync::atomic::Ordering;
-
-/// So many bytes are given to the host at once at most.
-const STEP: u64 = 1 << 20;
-/// Bytes that may be on their way to the disk before the next ones are: enough
-/// to keep it busy.
-const AT_ONCE: u64 = 2 << 20;
 
 /// What has been placed since the last sync and has not been given to the host.
 pub(super) struct Idle {
@@ -80,13 +75,6 @@ impl Tail {
     }
 }
 
-/// What has been given to the host, oldest first.
-#[derive(Default)]
-pub(super) struct UnderWay {
-    pieces: VecDeque<Piece>,
-    bytes: u64,
-}
-
 /// It holds a file, not a segment: that may be recycled meanwhile, and no harm is
 /// done.
 struct Piece {
@@ -112,19 +100,22 @@ impl Log {
     /// it is not too much that is under way. If it fails, the sync will say so.
     pub fn write_back(&self) {
         let mut under_way = self.0.under_way.lock();
-        let Some(piece) = self.0.tail.lock().take_idle() else {
-            return;
-        };
-        let Range { start, end } = piece.range;
-        let _ = piece.disk.write_back(start, end - start);
-        under_way.bytes += end - start;
-        under_way.pieces.push_back(piece);
-        self.wait_back_to(&mut under_way, AT_ONCE);
+        let piece = self.0.tail.lock().take_idle();
+        if let Some(piece) = piece {
+            let bytes = piece.range.end - piece.range.start;
+            under_way.begin(&piece.disk, piece.range, bytes, piece.through);
+            self.reached(under_way.wait_to(AT_ONCE));
+        }
     }
 
     /// Waits until nothing is under way.
     pub fn wait_back(&self) {
-        self.wait_back_to(&mut self.0.under_way.lock(), 0);
+        self.reached(self.0.under_way.lock().wait_to(0));
+    }
+
+    fn reached(&self, through: Option<u64>) {
+        let through = through.unwrap_or(0);
+        self.0.on_disk.fetch_max(through, Ordering::AcqRel);
     }
 
     /// Has the folder synced if a segment has been begun since that was last done
@@ -133,17 +124,6 @@ impl Log {
         let begun = self.0.tail.lock().active.header.base.0;
         if self.0.names_ahead.swap(begun, Ordering::Relaxed) != begun {
             self.0.dir.sync_ahead();
-        }
-    }
-
-    fn wait_back_to(&self, under_way: &mut UnderWay, most: u64) {
-        while under_way.bytes > most
-            && let Some(piece) = under_way.pieces.pop_front()
-        {
-            let Range { start, end } = piece.range;
-            under_way.bytes -= end - start;
-            piece.disk.wait_back(start, end - start);
-            self.0.on_disk.fetch_max(piece.through, Ordering::AcqRel);
         }
     }
 }

@@ -25,17 +25,21 @@ fn fill_up_to(journal: &Journal, most: usize, bulk: usize) -> usize {
     most
 }
 
+/// Somebody waits for room; whether it has come.
+fn park(journal: &Journal) -> Arc<AtomicBool> {
+    let told = Arc::new(AtomicBool::new(false));
+    let tell = told.clone();
+    journal.when_room(Box::new(move || tell.store(true, Ordering::SeqCst)));
+    told
+}
+
 #[test]
 fn bulk_leaves_room_to_others() {
     let world = World::seeded(1);
     assert!(fill_up_to(&world.journal, 1000, 64 << 10) > 3);
     assert_eq!(fill_up_to(&world.journal, 1, 0), 1);
     // It waits for what it would not take from others.
-    let told = Arc::new(AtomicBool::new(false));
-    let tell = told.clone();
-    world
-        .journal
-        .when_room(Box::new(move || tell.store(true, Ordering::SeqCst)));
+    let told = park(&world.journal);
     assert!(!told.load(Ordering::SeqCst));
     world.journal.checkpoint().unwrap();
     assert!(told.load(Ordering::SeqCst));
@@ -63,9 +67,7 @@ fn beside_fsyncs_bulk_waits_until_the_disk_keeps_up() {
     let fewer = fill_up_to(journal, records, 64 << 10);
     assert!(0 < fewer && fewer < records, "{fewer} of {records}");
     assert_eq!(fill_up_to(journal, 1, 1), 1, "a small one passes");
-    let told = Arc::new(AtomicBool::new(false));
-    let tell = told.clone();
-    journal.when_room(Box::new(move || tell.store(true, Ordering::SeqCst)));
+    let told = park(journal);
     assert!(!told.load(Ordering::SeqCst));
     journal.tick_stream().unwrap();
     assert!(told.load(Ordering::SeqCst));
@@ -80,11 +82,7 @@ fn a_full_log_has_room_again_after_a_checkpoint() {
     let world = World::seeded(1);
     for _ in 0..5 {
         assert!(fill(&world.journal) > 3);
-        let told = Arc::new(AtomicBool::new(false));
-        let tell = told.clone();
-        world
-            .journal
-            .when_room(Box::new(move || tell.store(true, Ordering::SeqCst)));
+        let told = park(&world.journal);
         assert!(!told.load(Ordering::SeqCst));
         world.journal.checkpoint().unwrap();
         assert!(told.load(Ordering::SeqCst));
@@ -94,11 +92,7 @@ fn a_full_log_has_room_again_after_a_checkpoint() {
 #[test]
 fn whoever_asks_for_room_when_there_is_some_is_told_at_once() {
     let world = World::seeded(1);
-    let told = Arc::new(AtomicBool::new(false));
-    let tell = told.clone();
-    world
-        .journal
-        .when_room(Box::new(move || tell.store(true, Ordering::SeqCst)));
+    let told = park(&world.journal);
     assert!(told.load(Ordering::SeqCst));
 }
 
