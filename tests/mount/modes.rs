@@ -135,10 +135,7 @@ fn a_mount_outlives_the_terminal_it_was_made_from() {
     fs::write(world.at("after"), "it").unwrap();
     // Nor has it left the session, which may be the scheduler's group: it is in
     // that of the shell, and not of the group that the terminal signals.
-    let told = world.succeeds(&["status", "--json", world.image_str()]);
-    let status: serde_json::Value = serde_json::from_str(&told).unwrap();
-    let pid = status["pid"].as_i64().unwrap() as i32;
-    let daemon = Pid::from_raw(pid);
+    let daemon = Pid::from_raw(world.pid());
     let session = nix::unistd::getsid(Some(daemon)).unwrap();
     let shell = fs::read_to_string(world.beside("session")).unwrap();
     assert_eq!(shell.trim(), session.to_string());

@@ -62,6 +62,33 @@ fn status_tells_the_transport() {
     }
 }
 
+/// proc(5): the nice value is the 19th field of a task's `stat`.
+#[test]
+fn the_threads_of_rings_go_before_programs_where_they_may() {
+    needs_fuse!();
+    let may = || rustix::process::setpriority_process(None, -5).is_ok(); // (this thread)
+    if !is_offered() || !thread::spawn(may).join().unwrap() {
+        return eprintln!("skipped: no rings, or none that may");
+    }
+    let mut world = World::new("64M");
+    world.mount(URING);
+    let nice_of = |name: &str| -> Vec<String> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", world.pid())).unwrap();
+        let stats =
+            tasks.map(|task| fs::read_to_string(task.unwrap().path().join("stat")).unwrap());
+        let named = stats.filter(|stat| stat.contains(&format!("({name}")));
+        let nice = named.map(|stat| stat.split(' ').nth(18).unwrap().to_owned());
+        nice.collect()
+    };
+    let rings = nice_of("ring-");
+    assert!(
+        !rings.is_empty() && rings.iter().all(|nice| nice == "-5"),
+        "{rings:?}"
+    );
+    assert_eq!(nice_of("committer"), ["0"], "nobody else does");
+    world.umount_and_judge();
+}
+
 #[test]
 fn io_uring_that_is_switched_off_is_refused_and_not_missed() {
     needs_fuse!();
